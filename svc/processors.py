@@ -1,0 +1,188 @@
+"""The user's side of the fence: what a processor gets, what it may raise, how it is found, and the default one.
+
+A processor is named by `MESSAGE_PROCESSOR=module:attribute` and is one of
+
+- `async def handle(message: Message) -> None`,
+- `def handle(message: Message) -> None`, which runs in a worker thread,
+- an async context manager function that yields either, for processors that hold connections. It is entered once, before the
+  first message, and left after the last. It may take one argument, the service's `Settings`.
+
+`opened()` turns each of them into one awaitable function. Nothing here knows of queues, receipt handles or maintenance.
+"""
+
+import contextlib
+import functools
+import importlib
+import inspect
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import trio
+
+Process = Callable[["Message"], Awaitable[None]]
+"""What the worker calls for each message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message, as a processor sees it. It cannot be changed."""
+
+    id: str
+    """SQS's message id: the same for every delivery of the message."""
+    body: str
+    attributes: Mapping[str, str | bytes] = field(default_factory=lambda: MappingProxyType({}))
+    """The sender's message attributes by name; numbers come as SQS sends them, as strings."""
+    receive_count: int = 1
+    """How often the message has been received, this time included (SQS: approximate)."""
+    sent_at: datetime | None = None
+    """When it was sent, in UTC; None if the queue did not say."""
+    group_id: str | None = None
+    """The message group (FIFO queues, and fair queues)."""
+
+    def json(self) -> Any:
+        """The body, read as JSON. Raises `json.JSONDecodeError` (a `ValueError`) when it is none."""
+        return json.loads(self.body)
+
+
+class Retry(Exception):  # noqa: N818 - reads as the order it is: `raise Retry(after=60)`
+    """Raised by a processor: give the message back to the queue and make it visible again in `after` seconds (0-43200)."""
+
+    def __init__(self, reason: str = "", *, after: float = 0) -> None:
+        if not 0 <= after <= 43_200:
+            raise ValueError(f"Retry(after={after!r}): SQS takes 0 to 43200 seconds")
+        super().__init__(reason or f"retry in {after:g} s")
+        self.after = after
+
+
+class Reject(Exception):  # noqa: N818
+    """Raised by a processor: this message can never be processed. It goes to the dead-letter queue at once, with the reason as
+    a message attribute; where the queue has none it is deleted, with an error in the log."""
+
+    def __init__(self, reason: str = "rejected by the processor") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class UnusableProcessor(Exception):  # noqa: N818
+    """`MESSAGE_PROCESSOR` names nothing that can process messages. The text says why."""
+
+
+def find(path: str) -> Callable[..., object]:
+    """The object that `module:attribute` names. Raises `UnusableProcessor`."""
+    module_name, colon, attribute = path.partition(":")
+    if not (colon and module_name and attribute):
+        raise UnusableProcessor(f"{path!r} is not of the form module:attribute")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise UnusableProcessor(
+                f"there is no module {error.name!r} (is its folder the working directory, or on PYTHONPATH?)"
+            ) from error
+        raise UnusableProcessor(f"importing {module_name!r} failed: {error}") from error
+    except Exception as error:
+        raise UnusableProcessor(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
+    for name in attribute.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise UnusableProcessor(f"module {module_name!r} has no attribute {attribute!r}") from None
+    return check(found, path)
+
+
+def check(found: object, name: str) -> Callable[..., object]:
+    """`found`, if it can be a processor. Raises `UnusableProcessor`, which calls it `name`."""
+    if inspect.isclass(found) or not callable(found):
+        raise UnusableProcessor(f"{name!r} is {_kind(found)}, not a function or an async context manager function")
+    if inspect.isasyncgenfunction(found) or inspect.isgeneratorfunction(found):
+        raise UnusableProcessor(f"{name!r} is a generator function: decorate it with contextlib.asynccontextmanager")
+    arguments = 1 if not _opens(found) else None
+    try:
+        signature = inspect.signature(found)
+        if arguments is None:
+            _settings_arguments(found, None)
+        else:
+            signature.bind(object())
+    except ValueError:
+        pass  # no signature to be had (a builtin): the first message will tell
+    except TypeError:
+        raise UnusableProcessor(f"{name!r} cannot be called with one message: its signature is {signature}") from None
+    return found
+
+
+@contextlib.asynccontextmanager
+async def opened(found: Callable[..., object], settings: object, *, threads: int) -> AsyncIterator[Process]:
+    """Make a processor ready and yield the function that processes one message.
+
+    `settings` goes to a context manager function that asks for it; `threads` bounds the worker threads of a plain `def`.
+    Raises `UnusableProcessor` when a context manager yields something that is none.
+    """
+    if not _opens(found):
+        yield _as_async(found, threads)
+        return
+    manager = found(*_settings_arguments(found, settings))
+    assert isinstance(manager, AbstractAsyncContextManager)
+    async with manager as inner:
+        if not callable(inner):
+            raise UnusableProcessor(f"the context manager {_name(found)!r} yielded {_kind(inner)}, not a function")
+        yield _as_async(inner, threads)
+
+
+def _as_async(function: Callable[..., object], threads: int) -> Process:
+    if inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an instance whose __call__ is async
+    ):
+        return function  # type: ignore[return-value]  # the check above is what the type would say
+    if isinstance(function, functools.partial) and inspect.iscoroutinefunction(function.func):
+        return function
+    limiter = trio.CapacityLimiter(threads)
+
+    async def in_thread(message: Message) -> None:
+        # Abandoned, not awaited, when cancelled: a thread cannot be stopped, and a drain has to end on time.
+        await trio.to_thread.run_sync(function, message, abandon_on_cancel=True, limiter=limiter)
+
+    return in_thread
+
+
+def _opens(found: object) -> bool:
+    """Whether this is a function made by `contextlib.asynccontextmanager`: it wraps an async generator function."""
+    return inspect.isasyncgenfunction(inspect.unwrap(found)) if callable(found) else False
+
+
+def _settings_arguments(found: Callable[..., object], settings: object) -> tuple[object, ...]:
+    """`(settings,)` for a context manager function that takes an argument, `()` for one that takes none."""
+    signature = inspect.signature(found)
+    with contextlib.suppress(TypeError):
+        signature.bind(settings)
+        return (settings,)
+    signature.bind()
+    return ()
+
+
+def _kind(thing: object) -> str:
+    return f"the class {thing.__name__}" if inspect.isclass(thing) else f"a {type(thing).__name__}"
+
+
+def _name(thing: object) -> str:
+    return getattr(thing, "__qualname__", repr(thing))
+
+
+class _SimulatedWork(Protocol):
+    simulated_work_seconds: tuple[float, float]
+
+
+@contextlib.asynccontextmanager
+async def simulated(settings: _SimulatedWork) -> AsyncIterator[Process]:
+    """The default processor: sleeps for a random time within `SIMULATED_WORK_SECONDS`, then succeeds."""
+    least, most = settings.simulated_work_seconds
+
+    async def handle(message: Message) -> None:
+        await trio.sleep(random.uniform(least, most))
+
+    yield handle

@@ -1,0 +1,98 @@
+"""What the service asks of a queue: the `Queue` protocol, what it hands over, and how it fails.
+
+`sqs.py` is the real queue, `testing.py` holds the simulated one, and `tests/test_queue_contract.py` runs one suite against both.
+Nothing here does anything: this file is the border that the worker is written against.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from svc.processors import Message
+
+MAX_BATCH = 10
+"""Messages per receive and entries per batch call (SQS developer guide, "Amazon SQS message quotas")."""
+
+MAX_VISIBILITY = 43_200
+"""Seconds; 12 hours, counted from the receive, extensions included (API reference, ChangeMessageVisibility)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One delivery of a message: the message, and the receipt handle that settles this delivery and no other."""
+
+    message: Message
+    receipt: str = field(repr=False)
+    native: object = field(default=None, repr=False, compare=False)
+    """Whatever the queue's implementation wants to see again in `dead_letter`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one entry of a batch call was refused while the call itself succeeded."""
+
+    code: str
+    text: str
+    gone: bool
+    """The receipt handle no longer holds the message (its lease ran out, or it was deleted): trying again is pointless."""
+
+
+class QueueError(Exception):
+    """A call to the queue failed. The text says what happened and what to do about it."""
+
+
+class QueueUnavailable(QueueError):
+    """The queue could not be reached, broke down, or throttled us: the same call may succeed later."""
+
+
+class QueueTimeout(QueueUnavailable):
+    """The queue did not answer in time. It may have acted all the same."""
+
+
+class QueueMisconfigured(QueueError):
+    """No such queue, no permission, no credentials: an operator has to act before a call can succeed."""
+
+
+class MessageRefused(QueueError):
+    """The queue does not take this message: the sender has to change it."""
+
+
+class MessageTooLong(MessageRefused):
+    """The message is larger than the queue takes."""
+
+
+class Queue(Protocol):
+    """One SQS queue. Every method may raise `QueueError`; a cancelled call may have acted all the same."""
+
+    @property
+    def max_receive_count(self) -> int | None:
+        """`maxReceiveCount` of the redrive policy as last read, or None when there is none or it was never read."""
+
+    async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
+        """Up to `limit` (1-10) messages, waiting up to `wait` (0-20) seconds for the first, each leased for `visibility`
+        (1-43200) seconds. Never cancel it: messages may have been assigned to the call already, and they would stay
+        invisible until their visibility timeout ends."""
+
+    async def delete(self, receipts: Sequence[str]) -> Mapping[str, Refusal]:
+        """Delete 1-10 deliveries; returns those that were refused, by receipt."""
+
+    async def change_visibility(self, timeouts: Mapping[str, int]) -> Mapping[str, Refusal]:
+        """Let the leases of 1-10 deliveries end in so many seconds (0-43200; 0: visible now); returns those refused."""
+
+    async def dead_letter(self, delivery: Received, reason: str) -> bool:
+        """Put a copy into the dead-letter queue with the reason as a message attribute; False when the queue has none.
+        The delivery itself is left: delete it afterwards."""
+
+    async def send(
+        self,
+        body: str,
+        *,
+        attributes: Mapping[str, str | int | float] | None = None,
+        delay: int | None = None,
+        group_id: str | None = None,
+        deduplication_id: str | None = None,
+    ) -> str:
+        """Send one message; returns its id. `delay` in seconds, 0-900."""
+
+    async def attributes(self) -> Mapping[str, str]:
+        """Every attribute of the queue, as SQS names them. Also refreshes `max_receive_count`."""

@@ -1,0 +1,260 @@
+"""Every setting of the service: its variable, default, unit, range and one sentence about it.
+
+`load()` reads them from a mapping (never from `os.environ` by itself) and reports all faults at once. The table in README.md is
+held to this file by a test.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_NUMBER = r"\d+(?:\.\d*)?|\.\d+"
+_GO_DURATION = re.compile(rf"(?:(?:{_NUMBER})(?:ns|us|µs|ms|s|m|h))+")
+_GO_PART = re.compile(rf"({_NUMBER})(ns|us|µs|ms|s|m|h)")
+
+
+def seconds(text: object) -> object:
+    """A duration in seconds, from a number of seconds (`30`, `0.5`) or Go's form (`500ms`, `1m30s`). Raises ValueError."""
+    if not isinstance(text, str):
+        return text
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
+    if not _GO_DURATION.fullmatch(text):
+        raise ValueError("not a duration")
+    return sum(float(number) * _UNITS[unit] for number, unit in _GO_PART.findall(text))
+
+
+def _whole(text: object) -> object:
+    if isinstance(text, str) and not re.fullmatch(r"-?\d{1,12}", text):
+        raise ValueError("not a whole number")
+    return text
+
+
+def _endpoints(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(?:https?://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):(\d{1,5})/?", part.strip())
+        if not match or not 0 < int(match[2]) < 65536:
+            raise ValueError("not host:port")
+        found.append((match[1].strip("[]"), int(match[2])))
+    return tuple(found)
+
+
+def _range(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    least, dash, most = text.partition("-")
+    pair = (seconds(least.strip()), seconds((most if dash else least).strip()))
+    if not (isinstance(pair[0], float) and isinstance(pair[1], float) and pair[0] <= pair[1] <= 43_200):
+        raise ValueError("not a range")
+    return pair
+
+
+def _http_url(text: object) -> object:
+    if isinstance(text, str):
+        parts = urlsplit(text)  # raises ValueError on its own for some
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or re.search(r"\s", text):
+            raise ValueError("not a URL")
+    return text
+
+
+Seconds = Annotated[float, BeforeValidator(seconds)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Endpoints = Annotated[tuple[tuple[str, int], ...], BeforeValidator(_endpoints)]
+SecondsRange = Annotated[tuple[float, float], BeforeValidator(_range)]
+HttpUrl = Annotated[str, BeforeValidator(_http_url)]
+Lower = BeforeValidator(lambda text: text.lower() if isinstance(text, str) else text)
+
+
+def _setting(default: Any, may_hold: str, meaning: str, **constraints: Any) -> Any:
+    """One setting. `may_hold` completes "must be …" in errors; `default` is written as in the environment and validated."""
+    return Field(
+        default, description=meaning, json_schema_extra={"may_hold": may_hold}, validate_default=True, **constraints
+    )
+
+
+class Settings(BaseModel):
+    """The service's settings. Times are seconds. Made by `load()` from environment variables, or by keyword in Python."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    sqs_queue_url: HttpUrl = _setting(
+        "http://localstack:4566/000000000000/test-queue", "an http(s) URL", "the queue"
+    )
+    aws_endpoint: Annotated[str, BeforeValidator(lambda v: _http_url(v) if v else v)] = _setting(
+        "http://localstack:4566", "an http(s) URL, or empty for AWS itself", "SQS endpoint; empty means AWS itself"
+    )
+    aws_region: str = _setting(
+        "us-east-1", "a region's name such as eu-central-1", "region of the queue", pattern=r"^[a-z0-9-]{2,40}$"
+    )
+    etcd_endpoints: Endpoints = _setting(
+        "etcd:2379", "host:port, or several separated by commas", "etcd members; all are tried", min_length=1
+    )
+    etcd_username: str | None = _setting(None, "a name, together with ETCD_PASSWORD", "etcd user")
+    etcd_password: SecretStr | None = _setting(None, "a password, together with ETCD_USERNAME", "etcd password")
+    etcd_ca_cert: str | None = _setting(
+        None, "the path of a PEM file", "certificate authority of etcd's server certificates; switches TLS on"
+    )
+    etcd_cert: str | None = _setting(
+        None, "the path of a PEM file, together with ETCD_KEY and ETCD_CA_CERT", "client certificate for etcd"
+    )
+    etcd_key: str | None = _setting(
+        None, "the path of a PEM file, together with ETCD_CERT and ETCD_CA_CERT", "key of the client certificate"
+    )
+    maintenance_key: str = _setting(
+        "/maintenance/sqs-service", "a key of 1 to 1000 characters", "the etcd key that is watched",
+        min_length=1, max_length=1000,
+    )  # fmt: skip
+    http_host: str = _setting("127.0.0.1", "an address to listen on", "where the API listens", min_length=1)
+    http_port: Whole = _setting(
+        "8082", "a port from 0 to 65535", "where the API listens; 0 picks a free one and logs it", ge=0, le=65535
+    )
+    api_token: SecretStr | None = _setting(
+        None, "at least 8 characters, none of them a blank", "bearer token that every request that changes something needs",
+    )  # fmt: skip
+    sqs_max_number_of_messages: Whole = _setting(
+        "10", "a whole number from 1 to 10", "messages per receive", ge=1, le=10
+    )
+    sqs_wait_time_seconds: Whole = _setting(
+        "20", "a whole number of seconds from 0 to 20",
+        "long-poll wait; capped so that an outstanding receive always lands within the drain", ge=0, le=20,
+    )  # fmt: skip
+    sqs_dlq_name: str | None = _setting(
+        None, "a queue name of 1 to 80 letters, digits, - and _ (and .fifo at the end)",
+        "dead-letter queue that `svc init` sets up", pattern=r"^[A-Za-z0-9_-]{1,80}(\.fifo)?$",
+    )  # fmt: skip
+    sqs_max_receive_count: Whole = _setting(
+        "5", "a whole number from 1 to 1000", "receives before the dead-letter queue, for `svc init`", ge=1, le=1000
+    )
+    sqs_visibility_timeout_seconds: Whole = _setting(
+        "30", "a whole number of seconds from 1 to 43200",
+        "lease on a received message; extended while the message is worked on", ge=1, le=43_200,
+    )  # fmt: skip
+    sqs_poll_interval: Seconds = _setting(
+        "1s", "a duration from 10ms to 1h",
+        "pause after a receive that returned nothing while SQS_WAIT_TIME_SECONDS=0, and the first pause after an error",
+        ge=0.01, le=3600,
+    )  # fmt: skip
+    drain_timeout: Seconds = _setting(
+        "30s", "a duration from 1s to 12h",
+        "how long in-flight work may take after maintenance starts or a stop is asked for", ge=1, le=43_200,
+    )  # fmt: skip
+    max_concurrency: Whole = _setting(
+        "100", "a whole number from 1 to 100000", "messages being processed at once in this process", ge=1, le=100_000
+    )
+    message_processor: str = _setting(
+        "svc.processors:simulated", "module:attribute of a processor", "the user's processor",
+        pattern=r"^[^\s:]+:[^\s:]+$",
+    )  # fmt: skip
+    simulated_work_seconds: SecondsRange = _setting(
+        "1-3", "a duration, or a range of two such as 1-3, up to 12h", "range of the default processor's random work"
+    )
+    log_format: Annotated[Literal["console", "json"], Lower] = _setting(
+        "console", "console or json", "form of the log lines"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Lower] = _setting(
+        "info", "debug, info, warning or error", "least level that is logged"
+    )
+
+
+class BadSettings(Exception):  # noqa: N818
+    """The settings are unusable; `faults` holds a line for each fault: which variable, what it held, what it may hold."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field of `Settings`."""
+    return field.upper()
+
+
+def may_hold(field: str) -> str:
+    """What the variable may hold, in words."""
+    extra = Settings.model_fields[field].json_schema_extra
+    assert isinstance(extra, dict)
+    return str(extra["may_hold"])
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """The settings that `environ` names; raises `BadSettings`.
+
+    Blanks around a value are dropped. A variable that is set but empty counts as unset, except `AWS_ENDPOINT`, where empty
+    means AWS itself.
+    """
+    held = {
+        field: environ[variable(field)].strip() for field in Settings.model_fields if variable(field) in environ
+    }
+    held = {field: value for field, value in held.items() if value or field == "aws_endpoint"}
+    faults: dict[str, str] = {}
+    settings: Settings | None = None
+    try:
+        settings = Settings.model_validate(held)
+    except ValidationError as error:
+        for one in error.errors(include_url=False, include_input=False, include_context=False):
+            field = str(one["loc"][0])
+            faults[field] = _fault(field, held.get(field, ""))
+    for field in _incomplete(held):
+        faults.setdefault(field, _fault(field, held.get(field)))
+    token = held.get("api_token")
+    if token is not None and (len(token) < 8 or re.search(r"\s", token)):
+        faults["api_token"] = _fault("api_token", token)
+    if faults or settings is None:
+        raise BadSettings([faults[field] for field in Settings.model_fields if field in faults])
+    return settings
+
+
+def _incomplete(held: Mapping[str, str]) -> list[str]:
+    """Fields that are missing although others that need them are set."""
+    missing = []
+    if ("etcd_username" in held) != ("etcd_password" in held):
+        missing.append("etcd_password" if "etcd_username" in held else "etcd_username")
+    if ("etcd_cert" in held) != ("etcd_key" in held):
+        missing.append("etcd_key" if "etcd_cert" in held else "etcd_cert")
+    # etcd3 would speak plain text without a word if it had a client certificate and no authority (STACK 3.4).
+    if ("etcd_cert" in held or "etcd_key" in held) and "etcd_ca_cert" not in held:
+        missing.append("etcd_ca_cert")
+    return missing
+
+
+def _fault(field: str, held: str | None) -> str:
+    if held is None:
+        what = "is not set"
+    elif is_secret(field):
+        what = "holds an unusable value (not shown)"
+    else:
+        what = f"holds {held[:200]!r}"
+    return f"{variable(field)} {what}; it must be {may_hold(field)}"
+
+
+def is_secret(field: str) -> bool:
+    """Whether the value must never be shown."""
+    return "SecretStr" in str(Settings.model_fields[field].annotation)
+
+
+def masked(settings: Settings) -> dict[str, str]:
+    """Every variable with its effective value as text; secrets and credentials within URLs are masked."""
+    return {variable(field): _shown(field, getattr(settings, field)) for field in Settings.model_fields}
+
+
+def _shown(field: str, value: object) -> str:
+    if value is None:
+        return ""
+    if is_secret(field):
+        return "********"
+    if field == "etcd_endpoints":
+        assert isinstance(value, tuple)
+        return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in value)
+    if field == "simulated_work_seconds":
+        assert isinstance(value, tuple)
+        return f"{value[0]:g}-{value[1]:g}"
+    if isinstance(value, float):
+        return f"{value:g}s"
+    return re.sub(r"(?<=://)[^/@\s]*@", "********@", str(value))
