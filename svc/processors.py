@@ -23,7 +23,10 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import structlog
 import trio
+
+log = structlog.get_logger(__name__)
 
 Process = Callable[["Message"], Awaitable[None]]
 """What the worker calls for each message."""
@@ -50,7 +53,7 @@ class Message:
         return json.loads(self.body)
 
 
-class Retry(Exception):  # noqa: N818 - reads as the order it is: `raise Retry(after=60)`
+class Retry(Exception):
     """Raised by a processor: give the message back to the queue and make it visible again in `after` seconds (0-43200)."""
 
     def __init__(self, reason: str = "", *, after: float = 0) -> None:
@@ -60,7 +63,7 @@ class Retry(Exception):  # noqa: N818 - reads as the order it is: `raise Retry(a
         self.after = after
 
 
-class Reject(Exception):  # noqa: N818
+class Reject(Exception):
     """Raised by a processor: this message can never be processed. It goes to the dead-letter queue at once, with the reason as
     a message attribute; where the queue has none it is deleted, with an error in the log."""
 
@@ -69,7 +72,7 @@ class Reject(Exception):  # noqa: N818
         self.reason = reason
 
 
-class UnusableProcessor(Exception):  # noqa: N818
+class UnusableProcessor(Exception):
     """`MESSAGE_PROCESSOR` names nothing that can process messages. The text says why."""
 
 
@@ -183,6 +186,8 @@ async def simulated(settings: _SimulatedWork) -> AsyncIterator[Process]:
     least, most = settings.simulated_work_seconds
 
     async def handle(message: Message) -> None:
-        await trio.sleep(random.uniform(least, most))
+        took = random.uniform(least, most)
+        await trio.sleep(took)
+        log.info("simulated work done", seconds=round(took, 2), body=message.body[:60])
 
     yield handle

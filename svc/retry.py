@@ -9,5 +9,5 @@ def backoff(attempt: int, *, first: float, cap: float, rng: random.Random) -> fl
     "Exponential Backoff And Jitter", 2015)."""
     if attempt < 1:
         raise ValueError(f"attempts are counted from 1, not {attempt}")
-    whole = min(cap, first * 2 ** min(attempt - 1, 30))
+    whole: float = min(cap, first * 2 ** min(attempt - 1, 30))
     return whole * rng.uniform(0.5, 1.0)

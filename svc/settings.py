@@ -84,9 +84,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    sqs_queue_url: HttpUrl = _setting(
-        "http://localstack:4566/000000000000/test-queue", "an http(s) URL", "the queue"
-    )
+    sqs_queue_url: HttpUrl = _setting("http://localstack:4566/000000000000/test-queue", "an http(s) URL", "the queue")
     aws_endpoint: Annotated[str, BeforeValidator(lambda v: _http_url(v) if v else v)] = _setting(
         "http://localstack:4566", "an http(s) URL, or empty for AWS itself", "SQS endpoint; empty means AWS itself"
     )
@@ -163,7 +161,7 @@ class Settings(BaseModel):
     )
 
 
-class BadSettings(Exception):  # noqa: N818
+class BadSettings(Exception):
     """The settings are unusable; `faults` holds a line for each fault: which variable, what it held, what it may hold."""
 
     def __init__(self, faults: list[str]) -> None:
@@ -189,9 +187,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     Blanks around a value are dropped. A variable that is set but empty counts as unset, except `AWS_ENDPOINT`, where empty
     means AWS itself.
     """
-    held = {
-        field: environ[variable(field)].strip() for field in Settings.model_fields if variable(field) in environ
-    }
+    held = {field: environ[variable(field)].strip() for field in Settings.model_fields if variable(field) in environ}
     held = {field: value for field, value in held.items() if value or field == "aws_endpoint"}
     faults: dict[str, str] = {}
     settings: Settings | None = None

@@ -1,0 +1,362 @@
+"""The HTTP API: routes, one form of error for everything, and the server that carries it.
+
+A route looks at snapshots and renders them, or passes a checked request to the queue. What may be asked in maintenance is not
+gated; everything else goes through the `Gate`, which counts it as under way until it is answered. No route starts a task,
+decides about a message or changes a phase.
+
+Two quirks of the libraries are met here (STACK 1): QuartTrio loses hypercorn's idle timer unless `send` is shielded, and
+hypercorn must not install signal handlers or log handlers of its own.
+"""
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial, wraps
+from http import HTTPStatus
+from typing import Any
+
+import hypercorn.config
+import hypercorn.trio
+import quart
+import structlog
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge, RequestTimeout
+
+from svc import __version__, outgoing, render
+from svc.etcd import KeyWatcher
+from svc.gate import Gate, GateClosed
+from svc.maintenance import MaintenanceState, Manager, Phase
+from svc.metrics import CONTENT_TYPE, Metrics
+from svc.openapi import DESCRIPTION
+from svc.queue import MessageRefused, MessageTooLong, Queue, QueueError, QueueTimeout
+from svc.settings import Settings
+from svc.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+Answer = tuple[dict[str, Any], int] | tuple[dict[str, Any], int, dict[str, str]]
+Route = Callable[[], Awaitable[Any]]
+
+BODY_TIMEOUT = 10
+"""Seconds that a client may take to send a body."""
+
+ANSWER_TIMEOUT = 15.0
+"""Seconds after which a request that waits for SQS is answered with 504."""
+
+SEND_TIMEOUT = 10.0
+"""Seconds that a client may take to read an answer."""
+
+GRACE = 3.0
+"""Seconds that requests under way get when the server stops."""
+
+RETRY_AFTER = 30
+"""Seconds that a client is told to wait in maintenance whose end is not known."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the API shows and passes requests to."""
+
+    settings: Settings
+    queue: Queue
+    worker: Worker
+    gate: Gate
+    manager: Manager
+    watcher: KeyWatcher
+
+
+class _Connection(TrioASGIHTTPConnection):
+    """Shields `send`: hypercorn restarts a connection's idle timer within the last one, and QuartTrio cancels it there. Bounded:
+    a client that does not read its answer is given up."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def shielded(event: ASGISendEvent) -> None:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_TIMEOUT):
+                await send(event)
+
+        await super().__call__(receive, shielded)
+
+
+class _App(QuartTrio):
+    asgi_http_class = _Connection
+
+
+def make(parts: Parts) -> QuartTrio:
+    """The application with its routes."""
+    app = _App(__name__, static_folder=None)
+    app.config.update(MAX_CONTENT_LENGTH=outgoing.BODY_LIMIT, BODY_TIMEOUT=BODY_TIMEOUT)
+    _add_errors(app, parts)
+    _add_open_routes(app, parts)
+    _add_gated_routes(app, parts)
+    return app
+
+
+async def serve(
+    app: QuartTrio,
+    settings: Settings,
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `stop` is set, then give requests under way `GRACE` seconds. Starts with the URL. Raises OSError (in groups)
+    when the address cannot be had."""
+    config = hypercorn.config.Config()
+    host = f"[{settings.http_host}]" if ":" in settings.http_host else settings.http_host
+    config.bind = [f"{host}:{settings.http_port}"]
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.accesslog = None
+    config.graceful_timeout = GRACE
+    config.include_server_header = False
+    async with trio.open_nursery() as nursery:
+        urls = await nursery.start(partial(hypercorn.trio.serve, app, config, shutdown_trigger=stop.wait))
+        task_status.started(urls[0])
+
+
+# -- errors --
+
+
+def error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """The one form of every error."""
+    body: dict[str, object] = {"error": HTTPStatus(status).phrase, "message": message, "code": status}
+    return body, status, dict(headers or {})
+
+
+def _add_errors(app: QuartTrio, parts: Parts) -> None:
+    @app.errorhandler(HTTPException)
+    async def http_error(raised: HTTPException) -> Answer:
+        status = raised.code or 500
+        match raised:
+            case MethodNotAllowed(valid_methods=methods):
+                allowed = ", ".join(sorted(methods or ()))
+                return error(status, f"this endpoint takes {allowed}", {"Allow": allowed})
+            case RequestEntityTooLarge():
+                return error(status, f"the request body is over {outgoing.BODY_LIMIT} bytes")
+            case _Unauthorised():
+                return error(status, str(raised.description), {"WWW-Authenticate": "Bearer"})
+            case RequestTimeout():
+                return error(
+                    status, f"the request body did not arrive within {BODY_TIMEOUT} s", {"Connection": "close"}
+                )
+        if status == 404:
+            return error(status, "there is no such endpoint; GET /openapi.json describes those there are")
+        if status >= 500:
+            return error(500, "the service failed on this request; its log says why")
+        return error(status, raised.description or HTTPStatus(status).phrase)
+
+    @app.errorhandler(outgoing.Unacceptable)
+    async def unacceptable(raised: outgoing.Unacceptable) -> Answer:
+        return error(raised.status, str(raised))
+
+    @app.errorhandler(QueueError)
+    async def queue_error(raised: QueueError) -> Answer:
+        match raised:
+            case MessageTooLong():
+                status = 413
+            case MessageRefused():
+                status = 400
+            case QueueTimeout():
+                status = 504
+            case _:
+                status = 502
+        return error(status, str(raised))
+
+    @app.errorhandler(GateClosed)
+    async def closed(_: GateClosed) -> Answer:
+        return _closed_answer(parts.manager.state())
+
+
+def _closed_answer(state: MaintenanceState) -> Answer:
+    switch, wait = state.switch, RETRY_AFTER
+    match state.phase:
+        case Phase.STARTING:
+            why, wait = "the service is starting: it has not read the maintenance key yet", 5
+            if state.unreadable:
+                why = f"the service is waiting for a usable value of the maintenance key: {state.unreadable}"
+        case Phase.STOPPING | Phase.STOPPED:
+            why = "the service is stopping"
+        case _:
+            why = "the service is in maintenance"
+    if switch is not None and switch.on:
+        told = [
+            f"{name}: {value}"
+            for name, value in (("reason", switch.reason), ("by", switch.by), ("until", switch.until))
+            if value
+        ]
+        why = f"{why} ({'; '.join(told)})" if told else why
+        wait = _seconds_until(switch.until) or wait
+    body, status, _ = error(503, why)  # type: ignore[misc]
+    if switch is not None and switch.on:
+        body |= {"reason": switch.reason, "until": switch.until, "by": switch.by}
+    return body, status, {"Retry-After": str(wait)}
+
+
+def _seconds_until(date: str | None) -> int | None:
+    if date is None:
+        return None
+    try:
+        until = datetime.fromisoformat(date)
+    except ValueError:
+        return None
+    if until.tzinfo is None:
+        return None
+    return max(1, min(86_400, round((until - datetime.now(UTC)).total_seconds())))
+
+
+# -- endpoints that answer in maintenance too --
+
+
+def _add_open_routes(app: QuartTrio, parts: Parts) -> None:
+    metrics = Metrics(
+        lambda: (parts.worker.statistics(), parts.gate.statistics(), parts.manager.state(), parts.watcher.snapshot()),
+        __version__,
+    )
+
+    @app.get("/health")
+    async def health() -> Answer:
+        working = await _handlers_health(parts)
+        state = parts.manager.state()
+        status = _status(state, all(working.values()))
+        body: dict[str, object] = {
+            "status": status,
+            "maintenance": render.in_maintenance(state),
+            "handlers": working,
+            "etcd": render.etcd(parts.watcher.snapshot(), state, parts.settings.maintenance_key),
+            "switch": render.switch(state.switch),
+            "drain": render.drain(state.drain),
+            "queue_url": parts.settings.sqs_queue_url,
+            "queue_error": parts.worker.statistics().queue_error or parts.worker.probe_error,
+            "timestamp": render.now(),
+        }
+        return body, 503 if status in ("starting", "unhealthy") else 200
+
+    @app.get("/health/live")
+    async def live() -> Answer:
+        return {"status": "live", "timestamp": render.now()}, 200
+
+    @app.get("/health/ready")
+    async def ready() -> Answer:
+        state = parts.manager.state()
+        if state.phase is not Phase.RUNNING:
+            return error(503, f"not ready: {state.phase.value}")
+        if not parts.worker.statistics().received_once:
+            return error(503, "not ready: no receive has been answered yet")
+        return {"status": "ready", "timestamp": render.now()}, 200
+
+    @app.get("/metrics")
+    async def show_metrics() -> quart.Response:
+        return quart.Response(metrics.text(), content_type=CONTENT_TYPE)
+
+
+async def _handlers_health(parts: Parts) -> dict[str, bool]:
+    working: dict[str, bool] = {}
+
+    async def ask(name: str, health: Callable[[], Awaitable[bool]]) -> None:
+        working[name] = await health()
+
+    async with trio.open_nursery() as nursery:
+        for handler in parts.manager.handlers:
+            working[handler.name] = False
+            nursery.start_soon(ask, handler.name, handler.health)
+    return working
+
+
+def _status(state: MaintenanceState, works: bool) -> str:
+    if state.phase is Phase.STARTING:
+        return "starting"
+    if not works:
+        return "unhealthy"
+    return {Phase.RUNNING: "healthy", Phase.MAINTENANCE: "maintenance"}.get(state.phase, "draining")
+
+
+# -- endpoints behind the gate --
+
+
+def _add_gated_routes(app: QuartTrio, parts: Parts) -> None:
+    queue_url = parts.settings.sqs_queue_url
+
+    def gated(route: Route) -> Route:
+        @wraps(route)
+        async def let_in() -> object:
+            with parts.gate.let_in(), trio.move_on_after(ANSWER_TIMEOUT):
+                return await route()
+            return error(504, f"SQS did not answer within {ANSWER_TIMEOUT:g} s")
+
+        return let_in
+
+    def stats_body() -> dict[str, object]:
+        state = parts.manager.state()
+        sqs = render.worker(
+            parts.worker.statistics(),
+            state,
+            name=parts.worker.name,
+            queue_url=queue_url,
+            drain_timeout=parts.settings.drain_timeout,
+        )
+        return {
+            "maintenance": render.in_maintenance(state),
+            "timestamp": render.now(),
+            "handlers": [handler.name for handler in parts.manager.handlers],
+            "sqs": sqs,
+        }
+
+    @app.post("/messages/send")
+    @gated
+    async def send() -> Answer:
+        _authorise(parts.settings)
+        if quart.request.mimetype != "application/json":
+            quart.abort(415, "send the body as Content-Type: application/json")
+        wanted = outgoing.read(await quart.request.get_data(cache=False))  # type: ignore[arg-type]
+        message_id = await parts.queue.send(
+            wanted.message,
+            attributes=wanted.attributes or None,
+            delay=wanted.delay_seconds,
+            group_id=wanted.group_id,
+            deduplication_id=wanted.deduplication_id,
+        )
+        return {
+            "message_id": message_id,
+            "message": wanted.message,
+            "queue_url": queue_url,
+            "timestamp": render.now(),
+        }, 200
+
+    @app.get("/messages/stats")
+    async def stats() -> Answer:
+        try:
+            with parts.gate.let_in():
+                return stats_body(), 200
+        except GateClosed:
+            body, status, headers = _closed_answer(parts.manager.state())  # type: ignore[misc]
+            return body | stats_body(), status, headers
+
+    @app.get("/queue/info")
+    @gated
+    async def info() -> Answer:
+        attributes = await parts.queue.attributes()
+        return {"queue_url": queue_url, "attributes": dict(attributes), "timestamp": render.now()}, 200
+
+    @app.get("/openapi.json")
+    @gated
+    async def describe() -> Answer:
+        return DESCRIPTION, 200
+
+
+def _authorise(settings: Settings) -> None:
+    """Abort with 401 or 403 unless the request carries the token, where one is configured."""
+    if settings.api_token is None:
+        return
+    scheme, _, token = quart.request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise _Unauthorised
+    if not hmac.compare_digest(token.strip().encode(), settings.api_token.get_secret_value().encode()):
+        quart.abort(403, "the bearer token is not the one that this service was given in API_TOKEN")
+
+
+class _Unauthorised(HTTPException):
+    code = 401
+    description = "this request changes something: send Authorization: Bearer <the service's API_TOKEN>"

@@ -1,0 +1,38 @@
+"""A wake-up that carries no data and means "look again".
+
+Whoever waits looks at the state first and waits after; whoever changes the state rings after. The event is replaced before the
+waiter looks, so a ring between the look and the wait is not lost, and a thousand rings cost one look.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+
+class Bell:
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def ring(self) -> None:
+        """Make everybody who waits look again."""
+        self._event.set()
+
+    async def wait_until(self, satisfied: Callable[[], bool]) -> None:
+        """Return as soon as `satisfied()` holds, looking again at every ring."""
+        while True:
+            event = self._fresh()
+            if satisfied():
+                return
+            await event.wait()
+
+    async def wait(self, look: Callable[[], float | None]) -> None:
+        """`look()` once, then wait for a ring, or until the Trio time that `look` returned (None: no such time)."""
+        event = self._fresh()
+        until = look()
+        with trio.CancelScope(deadline=until if until is not None else float("inf")):
+            await event.wait()
+
+    def _fresh(self) -> trio.Event:
+        if self._event.is_set():
+            self._event = trio.Event()
+        return self._event

@@ -1,0 +1,42 @@
+"""Asks whether something works, however often it is asked itself: one call at a time, one a second, none waited for over 5 s."""
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from svc.queue import QueueError
+
+EVERY = 1.0
+"""Seconds from the begin of one call to the begin of the next (SPEC, `GET /health`)."""
+
+PATIENCE = 5.0
+"""Seconds that an answer is waited for (SPEC, `GET /health`)."""
+
+
+class Probe:
+    def __init__(self, call: Callable[[], Awaitable[object]]) -> None:
+        self._call = call
+        self._one_at_a_time = trio.Lock()
+        self._asked_at = float("-inf")
+        self._worked = False
+        self.error: str | None = None
+        """What the last call that failed said; None after one that worked."""
+
+    async def works(self) -> bool:
+        """Whether the last call worked, making one if the last is older than a second. Never raises `QueueError`."""
+        with trio.move_on_after(PATIENCE) as patience:
+            async with self._one_at_a_time:
+                if trio.current_time() >= self._asked_at + EVERY:
+                    await self._ask()
+        if patience.cancelled_caught:
+            self._worked, self.error = False, f"no answer in {PATIENCE:g} s"
+        return self._worked
+
+    async def _ask(self) -> None:
+        self._asked_at = trio.current_time()
+        try:
+            await self._call()
+        except QueueError as error:
+            self._worked, self.error = False, str(error)
+        else:
+            self._worked, self.error = True, None

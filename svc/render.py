@@ -1,0 +1,114 @@
+"""Snapshots → what the API shows: names, RFC 3339 times, bounded lists. Pure, but for reading the two clocks.
+
+The parts of the service keep Trio's monotonic time; a time becomes a date here and nowhere else.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import trio
+
+from svc.etcd import EtcdSnapshot
+from svc.maintenance import DrainReport, MaintenanceState, Phase, Switch
+from svc.worker import WorkerStatistics
+
+SHOWN_IDS = 100
+"""Message ids per list: answers have to stay small. The log line of a drain names them all."""
+
+
+def now() -> str:
+    return _rfc3339(datetime.now(UTC))
+
+
+def date(at: float | None) -> str | None:
+    """The date of a Trio time."""
+    if at is None:
+        return None
+    return _rfc3339(datetime.now(UTC) - timedelta(seconds=trio.current_time() - at))
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def switch(held: Switch | None) -> dict[str, object] | None:
+    if held is None:
+        return None
+    return {"on": held.on, "reason": held.reason, "until": held.until, "by": held.by}
+
+
+def etcd(held: EtcdSnapshot, state: MaintenanceState, key: str) -> dict[str, object]:
+    return {
+        "connected": held.connected,
+        "since": date(held.since),
+        "endpoint": held.endpoint,
+        "key": key,
+        "revision": held.revision,
+        "error": held.last_error,
+        "ignored_value": state.unreadable,
+    }
+
+
+def drain(report: DrainReport | None) -> dict[str, object] | None:
+    if report is None:
+        return None
+    ended = report.ended if report.ended is not None else trio.current_time()
+    return {
+        "cause": report.cause,
+        "outcome": report.outcome.value,
+        "began": date(report.began),
+        "ended": date(report.ended),
+        "seconds": round(ended - report.began, 3),
+        "deadline": date(report.deadline),
+        "error": report.error if report.error is None or len(report.error) <= 8000 else report.error[:8000] + " …",
+        **{name: _bounded(figures) for name, figures in report.handlers.items()},
+    }
+
+
+def _bounded(figures: Mapping[str, object]) -> dict[str, object]:
+    """Lists of ids with their length, cut where they are long."""
+    shown: dict[str, object] = {}
+    for name, value in figures.items():
+        if isinstance(value, tuple):
+            shown[name] = list(value[:SHOWN_IDS])
+            shown[f"{name}_count"] = len(value)
+        elif isinstance(value, Mapping):
+            shown[name] = dict(list(value.items())[:SHOWN_IDS])
+            shown[f"{name}_count"] = len(value)
+        else:
+            shown[name] = value
+    return shown
+
+
+def in_maintenance(state: MaintenanceState) -> bool:
+    """Whether maintenance is on, drained or still draining."""
+    return state.phase in (Phase.DRAINING, Phase.MAINTENANCE) or (state.switch is not None and state.switch.on)
+
+
+def worker(
+    held: WorkerStatistics, state: MaintenanceState, *, name: str, queue_url: str, drain_timeout: float
+) -> dict[str, object]:
+    counts = held.counts
+    return {
+        "handler_name": name,
+        "handler_state": state.phase.value,
+        "queue_url": queue_url,
+        "in_maintenance": in_maintenance(state),
+        "messages_received": counts.received,
+        "messages_processed": counts.processed,
+        "messages_failed": counts.failed,
+        "messages_in_flight": counts.in_flight,
+        "messages_released": counts.released,
+        "messages_rejected": counts.rejected,
+        "messages_lost": counts.lost,
+        "last_message_time": date(held.last_message_at),
+        "drain_timeout": drain_timeout,
+        "drain": drain(state.drain),
+        "receives_outstanding": held.receives_outstanding,
+        "queue_error": held.queue_error,
+        "queue_error_since": date(held.queue_error_since),
+        "recent_errors": [
+            {"timestamp": date(error.at), "message_id": error.message_id, "error": error.error[:1000]}
+            for error in held.recent_errors
+        ],
+    }

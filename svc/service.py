@@ -1,0 +1,150 @@
+"""The composition root: opens the world, builds the parts, starts each by name, and owns signals and the order of dying.
+
+Read `run()` from top to bottom: what is used outlives its users, so things end in the reverse order of the lines that open them.
+
+    signals, queue, processor          outermost: settlement needs the queue to the end, messages need the processor
+      API                              answers during the drain, stops after it
+        worker, watcher, manager       the manager ends when a stop was asked for and everything is drained
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import structlog
+import trio
+
+from svc import api, processors, sqs
+from svc.etcd import KeyWatcher
+from svc.gate import Gate
+from svc.maintenance import DrainOutcome, Manager
+from svc.settings import Settings
+from svc.worker import LAST_RELEASE, MAX_RECEIVERS, Worker, WorkerConfig
+
+log = structlog.get_logger(__name__)
+
+CLEAN, FAILED, UNUSABLE, DRAIN_EXPIRED = 0, 1, 2, 3
+"""Exit codes (SPEC, Commands)."""
+
+CLOSING = api.GRACE + 10.0
+"""Seconds that everything after the drain may take (API, connections) before the process is ended hard."""
+
+
+def worker_config(settings: Settings) -> WorkerConfig:
+    return WorkerConfig(
+        concurrency=settings.max_concurrency,
+        batch=settings.sqs_max_number_of_messages,
+        wait=settings.sqs_wait_time_seconds,
+        visibility=settings.sqs_visibility_timeout_seconds,
+        poll_interval=settings.sqs_poll_interval,
+        drain_timeout=settings.drain_timeout,
+        fifo=settings.sqs_queue_url.endswith(".fifo"),
+    )
+
+
+async def run(
+    settings: Settings, processor: Callable[..., object], *, on_ready: Callable[[str], None] = lambda url: None
+) -> int:
+    """Run the service until it is told to stop; returns the exit code. `on_ready` gets the API's URL.
+
+    Raises what a part raises at run time, in groups (OSError when the API's address cannot be had), and
+    `processors.UnusableProcessor`.
+    """
+    with _signals() as signals, _hard_exit() as arm_hard_exit:
+        async with (
+            sqs.opened(settings, polls=MAX_RECEIVERS) as queue,
+            processors.opened(processor, settings, threads=settings.max_concurrency) as process,
+        ):
+            config = worker_config(settings)
+            worker = Worker(queue, process, config)
+            gate = Gate()
+            manager = Manager([gate, worker], drain_timeout=settings.drain_timeout)
+            watcher = KeyWatcher(settings, manager.on_value)
+            app = api.make(api.Parts(settings, queue, worker, gate, manager, watcher))
+            stop_api = trio.Event()
+            work = trio.CancelScope()
+
+            def on_signal(count: int) -> None:
+                if count == 1:
+                    log.info("stop asked for: draining (a second signal ends this at once)")
+                    arm_hard_exit(settings.drain_timeout + 1 + CLOSING)
+                    manager.stop()
+                elif count == 2:
+                    log.warning("second signal: what is unfinished is released now")
+                    arm_hard_exit(LAST_RELEASE + CLOSING)
+                    work.cancel(reason="second signal")
+                else:
+                    os._exit(DRAIN_EXPIRED)
+
+            async with trio.open_nursery() as outermost:
+                outermost.start_soon(_watch, signals, on_signal)
+                async with trio.open_nursery() as serving:
+                    url = await serving.start(api.serve, app, settings, stop_api)
+                    with work:
+                        async with trio.open_nursery() as working:
+                            await working.start(worker.run)
+                            working.start_soon(watcher.run)
+                            _tell_start(settings, config, url)
+                            on_ready(url)
+                            await manager.run()
+                            working.cancel_scope.cancel(reason="drained, stopping")
+                    stop_api.set()
+                    serving.cancel_scope.deadline = trio.current_time() + api.GRACE + 1
+                outermost.cancel_scope.cancel(reason="stopped")
+    log.info("stopped")
+    return DRAIN_EXPIRED if work.cancel_called or _expired(manager) else CLEAN
+
+
+def _expired(manager: Manager) -> bool:
+    report = manager.state().drain
+    return report is not None and report.outcome is DrainOutcome.EXPIRED
+
+
+def _tell_start(settings: Settings, config: WorkerConfig, url: str) -> None:
+    log.info("started", api=url, queue=settings.sqs_queue_url, maintenance_key=settings.maintenance_key)
+    if config.effective_wait < config.wait:
+        log.info(
+            "long polls are shortened, so that they land within a drain and well within the lease",
+            wait_seconds=config.effective_wait,
+            configured_seconds=config.wait,
+        )
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[AsyncIterator[int]]:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        yield received
+
+
+async def _watch(signals: AsyncIterator[int], on_signal: Callable[[int], None]) -> None:
+    count = 0
+    async for _ in signals:
+        count += 1
+        on_signal(count)
+
+
+@contextlib.contextmanager
+def _hard_exit() -> Iterator[Callable[[float], None]]:
+    """A last resort that no stuck thread, stalled reader or processor can hold up: `arm(seconds)` ends the process then."""
+    timer: threading.Timer | None = None
+
+    def arm(seconds: float) -> None:
+        nonlocal timer
+        if timer is not None:
+            timer.cancel()
+        timer = threading.Timer(seconds, _end_process, (seconds,))
+        timer.daemon = True
+        timer.start()
+
+    try:
+        yield arm
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _end_process(seconds: float) -> None:
+    log.critical("still not stopped: ending the process", after_seconds=seconds)
+    os._exit(DRAIN_EXPIRED)

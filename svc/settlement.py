@@ -1,0 +1,174 @@
+"""Settlement: carries decided fates to the queue, in batches, and ends a delivery only when the queue has confirmed it.
+
+A batch leaves for one of three named reasons: *size* (ten are ready), *time* (the first of them has lingered long enough) or
+*flush* (nothing else is being worked on, or a drain wants everything out now). What a batch call refuses, or what never got an
+answer, is tried again with back-off until its lease is over; then it is lost, and the ledger remembers what was finished.
+
+Settlement has its own tasks and never runs within the cancel scope of the work it settles. It decides nothing about messages.
+"""
+
+import math
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import structlog
+import trio
+
+from svc.bell import Bell
+from svc.ledger import Action, Entry, Fate, Ledger, Outcome
+from svc.queue import MAX_BATCH, Queue, QueueError, Refusal
+from svc.retry import backoff
+
+log = structlog.get_logger(__name__)
+
+CALL_LIMIT = 10.0
+"""Seconds after which a settlement call on the wire is given up and tried again."""
+
+RETRY_FIRST, RETRY_CAP = 0.2, 2.0
+"""Seconds before the second try of a settlement, and the most before a later one."""
+
+
+class Settlement:
+    def __init__(self, queue: Queue, ledger: Ledger, *, linger: float, rng: random.Random) -> None:
+        self._queue = queue
+        self._ledger = ledger
+        self._linger = linger
+        self._rng = rng
+        self._bell = Bell()
+        self._waiting: dict[Action, deque[tuple[float, Entry]]] = {action: deque() for action in Action}
+        self._calls: trio.Nursery | None = None
+        self._failing = False
+        self.flushing = False
+        """While true nothing lingers: set by a drain."""
+        self.left: dict[str, int] = {"size": 0, "time": 0, "flush": 0}
+        """How many batches left for which reason."""
+
+    def settle(self, entry: Entry, fate: Fate) -> None:
+        """The fate of a delivery is known; from here on it is this file's task. Does not wait."""
+        self._ledger.decide(entry, fate)
+        self._waiting[fate.action].append((trio.current_time(), entry))
+        self._bell.ring()
+
+    def flush(self, flushing: bool) -> None:
+        self.flushing = flushing
+        self._bell.ring()
+
+    def look_again(self) -> None:
+        """Something that settlement waits for has changed."""
+        self._bell.ring()
+
+    async def run(self) -> None:
+        """Ends only by cancellation."""
+        async with trio.open_nursery() as self._calls:
+            while True:
+                await self._bell.wait(self._look)
+
+    def _look(self) -> float | None:
+        """Send every batch that has a reason to leave; returns when the next one will have, if that is a matter of time."""
+        now = trio.current_time()
+        assert self._calls is not None
+        next_look = math.inf
+        for action, waiting in self._waiting.items():
+            ready, later = [], deque[tuple[float, Entry]]()
+            for since, entry in waiting:
+                # A visibility change that is overtaken by a heartbeat on the wire would be undone by it.
+                held_up = entry.extending and action is Action.CHANGE_VISIBILITY
+                if held_up or entry.next_try > now:
+                    later.append((since, entry))
+                    next_look = min(next_look, math.inf if held_up else entry.next_try)
+                else:
+                    ready.append((since, entry))
+            size = 1 if action is Action.DEAD_LETTER else MAX_BATCH
+            while ready and (reason := self._reason(now, ready, size)):
+                self.left[reason] += 1
+                batch = [entry for _, entry in ready[:size]]
+                del ready[:size]
+                self._calls.start_soon(self._send, action, batch)
+            if ready:
+                next_look = min(next_look, ready[0][0] + self._linger)
+            self._waiting[action] = deque(ready) + later
+        return next_look
+
+    def _reason(self, now: float, ready: Sequence[tuple[float, Entry]], size: int) -> str | None:
+        if len(ready) >= size:
+            return "size"
+        if self.flushing or not self._ledger.undecided:
+            return "flush"
+        if now >= ready[0][0] + self._linger:
+            return "time"
+        return None
+
+    async def _send(self, action: Action, batch: Sequence[Entry]) -> None:
+        sent = trio.current_time()
+        refused: Mapping[str, Refusal] | None = None
+        error = f"no answer in {CALL_LIMIT:g} s"
+        try:
+            with trio.move_on_after(CALL_LIMIT):
+                refused = await self._call(action, batch)
+        except QueueError as failure:
+            error = str(failure)
+        self._tell(refused is not None, action, len(batch), error)
+        for entry in batch:
+            if entry.ended is not None:
+                continue  # lost while the call was on the wire
+            refusal = refused.get(entry.delivery.receipt) if refused is not None else None
+            if refused is not None and refusal is None:
+                self._confirmed(entry, sent)
+            elif refusal is not None and refusal.gone:
+                self._lost(entry, f"the queue refused to {action.value}: {refusal.text}")
+            else:
+                self._again(entry, refusal.text if refusal else error)
+        self._bell.ring()
+
+    async def _call(self, action: Action, batch: Sequence[Entry]) -> Mapping[str, Refusal]:
+        if action is Action.DELETE:
+            return await self._queue.delete([entry.delivery.receipt for entry in batch])
+        if action is Action.CHANGE_VISIBILITY:
+            return await self._queue.change_visibility(
+                {entry.delivery.receipt: entry.fate.after for entry in batch if entry.fate is not None}
+            )
+        for entry in batch:
+            assert entry.fate is not None
+            reason = entry.fate.reason
+            if not await self._queue.dead_letter(entry.delivery, reason):
+                log.error(
+                    "rejected message is deleted: the queue has no dead-letter queue",
+                    message_id=entry.message.id,
+                    reason=reason,
+                )
+        return {}
+
+    def _confirmed(self, entry: Entry, sent: float) -> None:
+        assert entry.fate is not None
+        if entry.fate.action is Action.DEAD_LETTER:
+            self.settle(entry, Fate(Action.DELETE, Outcome.REJECTED))
+            return
+        if entry.fate.action is Action.CHANGE_VISIBILITY:
+            entry.lease_until = sent + entry.fate.after
+        self._ledger.end(entry, entry.fate.outcome)
+
+    def _again(self, entry: Entry, error: str) -> None:
+        assert entry.fate is not None
+        entry.attempts += 1
+        now = trio.current_time()
+        entry.next_try = now + backoff(entry.attempts, first=RETRY_FIRST, cap=RETRY_CAP, rng=self._rng)
+        if entry.next_try >= entry.lease_until:
+            self._lost(entry, f"its lease ran out before the queue confirmed {entry.fate.action.value}: {error}")
+        else:
+            self._waiting[entry.fate.action].append((now, entry))
+
+    def _lost(self, entry: Entry, why: str) -> None:
+        log.warning("message lost", message_id=entry.message.id, why=why)
+        self._ledger.note_error(entry.message.id, f"lost: {why}")
+        self._ledger.end(entry, Outcome.LOST)
+
+    def _tell(self, answered: bool, action: Action, messages: int, error: str) -> None:
+        """One line when settlement begins to fail, one when it works again."""
+        if not answered and not self._failing:
+            log.warning(
+                "messages could not be settled, trying again", action=action.value, messages=messages, error=error
+            )
+        elif answered and self._failing:
+            log.info("messages are settled again", action=action.value)
+        self._failing = not answered

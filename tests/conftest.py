@@ -1,0 +1,90 @@
+"""What every test stands on: a scrubbed environment, a strict log, and the real processes of the stack, once per
+session.
+
+moto and etcd are plain (synchronous) session fixtures: Trio's fixtures live for one test only. Tests share the two
+processes and keep apart by `queue_name` and `key_prefix`; whoever kills or freezes a process starts one of their own.
+"""
+
+import os
+
+# Before anybody imports google.protobuf: see svc/__init__.py.
+os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
+
+import itertools
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from svc.devstack import Etcd, Moto
+
+_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    # Neither aiohttp nor gRPC may go through a proxy to reach this machine.
+    "no_proxy": "127.0.0.1,localhost",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
+_unique = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "expects_errors: ERROR records in the log are part of this test")
+    config.addinivalue_line("markers", "slow: takes more than some seconds")
+
+
+@pytest.fixture(autouse=True)
+def scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the credentials, endpoints or profiles of the machine it runs on."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in _ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+class _Errors(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(f"{record.name}: {self.format(record)}")
+
+
+@pytest.fixture(autouse=True)
+def strict_log(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A record at ERROR or above fails the test, unless it is marked `expects_errors`."""
+    errors = _Errors()
+    root = logging.getLogger()
+    root.addHandler(errors)
+    yield
+    root.removeHandler(errors)
+    if errors.texts and request.node.get_closest_marker("expects_errors") is None:
+        pytest.fail("logged at ERROR or above:\n" + "\n".join(errors.texts), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    """A local SQS. `moto.url` is its endpoint, `moto.queue_url(name)` the URL of a queue."""
+    with Moto() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def etcd() -> Iterator[Etcd]:
+    """A real etcd. `etcd.endpoint` is its host:port."""
+    with Etcd() as running:
+        yield running
+
+
+@pytest.fixture
+def queue_name() -> str:
+    """A queue name that no other test uses."""
+    return f"q{os.getpid()}-{next(_unique)}"
+
+
+@pytest.fixture
+def key_prefix() -> str:
+    """A prefix of etcd keys that no other test uses; ends with a slash."""
+    return f"/test/{os.getpid()}/{next(_unique)}/"
