@@ -70,7 +70,7 @@ class Heartbeat:
         soon = now + self._visibility / 12  # taken along, so that a crowd of leases does not cost a look each
         due, lost, next_look = [], [], math.inf
         for entry in self._ledger:
-            if not entry.undecided:
+            if not entry.is_undecided():
                 continue
             if entry.lease_until <= now:
                 lost.append(entry)
@@ -130,9 +130,9 @@ class Heartbeat:
                 # Counted from the sending: never later than SQS counts. An entry that has failed meanwhile stays invisible
                 # for as long as this extension says, and the drain report tells so.
                 entry.lease_until = sent + timeouts[entry.delivery.receipt]
-            elif refusal is not None and refusal.gone and entry.undecided:
+            elif refusal is not None and refusal.gone and entry.is_undecided():
                 self._on_lost(entry, f"the queue refused to extend its lease: {refusal.text}")
-            elif entry.undecided:
+            elif entry.is_undecided():
                 entry.attempts += 1
                 entry.next_try = trio.current_time() + backoff(
                     entry.attempts, first=self._visibility / 30, cap=self._visibility / 10, rng=self._rng

@@ -103,8 +103,8 @@ class Entry:
     def message(self) -> Message:
         return self.delivery.message
 
-    @property
-    def undecided(self) -> bool:
+    def is_undecided(self) -> bool:
+        """Waiting for its turn, or being processed."""
         return self.fate is None and self.ended is None
 
 

@@ -96,7 +96,7 @@ def test_moto_restarts_on_its_port_and_takes_plain_curl(temporary: Path) -> None
         assert b"QueueUrl" not in ask(moto.url, b"Action=ListQueues&Version=2012-11-05")
 
 
-def test_moto_survives_dead_clients(temporary: Path) -> None:
+def test_moto_survives_dead_clients_and_listens_on_loopback_only(temporary: Path) -> None:
     with Moto() as moto:
         ask(moto.url, b"Action=CreateQueue&QueueName=q&Version=2012-11-05")
         body = b"Action=ReceiveMessage&WaitTimeSeconds=1&Version=2012-11-05"
@@ -109,11 +109,6 @@ def test_moto_survives_dead_clients(temporary: Path) -> None:
         assert b"ReceiveMessageResult" in ask(moto.queue_url("q"), body)  # outlasts the polls above
         assert moto._folder is not None
         assert (moto._folder / "stderr").read_text() == ""
-
-
-def test_moto_listens_on_loopback_only_and_says_so_in_one_line(temporary: Path) -> None:
-    with Moto() as moto:
-        assert moto._folder is not None
         lines = (moto._folder / "stdout").read_text().split()
         assert lines == [str(moto.pid), str(moto.port)]
         listening = Path(f"/proc/{moto.pid}/net/tcp")

@@ -89,6 +89,14 @@ def own() -> Iterator[Etcd]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def mute() -> Iterator[Etcd]:
+    """An etcd that is frozen."""
+    with Etcd() as running:
+        running.freeze()
+        yield running
+
+
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     with structlog.testing.capture_logs() as lines:
@@ -205,7 +213,7 @@ async def test_killed_changed_and_restarted(own: Etcd, logged: list[Any], capfd:
         assert lost.last_error is not None
         assert lost.since <= trio.current_time()
         used = time.process_time()
-        await trio.sleep(2)  # several attempts; also what the CPU is measured over
+        await trio.sleep(1.5)  # several attempts; also what the CPU is measured over
         assert time.process_time() - used < 0.2
         assert watcher.snapshot().since == lost.since
         await blocking(own.restart)
@@ -218,17 +226,6 @@ async def test_killed_changed_and_restarted(own: Etcd, logged: list[Any], capfd:
         ("etcd connected", "info"),
     ]
     assert capfd.readouterr().err == ""
-
-
-async def test_restarted_with_the_key_changed_before_we_are_back(own: Etcd) -> None:
-    its = settings(own.endpoint)
-    etcdctl(own, "put", "/m", "before")
-    async with watching(its) as (_, seen):
-        # Changed, then gone for everybody within the same moment: the watch may or may not have brought it.
-        etcdctl(own, "put", "/m", "after")
-        own.kill()
-        await blocking(own.restart)
-        await seen.until(b"after")
 
 
 async def test_restarted_with_a_fresh_data_directory(own: Etcd) -> None:
@@ -283,7 +280,6 @@ async def test_frozen_for_fifteen_seconds(own: Etcd, logged: list[Any]) -> None:
         own.freeze()
         frozen = trio.current_time()
         await until(lambda: not watcher.snapshot().connected, 8)
-        assert "no answer within 2 s" in (watcher.snapshot().last_error or "")
         await trio.sleep_until(frozen + 15)  # the issue's own number
         own.thaw()
         etcdctl(own, "put", "/m", "on")
@@ -332,9 +328,8 @@ async def test_unreachable_at_start(logged: list[Any]) -> None:
     ]
 
 
-async def test_dead_and_mute_endpoints_do_not_matter(etcd: Etcd, own: Etcd, key_prefix: str) -> None:
-    own.freeze()
-    its = settings(f"127.0.0.1:1,{own.endpoint},nowhere.invalid:2379,{etcd.endpoint}", key_prefix)
+async def test_dead_and_mute_endpoints_do_not_matter(etcd: Etcd, mute: Etcd, key_prefix: str) -> None:
+    its = settings(f"127.0.0.1:1,{mute.endpoint},nowhere.invalid:2379,{etcd.endpoint}", key_prefix)
     await subject.write(its, key_prefix, b"on")
     began = trio.current_time()
     async with watching(its) as (watcher, seen):
@@ -367,8 +362,8 @@ async def test_a_watch_that_has_gone_deaf_is_found_out(
 
 @pytest.fixture
 def guarded() -> Iterator[Etcd]:
-    """An etcd with users: root (password rootpass) and svc (password s3cr3t-word), who may use /m. Tokens last 2 s."""
-    with Etcd("--auth-token-ttl=2") as running:
+    """An etcd with users: root (password rootpass) and svc (password s3cr3t-word), who may use /m. Tokens last 1 s."""
+    with Etcd("--auth-token-ttl=1") as running:
         for words in (
             "user add root:rootpass",
             "user grant-role root root",
@@ -400,10 +395,10 @@ async def test_user_and_password(guarded: Etcd, monkeypatch: pytest.MonkeyPatch,
         assert guarded.endpoint in str(caught.value)
         assert "-word" not in str(caught.value)
 
-    monkeypatch.setattr(subject, "_PROBE_EVERY", 3.0)  # longer than a token lives
+    monkeypatch.setattr(subject, "_PROBE_EVERY", 2.0)  # longer than a token lives
     async with watching(good) as (watcher, seen):
         await until(lambda: watcher.snapshot().connected)
-        await trio.sleep(4)
+        await trio.sleep(2.5)
         assert watcher.snapshot().last_error is None  # a fresh token, the same watch
         await subject.write(good, "/m", b"off")
         await seen.until(b"off")
@@ -518,19 +513,17 @@ async def test_nobody_there_is_told_with_every_endpoint() -> None:
     assert "Check ETCD_ENDPOINTS" in text
 
 
-async def test_a_mute_etcd_is_told_in_time(own: Etcd) -> None:
-    own.freeze()
+async def test_a_mute_etcd_is_told_in_time(mute: Etcd) -> None:
     began = trio.current_time()
     with pytest.raises(EtcdError, match="no answer within 3 s"):
-        await subject.write(settings(own.endpoint), "/m", b"x")
+        await subject.write(settings(mute.endpoint), "/m", b"x")
     assert trio.current_time() - began < 5
 
 
-async def test_cancelling_a_call_is_immediate(own: Etcd) -> None:
-    own.freeze()
+async def test_cancelling_a_call_is_immediate(mute: Etcd) -> None:
     began = trio.current_time()
     with trio.move_on_after(0.3) as scope:
-        await subject.read(settings(own.endpoint), "/m")
+        await subject.read(settings(mute.endpoint), "/m")
     assert scope.cancelled_caught
     assert trio.current_time() - began < 0.8
 

@@ -1,0 +1,171 @@
+"""The intake: starts a receive whenever there are free places, and never abandons one.
+
+A loop looks at the whole state (open? free places? receives out? a pause?) and starts what that justifies. Closing the intake
+cancels this loop and never a receive: the receives run in a nursery that outlives it, land, and hand over what they bring.
+
+Places first: a receive asks for at most the places that are free, holds them while it is on the wire, and so nothing ever lands
+that there is no room for. One receive is out when the queue has little; more follow while they come back full.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from svc.bell import Bell
+from svc.queue import Queue, QueueError, Received
+from svc.retry import backoff
+
+log = structlog.get_logger(__name__)
+
+MAX_RECEIVERS = 10
+"""Receives on the wire at once, under load."""
+
+BACKOFF_CAP = 5.0
+"""Seconds; the longest pause after failed receives, unless SQS_POLL_INTERVAL is longer. Recovery is a matter of seconds."""
+
+GATHER = 0.1
+"""Seconds that a receive for less than a full batch waits for more free places, while the queue is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeConfig:
+    """Times in seconds; ranges: see `settings.py`."""
+
+    places: int = 100
+    """Messages in flight at once."""
+    batch: int = 10
+    """Messages per receive at most."""
+    wait: int = 20
+    """Long-poll wait."""
+    visibility: int = 30
+    poll_interval: float = 1.0
+
+
+class Intake:
+    def __init__(
+        self,
+        queue: Queue,
+        config: IntakeConfig,
+        *,
+        in_flight: Callable[[], int],
+        land: Callable[[Sequence[Received], float], None],
+        on_change: Callable[[], None],
+        rng: random.Random,
+    ) -> None:
+        """`land(deliveries, sent)` must enter them into the ledger without a checkpoint; `sent` is the Trio time at which
+        their receive was sent. `on_change()` tells that a receive has ended."""
+        self._queue = queue
+        self._config = config
+        self._batch = min(config.batch, config.places)
+        self._in_flight = in_flight
+        self._land = land
+        self._on_change = on_change
+        self._rng = rng
+        self._bell = Bell()
+        self._scope = trio.CancelScope()
+        self._places_asked_for = 0
+        self._receivers_wanted = 1
+        self._pause_until = -math.inf
+        self._last_full_at = -math.inf
+        self._failures = 0
+        self.is_open = False
+        self.outstanding = 0
+        """Receives on the wire."""
+        self.received_once = False
+        """A receive has been answered since the start."""
+        self.error: str | None = None
+        """Why receives fail at present."""
+        self.error_since: float | None = None
+        """Trio time."""
+
+    def open(self) -> None:
+        self.is_open = True
+        self._pause_until = -math.inf
+        self._bell.ring()
+
+    def close(self, reason: str) -> None:
+        """No receive begins from this moment on; those on the wire land."""
+        self.is_open = False
+        self._scope.cancel(reason=reason)
+
+    def look_again(self) -> None:
+        """A place may have become free."""
+        self._bell.ring()
+
+    async def run(self, wire: trio.Nursery) -> None:
+        """Start receives in `wire`. Ends only by cancellation."""
+        while True:
+            await self._bell.wait_until(lambda: self.is_open)
+            with trio.CancelScope() as self._scope:
+                while True:
+                    await self._bell.wait(lambda: self._start_receives(wire))
+
+    def _start_receives(self, wire: trio.Nursery) -> float | None:
+        """Start every receive that the free places justify; returns when to look again, if that is a matter of time."""
+        now = trio.current_time()
+        while self.is_open:
+            if now < self._pause_until:
+                return self._pause_until
+            free = self._config.places - self._in_flight() - self._places_asked_for
+            if free < 1 or self.outstanding >= self._receivers_wanted:
+                return None
+            if free < self._batch and now < self._last_full_at + GATHER:
+                return self._last_full_at + GATHER
+            limit = min(free, self._batch)
+            self.outstanding += 1
+            self._places_asked_for += limit
+            wire.start_soon(self._receive, limit)
+        return None
+
+    async def _receive(self, limit: int) -> None:
+        """One receive, from its sending to its landing."""
+        config = self._config
+        try:
+            if not self.is_open:
+                return  # closed between the decision and this first step
+            sent = trio.current_time()
+            # No checkpoint may come between the answer and the ledger.
+            deliveries = await self._queue.receive(limit=limit, wait=config.wait, visibility=config.visibility)
+            self._landed(deliveries, sent, limit)
+        except QueueError as error:
+            self._failed(error)
+        finally:
+            self.outstanding -= 1
+            self._places_asked_for -= limit
+            self._on_change()
+            self._bell.ring()
+
+    def _failed(self, error: QueueError) -> None:
+        self._failures += 1
+        self._receivers_wanted = 1
+        now, first = trio.current_time(), self._config.poll_interval
+        self._pause_until = now + backoff(self._failures, first=first, cap=max(first, BACKOFF_CAP), rng=self._rng)
+        if self.error is None:
+            self.error_since = now
+        if self.error != str(error):
+            log.warning("receiving failed, trying again", error=str(error))
+        self.error = str(error)
+
+    def _landed(self, deliveries: Sequence[Received], sent: float, limit: int) -> None:
+        now, config = trio.current_time(), self._config
+        if self.error_since is not None:
+            log.info("receiving works again", after_seconds=round(now - self.error_since, 1))
+        self.error = self.error_since = None
+        self._failures = 0
+        self.received_once = True
+        if len(deliveries) >= limit:
+            if limit == self._batch:
+                self._receivers_wanted = min(self._receivers_wanted + 1, MAX_RECEIVERS)
+            self._last_full_at = now
+        else:
+            self._receivers_wanted = 1
+            self._last_full_at = -math.inf
+        if not deliveries:
+            # Without long polling there is a pause after nothing; and a queue that cuts our polls short makes no hot loop.
+            pause = now + config.poll_interval if config.wait == 0 else sent + min(config.poll_interval, config.wait)
+            self._pause_until = max(self._pause_until, pause)
+        self._land(deliveries, sent)

@@ -1,0 +1,118 @@
+"""The message tasks: run the processor on each message, in a cancel scope of its own, and turn what it does into a fate.
+
+On a standard queue every message has a task; on a FIFO queue every message group has one, which takes its messages in order and
+goes on to the next only when the one before is settled. However a task ends, its message has a fate afterwards.
+"""
+
+import math
+from collections import deque
+
+import structlog
+import trio
+
+from svc.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Outcome
+from svc.processors import Process, Reject, Retry
+from svc.settlement import Settlement
+
+log = structlog.get_logger(__name__)
+
+
+class MessageTasks:
+    def __init__(self, process: Process, ledger: Ledger, settlement: Settlement, *, fifo: bool) -> None:
+        self._process = process
+        self._ledger = ledger
+        self._settlement = settlement
+        self._fifo = fifo
+        self._groups: dict[str, deque[Entry]] = {}
+
+    def start(self, entry: Entry, nursery: trio.Nursery) -> None:
+        """Work on the message now, or when its group's turn comes. Does not wait."""
+        group = entry.message.group_id
+        if not self._fifo or group is None:
+            nursery.start_soon(self._work_on, entry)
+        elif group in self._groups:
+            self._groups[group].append(entry)
+        else:
+            self._groups[group] = deque([entry])
+            nursery.start_soon(self._work_on_group, group)
+
+    async def _work_on_group(self, group: str) -> None:
+        """Message after message. One that is not finished lets none of its successors pass: they go back too."""
+        line = self._groups[group]
+        try:
+            while line:
+                entry = line[0]
+                await self._work_on(entry)
+                if entry.ended is None:
+                    entry.done = trio.Event()
+                    await entry.done.wait()
+                if entry.ended not in (Outcome.PROCESSED, Outcome.REJECTED):
+                    break
+                line.popleft()
+        finally:
+            del self._groups[group]
+            for entry in line:
+                if entry.is_undecided():
+                    self._settlement.settle(entry, RELEASED)
+
+    async def _work_on(self, entry: Entry) -> None:
+        if not entry.is_undecided():
+            return  # its fate was sealed before its turn came
+        structlog.contextvars.bind_contextvars(message_id=entry.message.id)
+        error: BaseException | None = None
+        try:
+            with trio.CancelScope() as entry.scope:
+                try:
+                    await self._process(entry.message)
+                except trio.Cancelled:
+                    raise
+                except BaseException as raised:
+                    error = _without_cancellation(raised)
+            # From here to the settlement there is no checkpoint: what is finished cannot be released by a cancellation.
+            if not entry.is_undecided():
+                pass  # lost, or taken from a processor that ignored its cancellation
+            elif entry.scope.cancelled_caught:
+                self._settlement.settle(entry, RELEASED)
+            elif error is None:
+                self._settlement.settle(entry, PROCESSED)
+            else:
+                self._settle_raised(entry, error)
+        finally:
+            if entry.is_undecided():  # the whole worker is cancelled
+                self._settlement.settle(entry, RELEASED)
+
+    def _settle_raised(self, entry: Entry, error: BaseException) -> None:
+        match _single(error):
+            case Retry() as retry:
+                log.info("message will be retried", after_seconds=retry.after, reason=str(retry))
+                after = math.ceil(retry.after)
+                self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
+            case Reject() as reject:
+                log.warning("message rejected", reason=reject.reason)
+                self._ledger.note_error(entry.message.id, f"rejected: {reject.reason}")
+                self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.REJECTED, reason=reject.reason))
+            case other:
+                log.error("message failed", receive_count=entry.message.receive_count, exc_info=error)
+                self._ledger.note_error(entry.message.id, f"{type(other).__name__}: {other}")
+                self._ledger.end(entry, Outcome.FAILED)
+
+
+def _single(error: BaseException) -> BaseException:
+    """The one exception inside nested groups of one (every Trio nursery wraps what its tasks raise), else the group."""
+    inner = error
+    while isinstance(inner, BaseExceptionGroup):
+        if len(inner.exceptions) != 1:
+            return error
+        inner = inner.exceptions[0]
+    return inner
+
+
+def _without_cancellation(raised: BaseException) -> BaseException:
+    """What the processor raised. A cancellation that is part of it is raised on instead: it is Trio's, or ours."""
+    if isinstance(raised, BaseExceptionGroup):
+        cancelled, rest = raised.split(trio.Cancelled)
+        if cancelled is not None:
+            raise cancelled
+        assert rest is not None
+        return rest
+    return raised
