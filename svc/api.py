@@ -11,7 +11,6 @@ hypercorn must not install signal handlers or log handlers of its own.
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial, wraps
 from http import HTTPStatus
@@ -28,14 +27,13 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge, RequestTimeout
 
 from svc import __version__, outgoing, render
-from svc.etcd import KeyWatcher
-from svc.gate import Gate, GateClosed
-from svc.maintenance import MaintenanceState, Manager, Phase
+from svc.core import Core
+from svc.gate import GateClosed
+from svc.maintenance import MaintenanceState, Phase
 from svc.metrics import CONTENT_TYPE, Metrics
 from svc.openapi import DESCRIPTION
-from svc.queue import MessageRefused, MessageTooLong, Queue, QueueError, QueueTimeout
+from svc.queue import MessageRefused, MessageTooLong, QueueError, QueueTimeout
 from svc.settings import Settings
-from svc.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -58,18 +56,6 @@ RETRY_AFTER = 30
 """Seconds that a client is told to wait in maintenance whose end is not known."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What the API shows and passes requests to."""
-
-    settings: Settings
-    queue: Queue
-    worker: Worker
-    gate: Gate
-    manager: Manager
-    watcher: KeyWatcher
-
-
 class _Connection(TrioASGIHTTPConnection):
     """Shields `send`: hypercorn restarts a connection's idle timer within the last one, and QuartTrio cancels it there. Bounded:
     a client that does not read its answer is given up."""
@@ -86,13 +72,13 @@ class _App(QuartTrio):
     asgi_http_class = _Connection
 
 
-def make(parts: Parts) -> QuartTrio:
+def make(core: Core) -> QuartTrio:
     """The application with its routes."""
     app = _App(__name__, static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=outgoing.BODY_LIMIT, BODY_TIMEOUT=BODY_TIMEOUT)
-    _add_errors(app, parts)
-    _add_open_routes(app, parts)
-    _add_gated_routes(app, parts)
+    _add_errors(app, core)
+    _add_open_routes(app, core)
+    _add_gated_routes(app, core)
     return app
 
 
@@ -126,7 +112,7 @@ def error(status: int, message: str, headers: Mapping[str, str] | None = None) -
     return body, status, dict(headers or {})
 
 
-def _add_errors(app: QuartTrio, parts: Parts) -> None:
+def _add_errors(app: QuartTrio, core: Core) -> None:
     @app.errorhandler(HTTPException)
     async def http_error(raised: HTTPException) -> Answer:
         status = raised.code or 500
@@ -167,7 +153,7 @@ def _add_errors(app: QuartTrio, parts: Parts) -> None:
 
     @app.errorhandler(GateClosed)
     async def closed(_: GateClosed) -> Answer:
-        return _closed_answer(parts.manager.state())
+        return _closed_answer(core.manager.state())
 
 
 def _closed_answer(state: MaintenanceState) -> Answer:
@@ -210,26 +196,26 @@ def _seconds_until(date: str | None) -> int | None:
 # -- endpoints that answer in maintenance too --
 
 
-def _add_open_routes(app: QuartTrio, parts: Parts) -> None:
+def _add_open_routes(app: QuartTrio, core: Core) -> None:
     metrics = Metrics(
-        lambda: (parts.worker.statistics(), parts.gate.statistics(), parts.manager.state(), parts.watcher.snapshot()),
+        lambda: (core.worker.statistics(), core.gate.statistics(), core.manager.state(), core.watcher.snapshot()),
         __version__,
     )
 
     @app.get("/health")
     async def health() -> Answer:
-        working = await _handlers_health(parts)
-        state = parts.manager.state()
+        working = await _handlers_health(core)
+        state = core.manager.state()
         status = _status(state, all(working.values()))
         body: dict[str, object] = {
             "status": status,
             "maintenance": render.in_maintenance(state),
             "handlers": working,
-            "etcd": render.etcd(parts.watcher.snapshot(), state, parts.settings.maintenance_key),
+            "etcd": render.etcd(core.watcher.snapshot(), state, core.settings.maintenance_key),
             "switch": render.switch(state.switch),
             "drain": render.drain(state.drain),
-            "queue_url": parts.settings.sqs_queue_url,
-            "queue_error": parts.worker.statistics().queue_error or parts.worker.probe_error,
+            "queue_url": core.settings.sqs_queue_url,
+            "queue_error": core.worker.statistics().queue_error or core.worker.probe_error,
             "timestamp": render.now(),
         }
         return body, 503 if status in ("starting", "unhealthy") else 200
@@ -240,10 +226,10 @@ def _add_open_routes(app: QuartTrio, parts: Parts) -> None:
 
     @app.get("/health/ready")
     async def ready() -> Answer:
-        state = parts.manager.state()
+        state = core.manager.state()
         if state.phase is not Phase.RUNNING:
             return error(503, f"not ready: {state.phase.value}")
-        if not parts.worker.statistics().received_once:
+        if not core.worker.statistics().received_once:
             return error(503, "not ready: no receive has been answered yet")
         return {"status": "ready", "timestamp": render.now()}, 200
 
@@ -252,14 +238,14 @@ def _add_open_routes(app: QuartTrio, parts: Parts) -> None:
         return quart.Response(metrics.text(), content_type=CONTENT_TYPE)
 
 
-async def _handlers_health(parts: Parts) -> dict[str, bool]:
+async def _handlers_health(core: Core) -> dict[str, bool]:
     working: dict[str, bool] = {}
 
     async def ask(name: str, health: Callable[[], Awaitable[bool]]) -> None:
         working[name] = await health()
 
     async with trio.open_nursery() as nursery:
-        for handler in parts.manager.handlers:
+        for handler in core.manager.handlers:
             working[handler.name] = False
             nursery.start_soon(ask, handler.name, handler.health)
     return working
@@ -276,42 +262,42 @@ def _status(state: MaintenanceState, works: bool) -> str:
 # -- endpoints behind the gate --
 
 
-def _add_gated_routes(app: QuartTrio, parts: Parts) -> None:
-    queue_url = parts.settings.sqs_queue_url
+def _add_gated_routes(app: QuartTrio, core: Core) -> None:
+    queue_url = core.settings.sqs_queue_url
 
     def gated(route: Route) -> Route:
         @wraps(route)
         async def let_in() -> object:
-            with parts.gate.let_in(), trio.move_on_after(ANSWER_TIMEOUT):
+            with core.gate.let_in(), trio.move_on_after(ANSWER_TIMEOUT):
                 return await route()
             return error(504, f"SQS did not answer within {ANSWER_TIMEOUT:g} s")
 
         return let_in
 
     def stats_body() -> dict[str, object]:
-        state = parts.manager.state()
+        state = core.manager.state()
         sqs = render.worker(
-            parts.worker.statistics(),
+            core.worker.statistics(),
             state,
-            name=parts.worker.name,
+            name=core.worker.name,
             queue_url=queue_url,
-            drain_timeout=parts.settings.drain_timeout,
+            drain_timeout=core.settings.drain_timeout,
         )
         return {
             "maintenance": render.in_maintenance(state),
             "timestamp": render.now(),
-            "handlers": [handler.name for handler in parts.manager.handlers],
+            "handlers": [handler.name for handler in core.manager.handlers],
             "sqs": sqs,
         }
 
     @app.post("/messages/send")
     @gated
     async def send() -> Answer:
-        _authorise(parts.settings)
+        _authorise(core.settings)
         if quart.request.mimetype != "application/json":
             quart.abort(415, "send the body as Content-Type: application/json")
         wanted = outgoing.read(await quart.request.get_data(cache=False))  # type: ignore[arg-type]
-        message_id = await parts.queue.send(
+        message_id = await core.queue.send(
             wanted.message,
             attributes=wanted.attributes or None,
             delay=wanted.delay_seconds,
@@ -328,16 +314,16 @@ def _add_gated_routes(app: QuartTrio, parts: Parts) -> None:
     @app.get("/messages/stats")
     async def stats() -> Answer:
         try:
-            with parts.gate.let_in():
+            with core.gate.let_in():
                 return stats_body(), 200
         except GateClosed:
-            body, status, headers = _closed_answer(parts.manager.state())  # type: ignore[misc]
+            body, status, headers = _closed_answer(core.manager.state())  # type: ignore[misc]
             return body | stats_body(), status, headers
 
     @app.get("/queue/info")
     @gated
     async def info() -> Answer:
-        attributes = await parts.queue.attributes()
+        attributes = await core.queue.attributes()
         return {"queue_url": queue_url, "attributes": dict(attributes), "timestamp": render.now()}, 200
 
     @app.get("/openapi.json")

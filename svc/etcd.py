@@ -20,10 +20,12 @@ import math
 import os
 import queue
 import random
+import re
 import threading
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import structlog
@@ -214,7 +216,8 @@ class KeyWatcher:
                 self._back(connection.endpoint)
             for event in news.events:
                 self._watched = event.kv.value if event.type == event.PUT else None
-                self._offer(self._watched, event.kv.mod_revision)
+                if event.kv.mod_revision > self._offered:  # else a probe was quicker, and knew more
+                    self._offer(self._watched, event.kv.mod_revision)
 
     async def _prove_alive(self, connection: "_Connection", stream: "_Stream") -> None:
         """Read the key again and again; tell `stream` when there is no answer, or when the watch has missed
@@ -385,7 +388,7 @@ async def _first_to_answer(
         return won
     said = "; ".join(f"{endpoint}: {trouble.said}" for endpoint, trouble in troubles.items())
     remedies = " ".join(dict.fromkeys(trouble.remedy for trouble in troubles.values()))
-    raise EtcdError(f"etcd gave no answer ({said}). {remedies}")
+    raise EtcdError(f"etcd cannot be used ({said}). {remedies}")
 
 
 class _Connection:
@@ -433,18 +436,19 @@ class _Connection:
             # A token has a life (300 s by default), ends with a restart of its member, and with any change of users or
             # roles.
             if not self._metadata or not any(text in _details(error) for text in _TOKEN_IS_OLD):
-                raise self._trouble(error) from None
+                raise self.trouble(error) from None
         await self._authenticate()
         try:
             return await _answer(method, request, self._metadata)
         except grpc.RpcError as error:
-            raise self._trouble(error) from None
+            raise self.trouble(error) from None
 
     def watch(self, requests: Any) -> Any:
         """The raw watch stream: a blocking iterator that can be cancelled."""
         return self.watches.Watch(requests, metadata=(*self._metadata, *_REQUIRE_LEADER))
 
-    def _trouble(self, error: Any) -> _Trouble:
+    def trouble(self, error: Any) -> _Trouble:
+        """What a gRPC error of this connection means."""
         return _understood(error, self._secret())
 
     async def _authenticate(self) -> None:
@@ -454,7 +458,7 @@ class _Connection:
         try:
             answer = await _answer(etcdrpc.AuthStub(self._channel).Authenticate, request, ())
         except grpc.RpcError as error:
-            raise self._trouble(error) from None
+            raise self.trouble(error) from None
         # As plain metadata: gRPC sends call credentials over TLS only.
         self._metadata = (("token", answer.token),)
 
@@ -469,7 +473,9 @@ class _Connection:
             return None
         try:
             # Anew each time: certificates are renewed under a running service.
-            held = [await trio.Path(path).read_bytes() if path else None for path in paths]
+            held = [
+                await trio.to_thread.run_sync(Path(path).read_bytes, limiter=_files) if path else None for path in paths
+            ]
         except OSError as error:
             raise _Trouble(
                 f"cannot read {error.filename}: {error.strerror}", "Check ETCD_CA_CERT, ETCD_CERT and ETCD_KEY."
@@ -520,7 +526,7 @@ class _Stream:
             for response in self._call:
                 self._token.run_sync_soon(self._send.send_nowait, response)  # unbounded, never closed: it cannot raise
         except grpc.RpcError as error:
-            trouble = self._connection._trouble(error)
+            trouble = self._connection.trouble(error)
         except trio.RunFinishedError:
             return
         except Exception as error:
@@ -554,7 +560,7 @@ def _understood(error: Any, secret: str) -> _Trouble:
     if secret:
         details = details.replace(secret, "********")
     # "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: connect: Connection refused (111)"
-    said = details.rpartition("last error: ")[2] or code.name
+    said = re.sub(r"^[A-Z]+: (?:ipv[46]:\S+: )?", "", details.rpartition("last error: ")[2]) or code.name
     for text, remedy in _REMEDIES:
         if text in details:
             return _Trouble(said, remedy)
@@ -566,6 +572,9 @@ def _details(error: Any) -> str:
 
 
 _CHECK_ENDPOINT = "Check ETCD_ENDPOINTS, and that etcd runs there and is healthy; if it wants TLS, set ETCD_CA_CERT."
+
+# Not Trio's default one: whoever fills that must not delay the switch.
+_files = trio.CapacityLimiter(1)
 
 _TOKEN_IS_OLD = ("invalid auth token", "revision of auth store is old")
 

@@ -7,14 +7,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from svc.etcd import EtcdSnapshot
+from svc.core import WatcherSnapshot
 from svc.gate import GateStatistics
 from svc.maintenance import DrainOutcome, MaintenanceState, Phase
 from svc.worker import WorkerStatistics
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-Snapshots = tuple[WorkerStatistics, GateStatistics, MaintenanceState, EtcdSnapshot]
+Snapshots = tuple[WorkerStatistics, GateStatistics, MaintenanceState, WatcherSnapshot]
 
 
 class _Snapshots(Collector):

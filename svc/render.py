@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import trio
 
-from svc.etcd import EtcdSnapshot
+from svc.core import WatcherSnapshot
 from svc.maintenance import DrainReport, MaintenanceState, Phase, Switch
 from svc.worker import WorkerStatistics
 
@@ -37,7 +37,7 @@ def switch(held: Switch | None) -> dict[str, object] | None:
     return {"on": held.on, "reason": held.reason, "until": held.until, "by": held.by}
 
 
-def etcd(held: EtcdSnapshot, state: MaintenanceState, key: str) -> dict[str, object]:
+def etcd(held: WatcherSnapshot, state: MaintenanceState, key: str) -> dict[str, object]:
     return {
         "connected": held.connected,
         "since": date(held.since),

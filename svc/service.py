@@ -4,7 +4,7 @@ Read `run()` from top to bottom: what is used outlives its users, so things end 
 
     signals, queue, processor          outermost: settlement needs the queue to the end, messages need the processor
       API                              answers during the drain, stops after it
-        worker, watcher, manager       the manager ends when a stop was asked for and everything is drained
+        core                           worker, watcher, manager; ends when a stop was asked for and everything is drained
 """
 
 import contextlib
@@ -17,11 +17,10 @@ import structlog
 import trio
 
 from svc import api, processors, sqs
+from svc.core import Core, worker_config
 from svc.etcd import KeyWatcher
-from svc.gate import Gate
-from svc.maintenance import DrainOutcome, Manager
 from svc.settings import Settings
-from svc.worker import LAST_RELEASE, MAX_RECEIVERS, Worker, WorkerConfig
+from svc.worker import LAST_RELEASE, MAX_RECEIVERS
 
 log = structlog.get_logger(__name__)
 
@@ -30,18 +29,6 @@ CLEAN, FAILED, UNUSABLE, DRAIN_EXPIRED = 0, 1, 2, 3
 
 CLOSING = api.GRACE + 10.0
 """Seconds that everything after the drain may take (API, connections) before the process is ended hard."""
-
-
-def worker_config(settings: Settings) -> WorkerConfig:
-    return WorkerConfig(
-        concurrency=settings.max_concurrency,
-        batch=settings.sqs_max_number_of_messages,
-        wait=settings.sqs_wait_time_seconds,
-        visibility=settings.sqs_visibility_timeout_seconds,
-        poll_interval=settings.sqs_poll_interval,
-        drain_timeout=settings.drain_timeout,
-        fifo=settings.sqs_queue_url.endswith(".fifo"),
-    )
 
 
 async def run(
@@ -57,12 +44,8 @@ async def run(
             sqs.opened(settings, polls=MAX_RECEIVERS) as queue,
             processors.opened(processor, settings, threads=settings.max_concurrency) as process,
         ):
-            config = worker_config(settings)
-            worker = Worker(queue, process, config)
-            gate = Gate()
-            manager = Manager([gate, worker], drain_timeout=settings.drain_timeout)
-            watcher = KeyWatcher(settings, manager.on_value)
-            app = api.make(api.Parts(settings, queue, worker, gate, manager, watcher))
+            core = Core(settings, queue, process, KeyWatcher)
+            app = api.make(core)
             stop_api = trio.Event()
             work = trio.CancelScope()
 
@@ -70,7 +53,7 @@ async def run(
                 if count == 1:
                     log.info("stop asked for: draining (a second signal ends this at once)")
                     arm_hard_exit(settings.drain_timeout + 1 + CLOSING)
-                    manager.stop()
+                    core.manager.stop()
                 elif count == 2:
                     log.warning("second signal: what is unfinished is released now")
                     arm_hard_exit(LAST_RELEASE + CLOSING)
@@ -84,25 +67,18 @@ async def run(
                     url = await serving.start(api.serve, app, settings, stop_api)
                     with work:
                         async with trio.open_nursery() as working:
-                            await working.start(worker.run)
-                            working.start_soon(watcher.run)
-                            _tell_start(settings, config, url)
+                            await working.start(core.run)
+                            _tell_start(settings, url)
                             on_ready(url)
-                            await manager.run()
-                            working.cancel_scope.cancel(reason="drained, stopping")
                     stop_api.set()
                     serving.cancel_scope.deadline = trio.current_time() + api.GRACE + 1
                 outermost.cancel_scope.cancel(reason="stopped")
     log.info("stopped")
-    return DRAIN_EXPIRED if work.cancel_called or _expired(manager) else CLEAN
+    return DRAIN_EXPIRED if work.cancel_called or core.drain_expired else CLEAN
 
 
-def _expired(manager: Manager) -> bool:
-    report = manager.state().drain
-    return report is not None and report.outcome is DrainOutcome.EXPIRED
-
-
-def _tell_start(settings: Settings, config: WorkerConfig, url: str) -> None:
+def _tell_start(settings: Settings, url: str) -> None:
+    config = worker_config(settings)
     log.info("started", api=url, queue=settings.sqs_queue_url, maintenance_key=settings.maintenance_key)
     if config.effective_wait < config.wait:
         log.info(

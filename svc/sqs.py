@@ -366,7 +366,7 @@ async def create(settings: Settings, *, messages: int = 0) -> Created:
     The queue's name is the last segment of `sqs_queue_url`; a name that ends in `.fifo` makes a FIFO queue. Raises
     `QueueError`, at once when the endpoint is not up: whoever starts both orders the start.
     """
-    name = urlsplit(settings.sqs_queue_url).path.rstrip("/").rpartition("/")[2]
+    name = urlsplit(settings.sqs_queue_url).path.rpartition("/")[2]
     fifo = name.endswith(".fifo")
     dead_letters = settings.sqs_dlq_name
     if not name:

@@ -148,10 +148,12 @@ def refusal(code: str, text: str) -> Refusal:
 
 def refusals(answer: Mapping[str, Any], receipts: Sequence[str]) -> dict[str, Refusal]:
     """The refused entries of a batch answer, by receipt; entry `Id`s are positions in `receipts`."""
-    return {
-        receipts[int(entry["Id"])]: refusal(str(entry.get("Code", "")), str(entry.get("Message", "")))
-        for entry in answer.get("Failed") or ()
-    }
+    found = {}
+    for entry in answer.get("Failed") or ():
+        receipt = receipts[int(entry["Id"])]
+        text = str(entry.get("Message", "")).replace(receipt, "…")
+        found[receipt] = refusal(str(entry.get("Code", "")), text)
+    return found
 
 
 def redrive_policy(attributes: Mapping[str, str]) -> tuple[str, int] | None:
