@@ -197,21 +197,28 @@ class Child:
         return f" It wrote:\n{chr(10).join(lines)}" if lines else " It wrote nothing to standard error."
 
     def _end(self, number: signal.Signals) -> None:
+        """Returns when the child is gone, its port and files with it."""
         leash, self._leash = self._leash, None
         if leash is None:
             return
-        # The group (leash and child), not the child's pid: the pid of our own child, the leash, cannot be somebody
-        # else's before we have waited for it. The leash lets SIGTERM pass and ends with its child.
+        # By way of the leash: its pid, our own child's, cannot be somebody else's before we have waited for it, and it
+        # ends after the child. SIGTERM goes to the group (leash and child; the leash ignores it), SIGKILL is the
+        # leash's to send.
         if leash.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(leash.pid, number)
-                os.killpg(leash.pid, signal.SIGCONT)  # a frozen process does not get its SIGTERM
-        try:
-            leash.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(leash.pid, signal.SIGKILL)
-            leash.wait()
+                if number == signal.SIGKILL:
+                    os.kill(leash.pid, signal.SIGUSR1)
+                else:
+                    os.killpg(leash.pid, number)
+                    os.killpg(leash.pid, signal.SIGCONT)  # a frozen process does not get its SIGTERM
+        for send, last_resort in ((os.kill, signal.SIGUSR1), (os.killpg, signal.SIGKILL)):
+            try:
+                leash.wait(STOP_TIMEOUT)
+                break
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    send(leash.pid, last_resort)
+        leash.wait()
         if leash.stdin is not None:
             leash.stdin.close()
 
@@ -295,7 +302,8 @@ class Etcd(Child):
             f"--initial-cluster=dev={peer_url}",
             # Plain HTTP whatever the client URL is: its /health tells when it is ready.
             f"--listen-metrics-urls=http://127.0.0.1:{self._health}",
-            # It elects itself, after this time: most of what a start takes. Leases also get a lower minimum, 1 s for 2 s.
+            # It elects itself, after this time: most of what a start takes. Leases also get a lower minimum, 1 s for 2
+            # s.
             "--heartbeat-interval=20",
             "--election-timeout=200",
             "--unsafe-no-fsync",  # nothing here has to survive a power cut

@@ -2,8 +2,8 @@
 
     python -I -S devstack_leash.py DIRECTORY PROGRAM [ARGUMENT ...]
 
-Prints the child's process id as one line, then waits. The child ends: exit with its code. Standard input ends (its
-holder closed it, or was killed, even with SIGKILL): kill the child, remove DIRECTORY, exit.
+Prints the child's process id as one line, then waits. SIGUSR1: kill the child. The child ends: exit with its code.
+Standard input ends (its holder closed it, or was killed, even with SIGKILL): kill the child, remove DIRECTORY, exit.
 
 Why not prctl(PR_SET_PDEATHSIG): it is Linux only, and it fires when the *thread* that started the child ends
 (prctl(2)); the worker threads from which Trio starts things end after ten idle seconds. Why not watch from within the
@@ -27,6 +27,16 @@ def main(directory: str, program: list[str]) -> None:
     # are sent to the whole process group; the leash has to outlive its child to reap it.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
+    child: subprocess.Popen[bytes] | None = None
+    kill_asked = False
+
+    def kill(*_: object) -> None:
+        nonlocal kill_asked
+        kill_asked = True
+        if child is not None:
+            child.kill()
+
+    signal.signal(signal.SIGUSR1, kill)
     try:
         # A pipe of our own as its standard input: a child that watches it learns of it when the leash itself is killed.
         child = subprocess.Popen(program, stdin=subprocess.PIPE)  # noqa: S603 - what our parent asks for
@@ -34,6 +44,8 @@ def main(directory: str, program: list[str]) -> None:
         print(f"cannot start {program[0]}: {error}", file=sys.stderr, flush=True)
         os._exit(127)
 
+    if kill_asked:  # while it was being started
+        child.kill()
     holder_gone = threading.Event()
 
     def end_with_holder() -> None:

@@ -235,6 +235,8 @@ async def _client(
 ) -> AsyncIterator[Call]:
     """One client. Two attempts by default: a connection that the server has closed meanwhile is no error worth
     reporting."""
+    if "@" in urlsplit(settings.aws_endpoint).netloc:
+        raise QueueMisconfigured("AWS_ENDPOINT holds a user name; take it out: requests to SQS are signed instead")
     config = AioConfig(
         connect_timeout=3,
         # Only a backstop, above every deadline set by `_bounded`, which also covers connecting and the second attempt.
@@ -302,7 +304,8 @@ def _bounded(
 
 def _transport_error(doing: str, error: Exception, then: str) -> QueueError:
     """The `QueueError` for a call that got no answer from SQS."""
-    endpoint = _without_credentials(str(getattr(error, "kwargs", {}).get("endpoint_url") or "the endpoint"))
+    parts = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url") or ""))
+    endpoint = f"{parts.scheme}://{parts.netloc}" if parts.netloc else "the endpoint"
     match error:
         case boto.NoCredentialsError() | boto.PartialCredentialsError():
             return QueueMisconfigured(
@@ -335,11 +338,6 @@ def _transport_error(doing: str, error: Exception, then: str) -> QueueError:
             return QueueError(f"{doing}: {error}")
         case _:
             return QueueUnavailable(f"{doing}: the call failed inside botocore ({type(error).__name__})")
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.scheme else url
 
 
 @dataclass(frozen=True, slots=True)

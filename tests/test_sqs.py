@@ -66,7 +66,10 @@ class Server:
                         return
                     received += more
                 head, _, received = received.partition(b"\r\n\r\n")
-                fields = dict(line.split(": ", 1) for line in head.decode().lower().split("\r\n")[1:])
+                fields = {
+                    name.lower(): value
+                    for name, _, value in (line.partition(": ") for line in head.decode().split("\r\n"))
+                }
                 while len(received) < int(fields["content-length"]):
                     received += await stream.receive_some()
                 received = received[int(fields["content-length"]) :]
@@ -85,12 +88,17 @@ class Server:
 
 
 async def test_a_refused_port_is_unavailable_and_says_what_to_check() -> None:
-    async with sqs.opened(settings("http://user:secret@127.0.0.1:1"), polls=1) as queue:
-        for call in (queue.attributes(), queue.receive(limit=1, wait=1, visibility=30), queue.send("x")):
-            with trio.fail_after(4), pytest.raises(QueueUnavailable, match="AWS_ENDPOINT") as caught:
-                await call
-            assert "secret" not in str(caught.value)
-            assert caught.value.__cause__ is None
+    async with sqs.opened(settings("http://127.0.0.1:1"), polls=1) as queue:
+        for call in (queue.attributes, lambda: queue.receive(limit=1, wait=1, visibility=30), lambda: queue.send("x")):
+            with trio.fail_after(4), pytest.raises(QueueUnavailable, match="AWS_ENDPOINT"):
+                await call()
+
+
+async def test_an_endpoint_with_a_password_is_refused_without_showing_it() -> None:
+    with pytest.raises(QueueMisconfigured, match="AWS_ENDPOINT") as caught:
+        async with sqs.opened(settings("http://user:secret@127.0.0.1:1"), polls=1):
+            pass
+    assert "secret" not in str(caught.value)
 
 
 async def test_a_server_that_never_answers_is_a_timeout_after_five_seconds(nursery: trio.Nursery) -> None:
@@ -215,9 +223,9 @@ async def test_an_aws_profile_that_does_not_exist(moto: Moto, monkeypatch: pytes
 
 async def test_a_queue_that_does_not_exist(moto: Moto) -> None:
     async with sqs.opened(settings(moto.url, "nowhere"), polls=1) as queue:
-        for call in (queue.attributes(), queue.receive(limit=1, wait=0, visibility=30), queue.send("x")):
+        for call in (queue.attributes, lambda: queue.receive(limit=1, wait=0, visibility=30), lambda: queue.send("x")):
             with pytest.raises(QueueMisconfigured, match="svc init"):
-                await call
+                await call()
 
 
 # Answers
@@ -237,7 +245,7 @@ async def test_one_message_that_cannot_be_read_does_not_lose_the_others(nursery:
         first, second = await queue.receive(limit=10, wait=0, visibility=30)
     assert first.message == Message("1", "x")
     assert second.message == Message("2", "y", {"b": b"\x00\x01"})
-    assert "h" not in repr(first).replace("Message(", "")[-6:]
+    assert "receipt" not in repr(first)
 
 
 @pytest.mark.parametrize(
