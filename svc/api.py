@@ -4,20 +4,16 @@ A route looks at snapshots and renders them, or passes a checked request to the 
 gated; everything else goes through the `Gate`, which counts it as under way until it is answered. No route starts a task,
 decides about a message or changes a phase.
 
-Two quirks of the libraries are met here (STACK 1): QuartTrio loses hypercorn's idle timer unless `send` is shielded, and
-hypercorn must not install signal handlers or log handlers of its own.
+One quirk of the libraries is met here (STACK 1.2): QuartTrio loses hypercorn's idle timer unless `send` is shielded.
 """
 
 import hmac
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from functools import partial, wraps
+from functools import wraps
 from http import HTTPStatus
 from typing import Any
 
-import hypercorn.config
-import hypercorn.trio
 import quart
 import structlog
 import trio
@@ -26,7 +22,7 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge, RequestTimeout
 
-from svc import __version__, outgoing, render
+from svc import __version__, outgoing, render, server
 from svc.core import Core
 from svc.gate import GateClosed
 from svc.maintenance import MaintenanceState, Phase
@@ -46,10 +42,7 @@ BODY_TIMEOUT = 10
 ANSWER_TIMEOUT = 15.0
 """Seconds after which a request that waits for SQS is answered with 504."""
 
-SEND_TIMEOUT = 10.0
-"""Seconds that a client may take to read an answer."""
-
-GRACE = 3.0
+GRACE = server.GRACE
 """Seconds that requests under way get when the server stops."""
 
 RETRY_AFTER = 30
@@ -57,12 +50,12 @@ RETRY_AFTER = 30
 
 
 class _Connection(TrioASGIHTTPConnection):
-    """Shields `send`: hypercorn restarts a connection's idle timer within the last one, and QuartTrio cancels it there. Bounded:
-    a client that does not read its answer is given up."""
+    """Shields `send`: hypercorn restarts a connection's idle timer within the last one, and QuartTrio cancels it there. The bound
+    is a backstop: the server gives up a client that does not read its answer."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         async def shielded(event: ASGISendEvent) -> None:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_TIMEOUT):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + server.SEND_TIMEOUT + 1):
                 await send(event)
 
         await super().__call__(receive, shielded)
@@ -89,18 +82,9 @@ async def serve(
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until `stop` is set, then give requests under way `GRACE` seconds. Starts with the URL. Raises OSError (in groups)
-    when the address cannot be had."""
-    config = hypercorn.config.Config()
-    host = f"[{settings.http_host}]" if ":" in settings.http_host else settings.http_host
-    config.bind = [f"{host}:{settings.http_port}"]
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.accesslog = None
-    config.graceful_timeout = GRACE
-    config.include_server_header = False
-    async with trio.open_nursery() as nursery:
-        urls = await nursery.start(partial(hypercorn.trio.serve, app, config, shutdown_trigger=stop.wait))
-        task_status.started(urls[0])
+    """Serve until `stop` is set, then give requests under way `server.GRACE` seconds. Starts with the URL. Raises
+    `server.CannotListen` (in groups) when the address cannot be had."""
+    await server.serve(app, settings.http_host, settings.http_port, stop, task_status=task_status)
 
 
 # -- errors --

@@ -227,7 +227,7 @@ class SimulatedQueue:
         deduplication_id: str | None = None,
     ) -> str:
         native = wire.outgoing(attributes)
-        wire.check(body, native)
+        wire.check(body, native, delay)
 
         async def act(call: Call, fault: Fault | None) -> str:
             self._server.check(body, native, delay, group_id, deduplication_id)

@@ -322,12 +322,10 @@ class Server:
         deduplication_id: str | None,
     ) -> None:
         """Raise `MessageRefused` for a message that this queue does not take."""
-        wire.check(body, native)
+        wire.check(body, native, delay)
         wrong = None
         if wire.size(body, native) > self._max_message_bytes:
             wrong = "InvalidParameterValue", f"Message must be shorter than {self._max_message_bytes} bytes."
-        elif delay is not None and not 0 <= delay <= 900:
-            wrong = "InvalidParameterValue", f"Value {delay} for parameter DelaySeconds is invalid. Must be 0 to 900."
         elif self.fifo and group_id is None:
             wrong = "MissingParameter", "The request must contain the parameter MessageGroupId."
         elif self.fifo and deduplication_id is None and not self._content_deduplication:

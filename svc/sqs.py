@@ -113,7 +113,7 @@ class SqsQueue:
         deduplication_id: str | None = None,
     ) -> str:
         native = wire.outgoing(attributes)
-        wire.check(body, native)
+        wire.check(body, native, delay)
         request = _message(body, native, group_id, deduplication_id)
         if delay is not None:
             request["DelaySeconds"] = delay
@@ -202,16 +202,17 @@ async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
     Nothing is asked of SQS yet: an unreachable queue opens. Raises `QueueMisconfigured` when the AWS configuration of
     this machine cannot be read. An `Exception` raised inside comes out as it is, not in the groups of the asyncio loop.
     """
-    async with _loop() as session:
+    # Settlement goes in batches of ten, slow processors settle one by one, and the API asks now and then.
+    others = min(100, 20 + settings.max_concurrency // 5)
+    async with (
+        _loop() as session,
         # One attempt: a second one would not bring back what the first may have stranded, it would hide that the first
-        # failed, and it would let the receive land after twice its time, when the drain that waits for it is over. A
-        # new connection is no reason for one either: polls follow each other closely, and aiohttp drops idle
-        # connections itself.
-        async with _client(session, settings, connections=polls, attempts=1) as poll:
-            # Settlement goes in batches of ten, slow processors settle one by one, and the API asks now and then.
-            connections = min(100, 20 + settings.max_concurrency // 5)
-            async with _client(session, settings, connections=connections) as call:
-                yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call)
+        # failed, and it would let the receive land after twice its time, when the drain that waits for it is over.
+        # Stale connections need no second one either: polls follow each other closely, and aiohttp drops idle ones.
+        _client(session, settings, connections=polls, attempts=1) as poll,
+        _client(session, settings, connections=others) as call,
+    ):
+        yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call)
 
 
 @asynccontextmanager
@@ -314,7 +315,7 @@ def _transport_error(doing: str, error: Exception, then: str) -> QueueError:
             )
         case boto.CredentialRetrievalError() | boto.MetadataRetrievalError() | boto.InvalidIMDSEndpointError():
             return QueueUnavailable(f"{doing}: the AWS credentials could not be fetched ({type(error).__name__})")
-        case boto.SSOError() | boto.TokenRetrievalError() | boto.NoAuthTokenError() | boto.LoginError():
+        case boto.SSOError() | boto.TokenRetrievalError() | boto.NoAuthTokenError():
             return QueueMisconfigured(f"{doing}: the AWS login has expired ({type(error).__name__}); log in again")
         case boto.SSLError():
             return QueueMisconfigured(
@@ -345,8 +346,7 @@ class Created:
     """What `create()` found and made."""
 
     queue_url: str
-    """As SQS gives it; its host may differ from that of `SQS_QUEUE_URL`, which matters to nobody: `AWS_ENDPOINT`
-    rules."""
+    """As SQS gives it. Its host may differ from that of `SQS_QUEUE_URL`; calls go to `AWS_ENDPOINT` anyway."""
     queue_is_new: bool
     dead_letter_url: str | None
     """None without `SQS_DLQ_NAME`."""
@@ -381,7 +381,8 @@ async def create(settings: Settings, *, messages: int = 0) -> Created:
         url, is_new = await _ensure(
             call, name, {**kind, "VisibilityTimeout": str(settings.sqs_visibility_timeout_seconds)}
         )
-        dead_url, dead_is_new, redrive = None, False, "none"
+        dead_url, dead_is_new = None, False
+        redrive: Literal["set", "kept", "none"] = "none"
         if dead_letters is not None:
             dead_url, dead_is_new = await _ensure(
                 call, dead_letters, {**kind, "MessageRetentionPeriod": str(DLQ_RETENTION_SECONDS)}
@@ -393,7 +394,7 @@ async def create(settings: Settings, *, messages: int = 0) -> Created:
             # Own deduplication ids: a second `svc init --messages 3` shall send three messages more, not none.
             group, own = ("svc-init", uuid.uuid4().hex) if fifo else (None, None)
             sent.append(await queue.send(f"first message {number} of {messages}", group_id=group, deduplication_id=own))
-    return Created(url, is_new, dead_url, dead_is_new, redrive, tuple(sent))  # type: ignore[arg-type]
+    return Created(url, is_new, dead_url, dead_is_new, redrive, tuple(sent))
 
 
 async def _ensure(call: Call, name: str, attributes: dict[str, str]) -> tuple[str, bool]:

@@ -50,15 +50,15 @@ MAX_REASON = 1000
 
 _NO_SUCH_QUEUE = frozenset({"QueueDoesNotExist", "NonExistentQueue"})
 _THROTTLED = frozenset(
-    {"RequestThrottled", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottledException"}
-    | {"RequestLimitExceeded", "TooManyRequestsException", "SlowDown", "KmsThrottled"}
+    {"RequestThrottled", "Throttling", "Throttled", "RequestLimitExceeded", "TooManyRequests", "SlowDown"}
+    | {"KmsThrottled"}
 )
-_DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "KmsAccessDenied"})
+_DENIED = frozenset({"AccessDenied", "UnauthorizedOperation", "KmsAccessDenied"})
 _BAD_CREDENTIALS = frozenset(
-    {"InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "IncompleteSignature"}
-    | {"MissingAuthenticationToken", "InvalidAccessKeyId", "AuthFailure", "OptInRequired", "InvalidSignatureException"}
+    {"InvalidClientTokenId", "UnrecognizedClient", "SignatureDoesNotMatch", "IncompleteSignature", "InvalidSignature"}
+    | {"MissingAuthenticationToken", "InvalidAccessKeyId", "AuthFailure", "OptInRequired"}
 )
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+_EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
 _CLOCK = frozenset({"RequestExpired", "RequestTimeTooSkewed"})
 _KMS = frozenset({"KmsDisabled", "KmsInvalidState", "KmsInvalidKeyUsage", "KmsNotFound", "KmsOptInRequired"})
 _BAD_MESSAGE = frozenset(
@@ -81,8 +81,8 @@ class NoSuchQueue(QueueMisconfigured):
 
 
 def short_code(code: str) -> str:
-    """An error code without the prefix that the older protocol puts before it."""
-    return code.removeprefix("AWS.SimpleQueueService.").removeprefix("com.amazonaws.sqs#")
+    """An error code without what some of its spellings add: the older protocol a prefix, others (LocalStack too) a suffix."""
+    return code.removeprefix("AWS.SimpleQueueService.").removeprefix("com.amazonaws.sqs#").removesuffix("Exception")
 
 
 def received(answer: Mapping[str, Any]) -> list[Received]:
@@ -183,7 +183,7 @@ def outgoing(attributes: Mapping[str, str | int | float] | None) -> dict[str, di
     return form
 
 
-def check(body: str, native: Mapping[str, Mapping[str, Any]]) -> None:
+def check(body: str, native: Mapping[str, Mapping[str, Any]], delay: float | None = None) -> None:
     """Raise `MessageRefused` or `MessageTooLong` for a message that no SQS queue takes.
 
     Checked here, not left to SQS, because emulators let it pass or break down on it (a lone surrogate is a 500 in
@@ -192,6 +192,8 @@ def check(body: str, native: Mapping[str, Mapping[str, Any]]) -> None:
     if not body:
         raise MessageRefused("the message is empty; SQS takes messages of at least one character")
     _check_characters("the message", body)
+    if delay is not None and not 0 <= delay <= 900:
+        raise MessageRefused(f"the delay is {delay:g} s; SQS takes 0 to 900")
     if len(native) > MAX_ATTRIBUTES:
         raise MessageRefused(f"the message has {len(native)} attributes; SQS takes at most {MAX_ATTRIBUTES}")
     for name, value in native.items():

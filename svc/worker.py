@@ -243,6 +243,7 @@ class Worker:
                 await self._closing.wait()
                 bound.deadline = trio.current_time() + LAST_RELEASE
                 self.settlement.flush(True)
+                self._release_held()
                 # The message tasks are being cancelled and give back what they hold; those that ignore it lose it here.
                 with trio.move_on_after(LAST_RELEASE / 2):
                     await self._changed.wait_until(lambda: not self.ledger.undecided)
@@ -293,6 +294,8 @@ class Worker:
             self._twins.setdefault(entry.message.id, []).append(entry)
         elif entry.lease_until <= trio.current_time():
             self.settlement.settle(entry, RELEASED)  # the answer took longer than the lease
+        elif self._closing.is_set():
+            self.settlement.settle(entry, RELEASED)  # it may well be one that we have just released
         elif self.intake.is_open or (self.tally.running and self._release_would_dead_letter(entry)):
             self._start(entry)
         elif self.tally.running:

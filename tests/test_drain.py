@@ -185,3 +185,16 @@ async def test_a_crash_strands_until_the_visibility_timeout_and_the_next_instanc
     async with SimulatedService(queue, work(3)) as second:
         await second.idle()
     assert len(queue.deleted) == 30
+
+
+async def test_a_cancelled_worker_releases_also_what_its_own_poll_takes_back(autojump_clock):
+    queue = SimulatedQueue(request_seconds=(0.01, 0.01))
+    ids = [queue.put(str(number)) for number in range(3)]
+    async with trio.open_nursery() as nursery:
+        service = SimulatedService(queue, work(1e6))
+        await nursery.start(service.run)
+        await service.wait_for(lambda: len(service.running) == 3)
+        cancelled = trio.current_time()
+        nursery.cancel_scope.cancel(reason="a second signal")
+    assert trio.current_time() - cancelled < 2
+    assert sorted(queue.visible()) == sorted(ids)

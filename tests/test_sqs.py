@@ -115,7 +115,9 @@ async def test_a_server_that_never_answers_is_a_timeout_after_five_seconds(nurse
         calls.start_soon(call, "attributes", queue.attributes)
         calls.start_soon(call, "delete", queue.delete, ["x"])
         calls.start_soon(lambda: call("receive", queue.receive, limit=1, wait=1, visibility=30))
-    assert {name: round(seconds) for name, seconds in took.items()} == {"attributes": 5, "delete": 5, "receive": 6}
+    # CALL_SECONDS, and for the receive its wait and LANDING_SECONDS; at most two more on a busy machine.
+    assert all(5 <= took[name] < 7 for name in ("attributes", "delete"))
+    assert 6 <= took["receive"] < 8
 
 
 BROKEN = {
@@ -259,6 +261,7 @@ async def test_one_message_that_cannot_be_read_does_not_lose_the_others(nursery:
          True),
         ("InvalidParameterValue", "Value 43200 for parameter VisibilityTimeout is invalid. Reason: Total VisibilityTimeout "
          "for the message is beyond the limit [43200 seconds]", False),
+        ("InvalidParameterValueException", "Reason: The receipt handle has expired.", True),
         ("InternalError", "", False),
         ("RequestThrottled", "", False),
     ],
@@ -399,7 +402,7 @@ async def test_closing_under_cancellation_leaves_nothing_behind(
                     calls.start_soon(lambda: queue.receive(limit=1, wait=1, visibility=30))
                 calls.start_soon(queue.attributes)
         assert scope.cancelled_caught
-    assert trio.current_time() - began < 3
+    assert trio.current_time() - began < 5
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -440,7 +443,7 @@ async def test_a_delete_does_not_wait_for_the_polls(moto: Moto, queue_name: str)
     await sqs.create(here)
     async with sqs.opened(here, polls=5) as queue, trio.open_nursery() as polls:
         for _ in range(5):
-            polls.start_soon(lambda: queue.receive(limit=1, wait=1, visibility=30))
+            polls.start_soon(lambda: queue.receive(limit=1, wait=2, visibility=30))
         await trio.sleep(0.2)
-        with trio.fail_after(0.5):
+        with trio.fail_after(1.5):
             await queue.delete(["no such handle"])

@@ -1,0 +1,291 @@
+"""Carries the API over TCP: hypercorn's HTTP/1.1 protocol, with our own hand on each connection.
+
+Why not `hypercorn.trio.serve`: there an exception in one connection ends the whole service, and there are many ways to cause one
+from outside: DATA after an HTTP/2 answer (KeyError), an HTTP/2 CONNECT or a path that is not ASCII, one byte after a WebSocket
+handshake, a bad chunk while an answer is under way (BusyResourceError). It also sends without a bound, so that a client which
+does not read holds up the shutdown for ever (STACK 1.4). Here
+
+- a connection that fails is closed and logged, and nothing else happens;
+- there is HTTP/1.1 only: upgrades to HTTP/2 and WebSocket are ignored, as RFC 9110 (7.8) allows;
+- every wait for a client has a bound: for a request `keep_alive`, for reading an answer `SEND_TIMEOUT`, for going away `LINGER`
+  (bodies: `BODY_TIMEOUT` of `api.py`);
+- what is no HTTP gets the API's form of errors too.
+
+Nothing here knows a route. hypercorn's classes are used below their public surface: `tests/test_hostile_http.py` holds them.
+"""
+
+import json
+import logging
+import re
+from functools import partial
+from http import HTTPStatus
+
+import h11
+import structlog
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
+from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
+from hypercorn.utils import parse_socket_addr, repr_socket_addr
+
+from svc.bell import Bell
+
+log = structlog.get_logger(__name__)
+
+KEEP_ALIVE = 5.0
+"""Seconds that a connection may be open without a complete request head."""
+
+SEND_TIMEOUT = 10.0
+"""Seconds that a client may take to read an answer."""
+
+LINGER = 1.0
+"""Seconds that a client gets to read the last answer and go, when the server closes: a socket closed with unread input is reset,
+and the reset can overtake the answer (RFC 9112, 9.6)."""
+
+GRACE = 3.0
+"""Seconds that requests under way get when the server stops."""
+
+_ABSOLUTE = re.compile(rb"https?://[^/?#]*(.*)", re.IGNORECASE)
+
+
+class CannotListen(OSError):
+    """The address cannot be had. The text is the system's."""
+
+
+async def serve(
+    app: ASGIFramework,
+    host: str,
+    port: int,
+    stop: trio.Event,
+    *,
+    keep_alive: float = KEEP_ALIVE,
+    send_timeout: float = SEND_TIMEOUT,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `stop` is set, then give requests under way `GRACE` seconds. Starts with the URL. Raises `CannotListen` (in
+    groups)."""
+    config = Config()
+    config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.accesslog = None
+    config.include_server_header = False
+    config.keep_alive_timeout = keep_alive
+    wrapped, state, context = ASGIWrapper(app), LifespanState(), WorkerContext(None)
+    listener = _listen(config)
+    streams: set[trio.SocketStream] = set()
+    changed = Bell()
+
+    async def connected(stream: trio.SocketStream) -> None:
+        streams.add(stream)
+        try:
+            await _Connection(wrapped, config, context, state, stream, send_timeout).run()
+        except* Exception as group:
+            log.warning("a connection was given up", error=repr(_first(group)))
+        finally:
+            streams.discard(stream)
+            changed.ring()
+
+    async with trio.open_nursery() as life:
+        lifespan = Lifespan(wrapped, config, state)
+        await life.start(lifespan.handle_lifespan)
+        await lifespan.wait_for_startup()
+        async with trio.open_nursery() as connections:
+            try:
+                async with trio.open_nursery() as listening:
+                    await listening.start(
+                        partial(trio.serve_listeners, connected, [listener], handler_nursery=connections)
+                    )
+                    address = listener.socket
+                    task_status.started(f"http://{repr_socket_addr(address.family, address.getsockname())}")
+                    await stop.wait()
+                    listening.cancel_scope.cancel(reason="the server stops")
+                await context.terminated.set()
+                with trio.move_on_after(GRACE):
+                    await changed.wait_until(lambda: not streams)
+            finally:
+                connections.cancel_scope.cancel(reason="the server has stopped")
+                # Wakes those who send too; they are shielded from the cancellation.
+                for stream in streams:
+                    stream.socket.close()
+        await lifespan.wait_for_shutdown()
+        life.cancel_scope.cancel(reason="the server has stopped")
+
+
+def _listen(config: Config) -> trio.SocketListener:
+    try:
+        (held,) = config.create_sockets().insecure_sockets
+        held.listen(config.backlog)
+    except OSError as error:
+        raise CannotListen(*error.args) from None
+    return trio.SocketListener(trio.socket.from_stdlib_socket(held))
+
+
+class _Connection:
+    """One connection, from its acceptance to its end."""
+
+    def __init__(
+        self,
+        app: ASGIWrapper,
+        config: Config,
+        context: WorkerContext,
+        state: LifespanState,
+        stream: trio.SocketStream,
+        send_timeout: float,
+    ) -> None:
+        self._app, self._config, self._context, self._state = app, config, context, state
+        self._stream = stream
+        self._send_timeout = send_timeout
+        self._sending = trio.Lock()
+        self._reading = trio.CancelScope()
+        self._idle = TrioSingleTask()
+        self._closing = False
+
+    async def run(self) -> None:
+        try:
+            held = self._stream.socket
+            client = parse_socket_addr(held.family, held.getpeername())
+            server = parse_socket_addr(held.family, held.getsockname())
+            async with TaskGroup() as self._tasks:
+                self._protocol = _Http1(
+                    self._app,
+                    self._config,
+                    self._context,
+                    self._tasks,
+                    ConnectionState(self._state.copy()),
+                    False,
+                    client,
+                    server,
+                    self._send,
+                )
+                await self._idle.restart(self._tasks, self._end_when_idle)
+                with self._reading:
+                    await self._read()
+                await self._protocol.handle(Closed())
+                await self._idle.stop()
+        except OSError:
+            pass  # the client has gone
+        finally:
+            await trio.aclose_forcefully(self._stream)
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                data = await self._stream.receive_some(65_536)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+            if not self._closing:
+                await self._protocol.handle(RawData(bytes(data)))
+            if not data:
+                return
+
+    async def _send(self, event: Event) -> None:
+        """What the protocol wants done."""
+        match event:
+            case RawData(data=data):
+                await self._send_data(data)
+            case Closed():
+                await self._close()
+            case Updated(idle=True):
+                await self._idle.restart(self._tasks, self._end_when_idle)
+            case Updated(idle=False):
+                await self._idle.stop()
+
+    async def _send_data(self, data: bytes) -> None:
+        async with self._sending:
+            # Shielded: half an answer is none, and a request's end cancels the task that sends it.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._send_timeout) as patience:
+                try:
+                    await self._stream.send_all(data)
+                    return
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    pass
+        if patience.cancelled_caught:
+            log.info("a client did not read its answer and was given up", seconds=self._send_timeout)
+        self._closing = True
+        await trio.aclose_forcefully(self._stream)
+        await self._protocol.handle(Closed())
+
+    async def _close(self) -> None:
+        """The last answer is sent: say so, and drop what still comes, until the client goes or `LINGER` is over."""
+        self._closing = True
+        async with self._sending:
+            try:
+                await self._stream.send_eof()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._reading.cancel(reason="the client has gone")
+        self._reading.deadline = trio.current_time() + (0.1 if self._context.terminated.is_set() else LINGER)
+        await self._protocol.handle(Closed())
+
+    async def _end_when_idle(self) -> None:
+        with trio.move_on_after(self._config.keep_alive_timeout):
+            await self._context.terminated.wait()
+        self._reading.cancel(reason="idle for too long, or the server stops")
+
+
+class _NotServed(Exception):
+    """The request is HTTP, but of a kind that is not served here."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class _Http1(H11Protocol):
+    """hypercorn's HTTP/1.1, without the ways out of it."""
+
+    async def handle(self, event: Event) -> None:
+        try:
+            await super().handle(event)
+        except _NotServed as error:
+            await self._send_error_response(error.status)
+            await self.send(Closed())
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Where hypercorn changes to HTTP/2."""
+        if event.http_version not in (b"1.0", b"1.1"):
+            raise _NotServed(505)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """Where hypercorn changes to WebSocket, for a request with the header Upgrade."""
+        target = request.target
+        if absolute := _ABSOLUTE.fullmatch(target):
+            target = absolute[1] if absolute[1].startswith(b"/") else b"/" + absolute[1]
+        if not target.startswith(b"/") and target != b"*":
+            raise _NotServed(400)
+        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        await super()._create_stream(
+            h11.Request(method=request.method, target=target, headers=headers, http_version=request.http_version)
+        )
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Answers what is no proper HTTP. Nothing, when the answer to it has begun already."""
+        if self.connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        text = {
+            431: "the request line and headers are too large",
+            501: "this transfer encoding is not known here; send the body as it is, or chunked",
+            505: "this service speaks HTTP/1.1",
+        }.get(status_code, "this is not a proper HTTP/1.1 request")
+        body = {"error": HTTPStatus(status_code).phrase, "message": text, "code": status_code}
+        data = json.dumps(body).encode() + b"\n"
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(data)),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(headers=headers, status_code=status_code))
+        await self._send_h11_event(h11.Data(data=data))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner

@@ -1,0 +1,245 @@
+"""Real instances of the service as child processes, and what is needed to watch them: logs, API, the queue itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from time import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import trio
+
+from svc import sqs
+from svc.devstack import Moto
+from svc.settings import load
+from svc.sqs import SqsQueue
+
+
+class Instance:
+    """`python -m svc run` in a process of its own."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        self.logs: list[dict[str, Any]] = []
+        self.output: list[str] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "svc", "run"],
+            env={**os.environ, **environ, "LOG_FORMAT": "json", "HTTP_PORT": "0"},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.url = ""
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.output.append(line)
+            if line.startswith("{"):
+                self.logs.append(json.loads(line))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    async def logged(self, event: str, *, within: float = 20, **fields: object) -> dict[str, Any]:
+        """The first log line of this event with these fields."""
+        with trio.fail_after(within):
+            while True:
+                for line in list(self.logs):
+                    if line["event"] == event and all(line.get(name) == value for name, value in fields.items()):
+                        return line
+                assert self._process.poll() is None or self._reader.is_alive(), "".join(self.output)
+                await trio.sleep(0.02)
+
+    async def started(self) -> str:
+        """The API's URL, once the service serves and has read the key."""
+        self.url = str((await self.logged("started"))["api"])
+        return self.url
+
+    async def exit_code(self, *, within: float = 40) -> int:
+        with trio.fail_after(within):
+            while self._process.poll() is None:
+                await trio.sleep(0.02)
+        self._reader.join(5)
+        return int(self._process.returncode)
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join(5)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    async def get(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+            return await client.get(self.url + path)
+
+    async def status(self) -> str:
+        return str((await self.get("/health")).json()["status"])
+
+    async def reaches(self, status: str, *, within: float = 20) -> dict[str, Any]:
+        """Wait for a status of /health; returns its body."""
+        with trio.fail_after(within):
+            while True:
+                body: dict[str, Any] = (await self.get("/health")).json()
+                if body["status"] == status:
+                    return body
+                await trio.sleep(0.05)
+
+    async def statistics(self) -> dict[str, Any]:
+        """The `sqs` part of /messages/stats, in maintenance too; checked to add up."""
+        figures: dict[str, Any] = (await self.get("/messages/stats")).json()["sqs"]
+        ends = ("processed", "failed", "released", "rejected", "lost", "in_flight")
+        assert figures["messages_received"] == sum(figures[f"messages_{end}"] for end in ends), figures
+        return figures
+
+
+@dataclass
+class Stand:
+    """A queue, a maintenance key and a record file of their own, and the instances that use them."""
+
+    environ: dict[str, str]
+    queue: SqsQueue
+    record: Path
+    instances: list[Instance] = field(default_factory=list)
+
+    async def start(self, **environ: str) -> Instance:
+        instance = Instance({**self.environ, **environ})
+        self.instances.append(instance)
+        await instance.started()
+        return instance
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the processors wrote down, of all instances, in order."""
+        if not self.record.exists():
+            return []
+        return [json.loads(line) for line in self.record.read_text().splitlines()]
+
+    def succeeded(self) -> list[str]:
+        return [event["body"] for event in self.events() if event["event"] == "succeeded"]
+
+    def check_no_double_processing(self) -> None:
+        """No message was ever in two runs at the same time."""
+        running: set[str] = set()
+        for event in self.events():
+            if event["event"] == "began":
+                assert event["id"] not in running, f"{event['body']} was processed twice at the same time"
+                running.add(event["id"])
+            else:
+                running.discard(event["id"])
+
+    async def send(self, bodies: Iterator[str] | list[str]) -> None:
+        for body in bodies:
+            await self.queue.send(body)
+
+    async def depth(self) -> tuple[int, int]:
+        """Messages visible and in flight, as the queue says."""
+        attributes = await self.queue.attributes()
+        return (
+            int(attributes["ApproximateNumberOfMessages"]),
+            int(attributes["ApproximateNumberOfMessagesNotVisible"]),
+        )
+
+    async def until(self, satisfied: Any, *, within: float = 30) -> None:
+        """Wait for something that other processes bring about."""
+        with trio.fail_after(within):
+            while not satisfied():  # noqa: ASYNC110
+                await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def stand(
+    moto: Moto, etcd_endpoint: str, queue_name: str, key: str, record: Path, **environ: str
+) -> AsyncIterator[Stand]:
+    """Everything of its own; leaves no instance behind."""
+    base = {
+        "SQS_QUEUE_URL": moto.queue_url(queue_name),
+        "SQS_DLQ_NAME": f"{queue_name}-dlq",
+        "AWS_ENDPOINT": moto.url,
+        "ETCD_ENDPOINTS": etcd_endpoint,
+        "MAINTENANCE_KEY": key,
+        "MESSAGE_PROCESSOR": "tests.recording:handle",
+        "RECORD_FILE": str(record),
+        "WORK_SECONDS": "1",
+        "SQS_WAIT_TIME_SECONDS": "1",  # a drain lasts as long as a poll that brings nothing; who means 20 s says so
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        **environ,
+    }
+    settings = load(base)
+    await sqs.create(settings)
+    async with sqs.opened(settings, polls=1) as queue:
+        held = Stand(base, queue, record)
+        try:
+            yield held
+        finally:
+            for instance in held.instances:
+                instance.end()
+
+
+@dataclass
+class Calls:
+    """What a service asked of SQS."""
+
+    url: str
+    seen: list[tuple[float, str]] = field(default_factory=list)
+    """Wall time at which the request arrived, and the action."""
+
+    def of(self, action: str) -> list[float]:
+        return [at for at, name in self.seen if name == action]
+
+
+@contextmanager
+def recorded(endpoint: str) -> Iterator[Calls]:
+    """An HTTP relay before an SQS endpoint that writes down every call."""
+    target = urlsplit(endpoint)
+    assert target.hostname is not None
+
+    class Relay(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            calls.seen.append((time(), self.headers.get("X-Amz-Target", "").rpartition(".")[2]))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            upstream = HTTPConnection(str(target.hostname), target.port, timeout=40)
+            upstream.request("POST", self.path, body, {**self.headers, "Connection": "close"})
+            answer = upstream.getresponse()
+            content = answer.read()
+            upstream.close()
+            self.send_response(answer.status)
+            for name in ("Content-Type", "x-amzn-RequestId", "x-amzn-query-error"):
+                if name in answer.headers:
+                    self.send_header(name, answer.headers[name])
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Relay)
+    server.daemon_threads = True
+    calls = Calls(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield calls
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,37 @@
+"""A processor that writes down when each run of it began and ended, for tests that look at real processes from outside.
+
+`RECORD_FILE` names the file (a line per event, appended atomically), `WORK_SECONDS` how long a message takes; a body that is a
+JSON object may say otherwise: `{"seconds": 1e6}`, `{"fail": true}`, `{"reject": "why"}`.
+"""
+
+import json
+import os
+import time
+
+import trio
+
+from svc import Message, Reject
+
+
+def _note(event: str, message: Message) -> None:
+    line = json.dumps({"event": event, "id": message.id, "body": message.body, "pid": os.getpid(), "at": time.time()})
+    descriptor = os.open(os.environ["RECORD_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, line.encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+async def handle(message: Message) -> None:
+    told = message.json() if message.body.startswith("{") else {}
+    _note("began", message)
+    try:
+        await trio.sleep(told.get("seconds", float(os.environ["WORK_SECONDS"])))
+        if told.get("fail"):
+            raise ValueError("told to fail")
+        if "reject" in told:
+            raise Reject(told["reject"])
+    except BaseException:
+        _note("broke off", message)
+        raise
+    _note("succeeded", message)
