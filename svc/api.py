@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import wraps
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ParamSpec
 
 import quart
 import structlog
@@ -34,7 +34,7 @@ from svc.settings import Settings
 log = structlog.get_logger(__name__)
 
 Answer = tuple[dict[str, Any], int] | tuple[dict[str, Any], int, dict[str, str]]
-Route = Callable[[], Awaitable[Any]]
+P = ParamSpec("P")
 
 BODY_TIMEOUT = 10
 """Seconds that a client may take to send a body."""
@@ -65,10 +65,12 @@ class _App(QuartTrio):
     asgi_http_class = _Connection
 
 
-def make(core: Core) -> QuartTrio:
+def make(core: Core, *, body_timeout: float = BODY_TIMEOUT) -> QuartTrio:
     """The application with its routes."""
     app = _App(__name__, static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=outgoing.BODY_LIMIT, BODY_TIMEOUT=BODY_TIMEOUT)
+    app.config.update(
+        MAX_CONTENT_LENGTH=outgoing.BODY_LIMIT, BODY_TIMEOUT=body_timeout, PROVIDE_AUTOMATIC_OPTIONS=False
+    )
     _add_errors(app, core)
     _add_open_routes(app, core)
     _add_gated_routes(app, core)
@@ -109,9 +111,8 @@ def _add_errors(app: QuartTrio, core: Core) -> None:
             case _Unauthorised():
                 return error(status, str(raised.description), {"WWW-Authenticate": "Bearer"})
             case RequestTimeout():
-                return error(
-                    status, f"the request body did not arrive within {BODY_TIMEOUT} s", {"Connection": "close"}
-                )
+                within = f"the request body did not arrive within {app.config['BODY_TIMEOUT']:g} s"
+                return error(status, within, {"Connection": "close"})
         if status == 404:
             return error(status, "there is no such endpoint; GET /openapi.json describes those there are")
         if status >= 500:
@@ -249,11 +250,11 @@ def _status(state: MaintenanceState, works: bool) -> str:
 def _add_gated_routes(app: QuartTrio, core: Core) -> None:
     queue_url = core.settings.sqs_queue_url
 
-    def gated(route: Route) -> Route:
+    def gated(route: Callable[P, Awaitable[Answer]]) -> Callable[P, Awaitable[Answer]]:
         @wraps(route)
-        async def let_in() -> object:
+        async def let_in(*args: P.args, **kwargs: P.kwargs) -> Answer:
             with core.gate.let_in(), trio.move_on_after(ANSWER_TIMEOUT):
-                return await route()
+                return await route(*args, **kwargs)
             return error(504, f"SQS did not answer within {ANSWER_TIMEOUT:g} s")
 
         return let_in
@@ -275,12 +276,17 @@ def _add_gated_routes(app: QuartTrio, core: Core) -> None:
         }
 
     @app.post("/messages/send")
-    @gated
     async def send() -> Answer:
+        core.gate.knock()
         _authorise(core.settings)
         if quart.request.mimetype != "application/json":
             quart.abort(415, "send the body as Content-Type: application/json")
+        # Not under way yet: a client that takes its time over the body must not hold up a drain.
         wanted = outgoing.read(await quart.request.get_data(cache=False))  # type: ignore[arg-type]
+        return await pass_on(wanted)
+
+    @gated
+    async def pass_on(wanted: outgoing.Outgoing) -> Answer:
         message_id = await core.queue.send(
             wanted.message,
             attributes=wanted.attributes or None,

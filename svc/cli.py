@@ -34,7 +34,7 @@ def run() -> None:
     settings = _settings()
     from svc import service
 
-    _end(partial(service.run, settings, _processor(settings)), settings)
+    _end(partial(service.run, settings, _processor(settings)))
 
 
 @cli.command()
@@ -69,17 +69,11 @@ def init(messages: int) -> None:
 @cli.command()
 def dev() -> None:
     """Run the service on an embedded stack: a local SQS (moto server) and a real local etcd. Ctrl-C stops everything."""
-    _settings()  # the faults first: the stack takes a second to start
-    from svc import devstack
-
-    try:
-        code = trio.run(_dev)
-    except* devstack.DevstackError as group:
-        _fail(str(_first(group)))
-    sys.exit(code)
+    processor = _processor(_settings())  # the faults first: the stack takes a second to start
+    _end(partial(_dev, processor))
 
 
-async def _dev() -> int:
+async def _dev(processor: Callable[..., object]) -> int:
     from svc import devstack, service, sqs
 
     async with devstack.stack() as stack:
@@ -103,10 +97,7 @@ async def _dev() -> int:
                 )
                 click.echo(_DEV_BLOCK.format(url=url, sqs=stack.moto.url, etcd=stack.etcd.endpoint), err=True)
 
-            try:
-                return await service.run(settings, _processor(settings), on_ready=ready)
-            except* OSError as group:
-                _fail(_listening_failed(settings, group))
+            return await service.run(settings, processor, on_ready=ready)
 
 
 FIRST_MESSAGES = 3
@@ -221,27 +212,21 @@ def _processor(settings: Settings) -> Callable[..., object]:
         _unusable([f"MESSAGE_PROCESSOR holds {settings.message_processor!r}: {error}"])
 
 
-def _end(main: Callable[[], Awaitable[int]], settings: Settings) -> NoReturn:
+def _end(main: Callable[[], Awaitable[int]]) -> NoReturn:
     """Run the service and end the process with its exit code."""
-    from svc import processors
+    from svc import devstack, processors, server
     from svc.queue import QueueError
 
     code = FAILED
     try:
         code = trio.run(main)
     except* processors.UnusableProcessor as group:
-        _unusable([f"MESSAGE_PROCESSOR holds {settings.message_processor!r}: {_first(group)}"])
-    except* QueueError as group:
+        _unusable([f"MESSAGE_PROCESSOR: {_first(group)}"])
+    except* (QueueError, devstack.DevstackError, server.CannotListen) as group:
         _fail(str(_first(group)))
-    except* OSError as group:
-        _fail(_listening_failed(settings, group))
     except* Exception as group:
         log.critical("the service has failed", exc_info=group)
     sys.exit(code)
-
-
-def _listening_failed(settings: Settings, group: BaseExceptionGroup[OSError]) -> str:
-    return f"HTTP_HOST={settings.http_host} HTTP_PORT={settings.http_port}: {_first(group)}; choose another port, or 0"
 
 
 def _write(value: str, ttl: float | None) -> None:

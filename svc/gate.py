@@ -37,12 +37,16 @@ class Gate:
         self._unfinished = 0
         self._changed = Bell()
 
-    @contextmanager
-    def let_in(self) -> Iterator[None]:
-        """One request, from its arrival to its answer. Raises `GateClosed`."""
+    def knock(self) -> None:
+        """For a request that is still arriving: raises `GateClosed` at once if it would not be let in now."""
         if not self._open:
             self._turned_away += 1
             raise GateClosed
+
+    @contextmanager
+    def let_in(self) -> Iterator[None]:
+        """One request, from its arrival to its answer. Raises `GateClosed`."""
+        self.knock()
         self._under_way += 1
         try:
             yield

@@ -51,7 +51,7 @@ def read(body: bytes) -> Outgoing:
     document = _object(body)
     unknown = sorted(set(document) - set(Outgoing.__slots__))
     if unknown:
-        raise Unacceptable(f"unknown field {unknown[0]!r}; known are {', '.join(Outgoing.__slots__)}")
+        raise Unacceptable(f"unknown field {unknown[0][:100]!r}; known are {', '.join(Outgoing.__slots__)}")
     message = document.get("message")
     if not isinstance(message, str) or not message:
         raise Unacceptable('"message" must be a text of at least one character')
@@ -106,11 +106,11 @@ def _attributes(held: object) -> dict[str, str | int | float]:
             )
         if isinstance(value, str) and value:
             _check_characters(f"the attribute {name!r}", value)
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        elif isinstance(value, bool) or not isinstance(value, int | float) or value in (math.inf, -math.inf):
             raise Unacceptable(f"the attribute {name!r} must be a text of at least one character or a number")
-        elif abs(value) > 1e126 or len(str(value)) > 38:
+        elif abs(value) > 1e126 or 0 < abs(value) < 1e-128 or len(str(abs(value))) > 38:
             # "up to 38 digits of precision … between 10^-128 and 10^+126" (developer guide, "message metadata")
-            raise Unacceptable(f"the attribute {name!r} has more digits than the 38 that SQS takes")
+            raise Unacceptable(f"the attribute {name!r} is a number beyond what SQS takes: 38 digits, 1e-128 to 1e126")
     return held
 
 

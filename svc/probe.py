@@ -18,19 +18,27 @@ class Probe:
         self._call = call
         self._one_at_a_time = trio.Lock()
         self._asked_at = float("-inf")
+        self._answered_at = float("-inf")
         self._worked = False
         self.error: str | None = None
         """What the last call that failed said; None after one that worked."""
 
     async def works(self) -> bool:
         """Whether the last call worked, making one if the last is older than a second. Never raises `QueueError`."""
+        came = trio.current_time()
         with trio.move_on_after(PATIENCE) as patience:
             async with self._one_at_a_time:
-                if trio.current_time() >= self._asked_at + EVERY:
+                # Whoever waited for the call of another has its answer.
+                if self._answered_at < came and not self._fresh():
+                    # Too early only when the last call was cancelled: whoever asked for it has gone.
+                    await trio.sleep_until(self._asked_at + EVERY)
                     await self._ask()
         if patience.cancelled_caught:
             self._worked, self.error = False, f"no answer in {PATIENCE:g} s"
         return self._worked
+
+    def _fresh(self) -> bool:
+        return self._answered_at >= self._asked_at > trio.current_time() - EVERY
 
     async def _ask(self) -> None:
         self._asked_at = trio.current_time()
@@ -40,3 +48,4 @@ class Probe:
             self._worked, self.error = False, str(error)
         else:
             self._worked, self.error = True, None
+        self._answered_at = trio.current_time()

@@ -54,7 +54,7 @@ _ABSOLUTE = re.compile(rb"https?://[^/?#]*(.*)", re.IGNORECASE)
 
 
 class CannotListen(OSError):
-    """The address cannot be had. The text is the system's."""
+    """The address cannot be had. The text says which, why, and what to do."""
 
 
 async def serve(
@@ -121,7 +121,10 @@ def _listen(config: Config) -> trio.SocketListener:
         (held,) = config.create_sockets().insecure_sockets
         held.listen(config.backlog)
     except OSError as error:
-        raise CannotListen(*error.args) from None
+        raise CannotListen(
+            f"cannot listen on {config.bind[0]}: {error.strerror}; set HTTP_HOST and HTTP_PORT to an address that is free here "
+            "(HTTP_PORT=0: any port)"
+        ) from None
     return trio.SocketListener(trio.socket.from_stdlib_socket(held))
 
 
@@ -279,9 +282,9 @@ class _Http1(H11Protocol):
             (b"connection", b"close"),
             *self.config.response_headers("h11"),
         ]
-        await self._send_h11_event(h11.Response(headers=headers, status_code=status_code))
-        await self._send_h11_event(h11.Data(data=data))
-        await self._send_h11_event(h11.EndOfMessage())
+        # All at once: between two sends a request under way could begin its own answer.
+        events = (h11.Response(headers=headers, status_code=status_code), h11.Data(data=data), h11.EndOfMessage())
+        await self.send(RawData(b"".join(self.connection.send(event) or b"" for event in events)))
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> BaseException:

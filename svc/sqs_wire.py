@@ -81,7 +81,8 @@ class NoSuchQueue(QueueMisconfigured):
 
 
 def short_code(code: str) -> str:
-    """An error code without what some of its spellings add: the older protocol a prefix, others (LocalStack too) a suffix."""
+    """An error code without what some of its spellings add: the older protocol a prefix, others (LocalStack too) a
+    suffix."""
     return code.removeprefix("AWS.SimpleQueueService.").removeprefix("com.amazonaws.sqs#").removesuffix("Exception")
 
 

@@ -73,7 +73,7 @@ class Instance:
 
     async def exit_code(self, *, within: float = 40) -> int:
         with trio.fail_after(within):
-            while self._process.poll() is None:
+            while self._process.poll() is None:  # noqa: ASYNC110 - a child's end has no event in Trio's API for Popen
                 await trio.sleep(0.02)
         self._reader.join(5)
         return int(self._process.returncode)
@@ -101,6 +101,13 @@ class Instance:
                 if body["status"] == status:
                     return body
                 await trio.sleep(0.05)
+
+    async def figure(self, name: str, value: object, *, within: float = 20) -> dict[str, Any]:
+        """Wait until a figure of the statistics has this value; returns them all."""
+        with trio.fail_after(within):
+            while (figures := await self.statistics()).get(name) != value:
+                await trio.sleep(0.02)
+        return figures
 
     async def statistics(self) -> dict[str, Any]:
         """The `sqs` part of /messages/stats, in maintenance too; checked to add up."""
@@ -155,6 +162,12 @@ class Stand:
             int(attributes["ApproximateNumberOfMessages"]),
             int(attributes["ApproximateNumberOfMessagesNotVisible"]),
         )
+
+    async def empty(self, *, within: float = 30) -> None:
+        """Wait until the queue has nothing left, visible or in flight."""
+        with trio.fail_after(within):
+            while await self.depth() != (0, 0):
+                await trio.sleep(0.1)
 
     async def until(self, satisfied: Any, *, within: float = 30) -> None:
         """Wait for something that other processes bring about."""

@@ -106,8 +106,8 @@ async def test_off_during_a_drain_resumes_at_once(autojump_clock):
         await trio.sleep(1)
         assert service.phase is Phase.DRAINING
         service.maintenance("off")
-        await trio.sleep(0)
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         assert service.phase is Phase.RUNNING
         assert service.drain.outcome is DrainOutcome.REVOKED
         queue.put("next")

@@ -1,4 +1,5 @@
-"""The simulated queue and switch in virtual time: exact moments, and what no real endpoint can be made to do on demand."""
+"""The simulated queue and switch in virtual time: exact moments, and what no real endpoint can be made to do on
+demand."""
 
 import random
 

@@ -1,0 +1,291 @@
+"""A schedule: what arrives when, what the processor does with it, and everything that goes wrong. Plain data, no behaviour.
+
+A schedule prints as the Python expression that makes it, defaults left out, so that a failure found by Hypothesis reads as a
+small scenario and can be pasted into a test. `random_schedule(seed)` draws one from a seed (fast, for the long search);
+`schedules()` is the Hypothesis strategy (slow, shrinks). Times are Trio seconds.
+"""
+
+import dataclasses
+import random
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hypothesis import strategies as st
+
+from svc.simulated_faults import Fault, What, random_faults
+from svc.testing import Notice, Outage
+
+CALM_AFTER = 10.0
+"""Seconds from the last thing that a schedule does to the calm at its end: calls that were late have acted by then."""
+
+
+class _Short:
+    """Prints without the fields that hold their default."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        told = []
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            if value != default:
+                told.append(f"{f.name}={_told(value)}")
+        return f"{type(self).__name__}({', '.join(told)})"
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+        return "(" + " ".join(f"{_told(one)}," for one in value) + ")"
+    if isinstance(value, (Fault, Outage)):
+        return _Short.__repr__(value)  # type: ignore[arg-type]
+    return repr(value)
+
+
+@dataclass(frozen=True, repr=False)
+class Setup(_Short):
+    """The settings of all instances, and the nature of the queue."""
+
+    fifo: bool = False
+    visibility: int = 10
+    wait: int = 5
+    drain_timeout: float = 10.0
+    concurrency: int = 10
+    batch: int = 10
+    poll_interval: float = 1.0
+    max_receives: int | None = None
+    """None: the queue has no dead-letter queue."""
+    latency: tuple[float, float] = (0.0, 0.0)
+    """Seconds, of each journey of a call, from-to."""
+    duplicates: float = 0.0
+    disorder: float = 0.0
+    missed: float = 0.0
+    reread: float = 10.0
+    """Every so many seconds the switch is read again."""
+
+
+@dataclass(frozen=True, repr=False)
+class Work(_Short):
+    """What the processor does in one run."""
+
+    does: Literal["succeed", "fail", "retry", "reject"] = "succeed"
+    seconds: float = 0.1
+    """After so many."""
+    again: int = 0
+    """`Retry(after=…)`. Never the visibility timeout: heartbeats are told from settlements by that number."""
+    stubborn: float = 0.0
+    """Cancelled, it goes on for so many seconds and does then what it does."""
+
+
+@dataclass(frozen=True, repr=False)
+class Arrival(_Short):
+    """One message."""
+
+    at: float = 0.0
+    group: str = "a"
+    """Its message group, if the queue is a FIFO queue."""
+    runs: tuple[Work, ...] = ()
+    """Its first runs, at whatever instance. Further ones succeed after 0.1 s."""
+
+
+@dataclass(frozen=True, repr=False)
+class Flip(_Short):
+    """The maintenance key is written."""
+
+    at: float = 0.0
+    value: str | None = "on"
+    delay: float = 0.0
+    copies: int = 1
+    """Of the notice that the watchers get; 0: it is lost."""
+
+
+@dataclass(frozen=True, repr=False)
+class Life(_Short):
+    """One instance, from its start to its end."""
+
+    start: float = 0.0
+    end: float | None = None
+    """None: at the very end of the schedule, by a stop."""
+    how: Literal["stop", "crash", "cancel"] = "stop"
+    """`cancel`: as a second SIGTERM."""
+
+
+@dataclass(frozen=True, repr=False)
+class Schedule(_Short):
+    seed: int = 0
+    """Of everything that the queue, the service's jitter and Trio's scheduler draw."""
+    setup: Setup = field(default_factory=Setup)
+    arrivals: tuple[Arrival, ...] = ()
+    flips: tuple[Flip, ...] = ()
+    outages: tuple[Outage, ...] = ()
+    lives: tuple[Life, ...] = (Life(),)
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def calm_at(self) -> float:
+        """From then on nothing happens that the service did not begin: maintenance is off, one instance lives at least."""
+        ends = [arrival.at for arrival in self.arrivals]
+        ends += [flip.at + flip.delay for flip in self.flips]
+        ends += [outage.end for outage in self.outages]
+        ends += [life.end or life.start for life in self.lives]
+        ends += [fault.end for fault in self.faults]
+        return max(ends, default=0.0) + CALM_AFTER
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        return tuple(Notice(flip.delay, flip.copies) for flip in sorted(self.flips, key=lambda flip: flip.at))
+
+
+FAULT_SECONDS = 8.0
+"""The longest delay that a fault causes."""
+
+VALUES = ("on", "off", "on", "off", None, '{"enabled": true}', "maybe")
+FAULTS: tuple[What, ...] = ("error", "throttle", "delay", "error-after", "timeout-before", "timeout-after", "partial")
+WORKS = ("succeed", "succeed", "succeed", "fail", "retry", "reject")
+ENDS = ("stop", "crash", "cancel")
+GROUPS = "abc"
+
+
+def random_schedule(seed: int) -> Schedule:
+    """The schedule of this seed."""
+    rng = random.Random(seed)
+    span = rng.choice((4, 10, 20))
+
+    def moment() -> float:
+        # Half of them on whole seconds, so that things happen at the same instant.
+        return float(rng.randrange(span + 1)) if rng.random() < 0.5 else rng.randrange(10 * span) / 10
+
+    fifo = rng.random() < 0.35
+    visibility = rng.choice((2, 4, 6, 10, 30))
+    odd = not fifo and rng.random() < 0.3
+    most = rng.choice((0.0, 0.0, 0.02, 0.2, 0.6))
+    setup = Setup(
+        fifo=fifo,
+        visibility=visibility,
+        wait=rng.choice((0, 1, 2, 5, 20)),
+        drain_timeout=rng.choice((1.0, 2.0, 3.0, 5.0, 10.0, 30.0)),
+        concurrency=rng.choice((1, 2, 3, 5, 10, 100)),
+        batch=rng.choice((1, 2, 3, 10, 10)),
+        poll_interval=rng.choice((0.5, 1.0)),
+        max_receives=rng.choice((None, None, 1, 2, 3)),
+        latency=(rng.choice((0.0, most)), most),
+        duplicates=rng.choice((0.0, 0.3)) if odd else 0.0,
+        disorder=rng.choice((0.0, 0.5)) if odd else 0.0,
+        missed=rng.choice((0.0, 0.3)) if odd else 0.0,
+        reread=rng.choice((3.0, 10.0)),
+    )
+    burst = rng.random() < 0.3
+
+    def work() -> Work:
+        does = rng.choice(WORKS)
+        seconds = rng.choice((0.0, 0.1, 0.5, 1.0, 3.0, visibility * 1.0, visibility * 2.5))
+        again = rng.choice((0, 1, 3, 7)) if does == "retry" else 0
+        return Work(does, seconds, again, rng.choice((0.5, 3.0, 40.0)) if rng.random() < 0.1 else 0.0)
+
+    at = moment()
+    arrivals = []
+    for _ in range(rng.choice((1, 2, 3, 5, 8, 12))):
+        if not burst:
+            at = moment()
+        runs = tuple(work() for _ in range(rng.choice((0, 1, 1, 1, 2, 3))))
+        arrivals.append(Arrival(at, rng.choice(GROUPS) if fifo else "a", runs))
+    flips = []
+    for _ in range(rng.choice((0, 1, 2, 2, 3, 5))):
+        tricky = rng.random() < 0.3
+        delay = rng.choice((0.0, 0.5, 5.0)) if tricky else 0.0
+        flips.append(Flip(moment(), rng.choice(VALUES), delay, rng.choice((0, 1, 2)) if tricky else 1))
+    outages = ()
+    if rng.random() < 0.15:
+        start = moment()
+        outages = (Outage(start, start + rng.choice((0.5, 3.0, 8.0))),)
+    lives = [Life()]
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        if rng.random() < 0.6:  # one after the other
+            end = max(lives[-1].start, moment())
+            lives[-1] = dataclasses.replace(lives[-1], end=end, how=rng.choice(ENDS))
+            lives.append(Life(round(end + rng.choice((0.0, 1.0, 3.0)), 1)))
+        else:  # side by side
+            start = moment()
+            lives.append(Life(start, start + moment(), rng.choice(ENDS)) if rng.random() < 0.5 else Life(start))
+    faults = random_faults(rng, most=rng.choice((0, 0, 2, 5)), calls=12, until=float(span))
+    return Schedule(
+        seed=seed,
+        setup=setup,
+        arrivals=tuple(sorted(arrivals, key=lambda arrival: arrival.at)),
+        flips=tuple(sorted(flips, key=lambda flip: flip.at)),
+        outages=outages,
+        lives=tuple(lives),
+        faults=tuple(faults),
+    )
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    """The same, for Hypothesis: shrinks towards few messages, whole seconds and no faults."""
+    moments = st.one_of(st.integers(0, 20).map(float), st.integers(0, 100).map(lambda tenths: tenths / 10))
+    fifo = draw(st.booleans())
+    visibility = draw(st.sampled_from((10, 2, 4, 6, 30)))
+    chances = st.just(0.0) if fifo else st.sampled_from((0.0, 0.0, 0.3))
+    most = draw(st.sampled_from((0.0, 0.02, 0.2, 0.6)))
+    setup = Setup(
+        fifo=fifo,
+        visibility=visibility,
+        wait=draw(st.sampled_from((5, 0, 1, 2, 20))),
+        drain_timeout=draw(st.sampled_from((10.0, 1.0, 3.0, 30.0))),
+        concurrency=draw(st.sampled_from((10, 1, 2, 3, 100))),
+        batch=draw(st.sampled_from((10, 1, 3))),
+        max_receives=draw(st.sampled_from((None, 1, 2, 3))),
+        latency=(draw(st.sampled_from((0.0, most))), most),
+        duplicates=draw(chances),
+        disorder=draw(chances),
+        missed=draw(chances),
+        reread=draw(st.sampled_from((10.0, 3.0))),
+    )
+    works = st.builds(
+        lambda does, seconds, again, stubborn: Work(does, seconds, again if does == "retry" else 0, stubborn),
+        st.sampled_from(("succeed", "fail", "retry", "reject")),
+        st.sampled_from((0.1, 0.0, 0.5, 1.0, 3.0, visibility * 1.0, visibility * 2.5)),
+        st.sampled_from((0, 1, 3, 7)),
+        st.sampled_from((0.0, 0.0, 0.5, 3.0, 40.0)),
+    )
+    arrivals = st.builds(
+        Arrival, moments, st.sampled_from(GROUPS if fifo else "a"), st.lists(works, max_size=3).map(tuple)
+    )
+    flips = st.builds(
+        Flip, moments, st.sampled_from(VALUES), st.sampled_from((0.0, 0.5, 5.0)), st.sampled_from((1, 0, 2))
+    )
+    lives = st.builds(
+        lambda start, lasts, how: Life(start, None if lasts is None else start + lasts, how),
+        moments,
+        st.one_of(st.none(), moments),
+        st.sampled_from(ENDS),
+    )
+    outages = st.builds(lambda start, lasts: (Outage(start, start + lasts),), moments, st.sampled_from((0.5, 3.0, 8.0)))
+    seconds = st.sampled_from((1.0, 0.3, 3.0, FAULT_SECONDS))
+    single_faults = st.builds(
+        lambda what, kind, nth, late: Fault(what, kind, nth, 0.0, 20.0, late if what == "delay" else 0.0),
+        st.sampled_from(FAULTS),
+        st.sampled_from(("delete", "receive", "change_visibility", "dead_letter", "attributes")),
+        st.integers(1, 8),
+        seconds,
+    )
+    lasting_faults = st.builds(
+        lambda what, kind, start, lasts, late: Fault(
+            what, kind, None, start, start + lasts, late if what == "delay" else 0.0
+        ),
+        st.sampled_from(FAULTS),
+        st.sampled_from(("delete", "receive", "change_visibility", None)),
+        moments,
+        st.sampled_from((1.0, 3.0, 10.0)),
+        seconds,
+    )
+    by_time = lambda things: tuple(sorted(things, key=lambda thing: thing.at))  # noqa: E731
+    return Schedule(
+        seed=draw(st.integers(0, 999)),
+        setup=setup,
+        arrivals=by_time(draw(st.lists(arrivals, min_size=1, max_size=8))),
+        flips=by_time(draw(st.lists(flips, max_size=4))),
+        outages=draw(st.one_of(st.just(()), outages)),
+        lives=(draw(st.one_of(st.just(Life()), lives)), *draw(st.lists(lives, max_size=2))),
+        faults=tuple(draw(st.lists(st.one_of(single_faults, lasting_faults), max_size=4))),
+    )

@@ -1,0 +1,340 @@
+"""What is seen of a run: every call of every instance at its queue, every run of the processor, every event at the server.
+
+A `Witness` is a Trio instrument: after each step of any task it reads what is new in the queue's history, keeps a model of who
+holds which message (from the history alone, never from the service's ledger), and lets `invariants.py` look at it. It
+changes nothing, and takes no part in the schedule.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from svc.core import Core
+from svc.processors import Message
+from svc.queue import Queue, Received, Refusal
+from svc.simulated_history import (
+    Assigned,
+    CallFailed,
+    DeadLettered,
+    Deleted,
+    Event,
+    Sent,
+    VisibilityChanged,
+)
+from svc.simulated_queue import SimulatedQueue
+from svc.simulated_service import SimulatedService
+
+from .schedule import Schedule
+
+
+@dataclass(slots=True)
+class Hold:
+    """Who holds a message at the server."""
+
+    receipt: str
+    until: float
+    late: bool = False
+    """So decided by a call that its client had given up already: no client can know of it."""
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """One run of the processor."""
+
+    message_id: str
+    receipt: str
+    instance: "Instance"
+    began: float
+    until: float | None = None
+    """When it ended, was cancelled, or died with its process."""
+    ended: bool = False
+    finished: bool = False
+    """It succeeded or rejected."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """What one instance asked for one of its receipts."""
+
+    kind: str | None = None
+    """delete or change_visibility; None: only dead_letter so far."""
+    first_at: float = 0.0
+    confirmed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One instance of the service, as seen from outside."""
+
+    number: int
+    service: SimulatedService
+    core: Core | None = None
+    crashed: bool = False
+    cancelled_at: float | None = None
+    landed: dict[str, str] = field(default_factory=dict)
+    """Receipt → message id, of everything that it was ever handed."""
+    landed_at: dict[str, float] = field(default_factory=dict)
+    on_the_wire: int = 0
+    """Receives."""
+    extending: Counter[str] = field(default_factory=Counter)
+    """Receipts of the heartbeats on the wire."""
+    asked: dict[str, Asked] = field(default_factory=dict)
+    rejected_undeleted: set[str] = field(default_factory=set)
+    calls: Counter[str] = field(default_factory=Counter)
+    failed_calls: int = 0
+    began: float = 0.0
+    finished: dict[str, str] = field(default_factory=dict)
+    """Message id → receipt of the run that finished it here."""
+    drain_seen: object = None
+    """The report of the drain that was looked at last, at its end."""
+    drain_began: float | None = None
+    outstanding_at_begin: int = 0
+    landed_at_begin: int = 0
+    in_flight_at_begin: int = 0
+
+    def __str__(self) -> str:
+        return f"instance {self.number}"
+
+    @property
+    def watched(self) -> bool:
+        """Alive, and started."""
+        return self.core is not None and not self.crashed
+
+
+class Witness(trio.abc.Instrument):
+    def __init__(self, schedule: Schedule, queue: SimulatedQueue) -> None:
+        from . import invariants
+
+        self.schedule = schedule
+        self.queue = queue
+        self.violations: list[str] = []
+        self.instances: list[Instance] = []
+        self.order: dict[str | None, list[str]] = {}
+        """Group → message ids, in the order of sending."""
+        self.groups: dict[str, str | None] = {}
+        self.held: dict[str, Hold] = {}
+        """By message id: what was received and neither deleted nor moved since."""
+        self.gone: set[str] = set()
+        """Deleted or moved to the dead-letter queue."""
+        self.redriven: set[str] = set()
+        self.copied: set[str] = set()
+        """Put into the dead-letter queue by a client."""
+        self.duplicated: set[str] = set()
+        """Receipts of deliveries that the queue made while another receipt held the message, and of those others."""
+        self.runs: dict[str, list[Running]] = {}
+        self.finished: set[str] = set()
+        """Messages whose processor succeeded or rejected, anywhere."""
+        self.rejected: set[str] = set()
+        self.all_gone = trio.Event()
+        self.expected = len(schedule.arrivals)
+        self.drains = Counter[str]()
+        self.runs_counted = 0
+        self._failed: set[int] = set()  # numbers of calls that had failed at their client
+        self._read = 0
+        self._check = invariants.Invariants(self)
+
+    def violated(self, what: str) -> None:
+        if len(self.violations) < 10:
+            self.violations.append(f"{trio.current_time():g} s: {what}")
+
+    # -- each step --
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        history = self.queue.history
+        while self._read < len(history):
+            event = history[self._read]
+            self._read += 1
+            self._note(event)
+        for instance in self.instances:
+            if instance.watched:
+                self._check.step(instance)
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case Assigned():
+                hold = self.held.get(event.message_id)
+                if hold is not None and hold.until > event.at:
+                    self.duplicated |= {event.receipt, hold.receipt}
+                self.held[event.message_id] = Hold(event.receipt, event.until)
+            case VisibilityChanged():
+                late = event.call in self._failed
+                self.held[event.message_id] = Hold(event.receipt, event.until, late)
+            case Deleted():
+                self._check.deleted(event)
+                self._leaves(event.message_id)
+            case DeadLettered(reason=None):
+                self.redriven.add(event.message_id)
+                self._check.redriven(event)
+                self._leaves(event.message_id)
+            case DeadLettered():
+                self.copied.add(event.message_id)
+            case CallFailed():
+                self._failed.add(event.call)
+            case Sent():
+                self.order.setdefault(event.group_id, []).append(event.message_id)
+                self.groups[event.message_id] = event.group_id
+            case _:
+                pass
+
+    def _leaves(self, message_id: str) -> None:
+        self.held.pop(message_id, None)
+        self.gone.add(message_id)
+        if len(self.gone) == self.expected:
+            self.all_gone.set()
+
+    def holds(self, receipt: str, message_id: str, at: float) -> bool:
+        """Whether this delivery keeps the message from others at the server."""
+        hold = self.held.get(message_id)
+        return hold is not None and hold.receipt == receipt and hold.until >= at
+
+    # -- the processor --
+
+    def began(self, instance: Instance, message: Message) -> Running:
+        # Simulated receipts are made of these two; `landed` is what the instance was given.
+        receipt = f"{message.id}#{message.receive_count}"
+        run = Running(message.id, receipt, instance, trio.current_time())
+        self.runs_counted += 1
+        if not instance.crashed:
+            self._catch_up()
+            self._check.begins(run)
+        self.runs.setdefault(message.id, []).append(run)
+        return run
+
+    def _catch_up(self) -> None:
+        while self._read < len(self.queue.history):
+            self._read += 1
+            self._note(self.queue.history[self._read - 1])
+
+    def interrupted(self, run: Running) -> None:
+        """The processor was cancelled, and ignores it for a while."""
+        if run.until is None:
+            run.until = trio.current_time()
+
+    def ends(self, run: Running, *, finished: bool, rejected: bool) -> None:
+        self.interrupted(run)
+        run.ended = True
+        if run.instance.crashed:
+            return
+        if finished:
+            run.finished = True
+            self.finished.add(run.message_id)
+            run.instance.finished.setdefault(run.message_id, run.receipt)
+            if rejected:
+                self.rejected.add(run.message_id)
+        self._catch_up()
+        self._check.ends(run)
+
+    def crashed(self, instance: Instance) -> None:
+        instance.crashed = True
+        for runs in self.runs.values():
+            for run in runs:
+                if run.instance is instance and run.until is None:
+                    run.until = trio.current_time()
+
+    # -- the calls --
+
+    def at_end(self, *, in_time: bool) -> None:
+        self._check.at_end(in_time=in_time)
+
+    @property
+    def check(self) -> Any:
+        return self._check
+
+
+class WatchedQueue:
+    """The queue as one instance reaches it, seen."""
+
+    def __init__(self, queue: Queue, witness: Witness, instance: Instance) -> None:
+        self._queue = queue
+        self._witness = witness
+        self._instance = instance
+
+    @property
+    def max_receive_count(self) -> int | None:
+        return self._queue.max_receive_count
+
+    async def _seen(self, kind: str) -> None:
+        self._instance.calls[kind] += 1
+        if not self._witness.check.call_begins(self._instance, kind):
+            await trio.sleep_forever()  # a hot loop ends here
+
+    async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
+        instance = self._instance
+        await self._seen("receive")
+        self._witness.check.receive_begins(instance)
+        instance.on_the_wire += 1
+        try:
+            deliveries = await self._queue.receive(limit=limit, wait=wait, visibility=visibility)
+        except trio.Cancelled:
+            self._witness.check.receive_cancelled(instance)
+            raise
+        except Exception:
+            instance.failed_calls += 1
+            raise
+        finally:
+            instance.on_the_wire -= 1
+        for delivery in deliveries:
+            instance.landed[delivery.receipt] = delivery.message.id
+            instance.landed_at[delivery.receipt] = trio.current_time()
+        return deliveries
+
+    async def delete(self, receipts: Sequence[str]) -> Mapping[str, Refusal]:
+        await self._seen("delete")
+        return await self._settling("delete", receipts, self._queue.delete(receipts))
+
+    async def change_visibility(self, timeouts: Mapping[str, int]) -> Mapping[str, Refusal]:
+        await self._seen("change_visibility")
+        call = self._queue.change_visibility(timeouts)
+        # The schedules never ask for a retry after exactly the visibility timeout.
+        if set(timeouts.values()) != {self._witness.schedule.setup.visibility}:
+            return await self._settling("change_visibility", tuple(timeouts), call)
+        self._witness.check.extends(self._instance, tuple(timeouts))
+        self._instance.extending.update(timeouts)
+        try:
+            return await call
+        except Exception:
+            self._instance.failed_calls += 1
+            raise
+        finally:
+            self._instance.extending.subtract(timeouts)
+
+    async def _settling(self, kind: str, receipts: Sequence[str], call: Any) -> Mapping[str, Refusal]:
+        instance = self._instance
+        self._witness.check.settles(instance, kind, receipts)
+        for receipt in receipts:
+            asked = instance.asked.setdefault(receipt, Asked(first_at=trio.current_time()))
+            asked.kind = kind
+        try:
+            refused: Mapping[str, Refusal] = await call
+        except Exception:
+            instance.failed_calls += 1
+            raise
+        if refused:
+            instance.failed_calls += 1
+        for receipt in receipts:
+            if receipt not in refused:
+                instance.asked[receipt].confirmed = True
+        return refused
+
+    async def dead_letter(self, delivery: Received, reason: str) -> bool:
+        await self._seen("dead_letter")
+        self._instance.asked.setdefault(delivery.receipt, Asked(first_at=trio.current_time()))
+        try:
+            return await self._queue.dead_letter(delivery, reason)
+        except Exception:
+            self._instance.failed_calls += 1
+            raise
+
+    async def send(self, body: str, **options: Any) -> str:
+        return await self._queue.send(body, **options)
+
+    async def attributes(self) -> Mapping[str, str]:
+        await self._seen("attributes")
+        try:
+            return await self._queue.attributes()
+        except Exception:
+            self._instance.failed_calls += 1
+            raise
