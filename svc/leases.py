@@ -94,7 +94,7 @@ class Heartbeat:
         for entry in batch:
             # SQS refuses an extension beyond 12 hours after the receive; the last one is cut to fit.
             seconds = min(self._visibility, math.floor(entry.received_at + MAX_VISIBILITY - now))
-            if seconds < 1:
+            if now + seconds <= entry.lease_until:
                 entry.next_try = math.inf
                 continue
             entry.extending = True

@@ -109,6 +109,7 @@ class Settlement:
         except QueueError as failure:
             error = str(failure)
         self._tell(refused is not None, action, len(batch), error)
+        again: list[tuple[Entry, str]] = []
         for entry in batch:
             if entry.ended is not None:
                 continue  # lost while the call was on the wire
@@ -118,7 +119,8 @@ class Settlement:
             elif refusal is not None and refusal.gone:
                 self._lost(entry, f"the queue refused to {action.value}: {refusal.text}")
             else:
-                self._again(entry, refusal.text if refusal else error)
+                again.append((entry, refusal.text if refusal else error))
+        self._try_again(action, again)
         self._bell.ring()
 
     async def _call(self, action: Action, batch: Sequence[Entry]) -> Mapping[str, Refusal]:
@@ -148,15 +150,19 @@ class Settlement:
             entry.lease_until = sent + entry.fate.after
         self._ledger.end(entry, entry.fate.outcome)
 
-    def _again(self, entry: Entry, error: str) -> None:
-        assert entry.fate is not None
-        entry.attempts += 1
+    def _try_again(self, action: Action, failed: Sequence[tuple[Entry, str]]) -> None:
+        """What failed together is tried again together, as long as its lease lasts."""
+        if not failed:
+            return
         now = trio.current_time()
-        entry.next_try = now + backoff(entry.attempts, first=RETRY_FIRST, cap=RETRY_CAP, rng=self._rng)
-        if entry.next_try >= entry.lease_until:
-            self._lost(entry, f"its lease ran out before the queue confirmed {entry.fate.action.value}: {error}")
-        else:
-            self._waiting[entry.fate.action].append((now, entry))
+        attempt = 1 + max(entry.attempts for entry, _ in failed)
+        next_try = now + backoff(attempt, first=RETRY_FIRST, cap=RETRY_CAP, rng=self._rng)
+        for entry, error in failed:
+            entry.attempts, entry.next_try = attempt, next_try
+            if next_try >= entry.lease_until:
+                self._lost(entry, f"its lease ran out before the queue confirmed {action.value}: {error}")
+            else:
+                self._waiting[action].append((now, entry))
 
     def _lost(self, entry: Entry, why: str) -> None:
         log.warning("message lost", message_id=entry.message.id, why=why)

@@ -73,7 +73,7 @@ class Instance:
 
     async def exit_code(self, *, within: float = 40) -> int:
         with trio.fail_after(within):
-            while self._process.poll() is None:  # noqa: ASYNC110 - a child's end has no event in Trio's API for Popen
+            while self._process.poll() is None:
                 await trio.sleep(0.02)
         self._reader.join(5)
         return int(self._process.returncode)
@@ -172,7 +172,7 @@ class Stand:
     async def until(self, satisfied: Any, *, within: float = 30) -> None:
         """Wait for something that other processes bring about."""
         with trio.fail_after(within):
-            while not satisfied():  # noqa: ASYNC110
+            while not satisfied():
                 await trio.sleep(0.02)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+import trio.testing
 
 from svc.maintenance import DrainOutcome, Phase
 from svc.processors import Message
@@ -106,8 +107,7 @@ async def test_off_during_a_drain_resumes_at_once(autojump_clock):
         await trio.sleep(1)
         assert service.phase is Phase.DRAINING
         service.maintenance("off")
-        await trio.lowlevel.checkpoint()
-        await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
         assert service.phase is Phase.RUNNING
         assert service.drain.outcome is DrainOutcome.REVOKED
         queue.put("next")

@@ -54,6 +54,7 @@ MOTO_DIFFERS = {
     ),
 }
 LOCALSTACK_DIFFERS = {  # 4.14
+    "old handle deletes": MOTO_DIFFERS["old handle deletes"],
     "old handle changes visibility": MOTO_DIFFERS["old handle changes visibility"],
     "never not in flight": MOTO_DIFFERS["never not in flight"],
     "no total visibility limit": (

@@ -127,7 +127,7 @@ class Witness(trio.abc.Instrument):
         self.runs: dict[str, list[Running]] = {}
         self.finished: set[str] = set()
         """Messages whose processor succeeded or rejected, anywhere."""
-        self.rejected: set[str] = set()
+        self.succeeded: set[str] = set()
         self.all_gone = trio.Event()
         self.expected = len(schedule.arrivals)
         self.drains = Counter[str]()
@@ -222,8 +222,8 @@ class Witness(trio.abc.Instrument):
             run.finished = True
             self.finished.add(run.message_id)
             run.instance.finished.setdefault(run.message_id, run.receipt)
-            if rejected:
-                self.rejected.add(run.message_id)
+            if not rejected:
+                self.succeeded.add(run.message_id)
         self._catch_up()
         self._check.ends(run)
 

@@ -1,0 +1,272 @@
+"""What must hold in every schedule, and the precise form of it.
+
+A queue that delivers at least once, and calls whose answer may be lost, leave some freedom. Each promise is stated here in the
+strongest form that nothing but the service itself can break:
+
+1.  *No message vanishes.* A message is deleted only after a run of its processor, at whatever instance, succeeded or rejected
+    it; if it was only rejected and there is a dead-letter queue, a copy is there first. (Its own delivery need not be the one
+    that was finished: a remembered redelivery and a twin are deleted without a run.)
+2.  *Nothing is stranded by a drain.* When a drain has ended, expired or not, everything that ever landed at this instance and
+    that it still holds invisible is named in the report: deferred, unsettled or lost. Exempt is what a call did after its client
+    had given it up (5 s): nobody can know of it. What never landed (an answer lost on the way) was not handed to the instance.
+3.  *Unsettled means tried.* What a report calls unsettled has had a settlement call before the drain's deadline, unless it
+    landed within the reserve or a heartbeat for it was on the wire.
+4.  *Work happens under a lease.* From its begin to its end (or to its cancellation, if it ignores that) a run's delivery holds
+    its message at the server. Exempt are deliveries that the queue itself superseded (duplicates of standard queues).
+5.  *Never twice at the same time.* Two runs of a message do not overlap, at whatever instances, with the exemption of 4 between
+    instances. Within one instance there is none: copies wait for the first.
+6.  *Finished is finished.* An instance does not run a message again that it finished and could not delete. (If its delete was
+    confirmed but came too late for the lease, it cannot know.)
+7.  *FIFO.* When a run begins, every earlier message of its group is deleted or dead-lettered.
+8.  *The figures add up.* At every step, received is what landed, and is the sum of the outcomes and of what is in flight.
+9.  *In flight ≤ MAX_CONCURRENCY*, at every step; so are running processors, those that ignored a cancellation aside.
+10. *No receive begins* but in the phase running.
+11. *The poll is not aborted*: a receive on the wire is cancelled only when the bound of a stop (`LAST_RELEASE`) is used up.
+12. *A drain ends* within its deadline and `worker.LATE`; a cancelled instance within `LAST_RELEASE`, if its processors let it.
+13. *The report is true*: it names the receives on the wire at the begin and what landed; its figures add up.
+14. *A receipt is settled once*: no settlement after one was confirmed, never by two kinds of call, no heartbeat after one was
+    sent, and no visibility change while a heartbeat could overtake it.
+15. *Nothing hangs.* In the calm at the end all messages are finished within the time that their runs and leases take, and all
+    instances stop. Nothing crashes.
+16. *Calls are bounded* by the time, the deliveries and the failed calls; there is no hot loop.
+17. *A drain does not dead-letter*: a message is moved by the redrive policy only if a run of it began on each of its deliveries
+    that landed outside of a stop … see `redriven`.
+"""
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from svc.drain import Drain
+from svc.maintenance import DrainOutcome, Phase
+from svc.simulated_history import DeadLettered, Deleted
+from svc.worker import LAST_RELEASE, LATE, MAX_RECEIVERS
+
+if TYPE_CHECKING:
+    from .witness import Instance, Running, Witness
+
+EPSILON = 1e-6
+"""Seconds; floating point."""
+
+STEPS_AT_ONCE = 20_000
+"""Calls that an instance may make without the time going on; far beyond what a schedule has messages."""
+
+
+class Invariants:
+    def __init__(self, witness: "Witness") -> None:
+        self._witness = witness
+        self._violated = witness.violated
+        self._calls_at = (0.0, 0)
+        self._setup = witness.schedule.setup
+
+    # -- at each step --
+
+    def step(self, instance: "Instance") -> None:
+        core = instance.core
+        assert core is not None
+        ledger = core.worker.ledger
+        counts = ledger.counts()
+        total = counts.processed + counts.failed + counts.released + counts.rejected + counts.lost
+        if not counts.received == len(instance.landed) == total + len(ledger):
+            self._violated(f"8 {instance}: {len(instance.landed)} landed, but {counts}")
+        if len(ledger) > self._setup.concurrency:
+            self._violated(f"9 {instance}: {len(ledger)} in flight, but {self._setup.concurrency} allowed")
+        report = core.manager._report
+        if report is None or report is instance.drain_seen:
+            return
+        if report.ended is not None:
+            instance.drain_seen = report
+            self._witness.drains[report.outcome.value] += 1
+            if report.outcome is not DrainOutcome.REVOKED:
+                self._drain_ended(instance)
+        elif instance.drain_began != report.began:
+            instance.drain_began = report.began
+            instance.outstanding_at_begin = instance.on_the_wire
+            instance.landed_at_begin = len(instance.landed)
+            instance.in_flight_at_begin = len(ledger)
+        elif trio.current_time() > report.deadline + LATE + EPSILON:
+            self._violated(f"12 {instance}: the drain goes on after its deadline {report.deadline:g}")
+
+    def _drain_ended(self, instance: "Instance") -> None:
+        assert instance.core is not None
+        report = instance.core.manager._report
+        assert report is not None
+        assert report.ended is not None
+        now, drain = trio.current_time(), instance.core.worker.tally.so_far()
+        if report.ended > report.deadline + LATE + EPSILON:
+            self._violated(f"12 {instance}: the drain ended at {report.ended:g}, its deadline was {report.deadline:g}")
+        named = {*drain.deferred, *drain.unsettled, *drain.lost_ids}
+        for message_id, hold in self._witness.held.items():
+            if hold.receipt in instance.landed and hold.until > now + EPSILON and not hold.late and message_id not in named:
+                self._violated(
+                    f"2 {instance}: after the drain {hold.receipt} stays invisible until {hold.until:g}, and is not named"
+                    f" in {drain}"
+                )
+        if report.outcome is DrainOutcome.DRAINED and (drain.error() is not None or drain.unsettled):
+            self._violated(f"13 {instance}: drained, but {drain}")
+        if report.outcome is DrainOutcome.EXPIRED and drain.error() is None:
+            self._violated(f"13 {instance}: expired for no reason: {drain}")
+        self._unsettled_was_tried(instance, drain, report.deadline)
+        self._report_is_true(instance, drain)
+
+    def _unsettled_was_tried(self, instance: "Instance", drain: Drain, deadline: float) -> None:
+        reserve = min(2.0, self._setup.drain_timeout / 10)
+        assert instance.core is not None
+        for entry in instance.core.worker.ledger:
+            receipt = entry.delivery.receipt
+            asked = instance.asked.get(receipt)
+            late = instance.landed_at[receipt] > deadline - reserve - EPSILON
+            if (asked is None or asked.first_at > deadline + EPSILON) and not late and not instance.extending[receipt]:
+                self._violated(f"3 {instance}: the drain gave {receipt} up without having tried to settle it in time")
+
+    def _report_is_true(self, instance: "Instance", drain: Drain) -> None:
+        brought = len(instance.landed) - instance.landed_at_begin
+        told = drain.receives_outstanding, drain.receives_brought, drain.in_flight, drain.receives_unlanded
+        true = instance.outstanding_at_begin, brought, instance.in_flight_at_begin, instance.on_the_wire
+        if told != true:
+            self._violated(f"13 {instance}: outstanding, brought, in flight, unlanded are {true}, but {drain}")
+        ended = drain.completed + drain.failed + drain.released + drain.rejected + drain.lost
+        if ended + len(drain.unsettled) != drain.in_flight + drain.receives_brought:
+            self._violated(f"13 {instance}: the report does not add up: {drain}")
+
+    # -- events at the server --
+
+    def deleted(self, event: Deleted) -> None:
+        witness, message_id = self._witness, event.message_id
+        if message_id not in witness.finished:
+            self._violated(f"1 {message_id} is deleted, but no processor succeeded on it or rejected it")
+        elif (
+            self._setup.max_receives is not None
+            and message_id not in witness.copied
+            and message_id not in witness.succeeded
+        ):
+            self._violated(f"1 {message_id} was rejected and is deleted, but the dead-letter queue has no copy")
+
+    def redriven(self, event: DeadLettered) -> None:
+        """17: checked loosely, see the docstring of the file."""
+
+    # -- the processor --
+
+    def begins(self, run: "Running") -> None:
+        witness, instance, now = self._witness, run.instance, trio.current_time()
+        if run.receipt not in instance.landed:
+            self._violated(f"4 {instance}: a run on {run.receipt}, which it was never handed")
+        if run.receipt not in witness.duplicated and not witness.holds(run.receipt, run.message_id, now):
+            self._violated(
+                f"4 {instance}: a run begins on {run.receipt}, whose lease is over: {witness.held.get(run.message_id)}"
+            )
+        finished = instance.finished.get(run.message_id)
+        if finished is not None and not ((asked := instance.asked.get(finished)) and asked.confirmed):
+            self._violated(f"6 {instance}: {run.message_id} runs again, although {finished} was finished here")
+        group = witness.groups[run.message_id]
+        if self._setup.fifo:
+            for earlier in witness.order[group]:
+                if earlier == run.message_id:
+                    break
+                if earlier not in witness.gone:
+                    self._violated(f"7 {instance}: a run on {run.receipt} begins, but {earlier} comes before it")
+        running = sum(
+            other.instance is instance and other.until is None for runs in witness.runs.values() for other in runs
+        )
+        if running + 1 > self._setup.concurrency:
+            self._violated(f"9 {instance}: {running + 1} processors run, but {self._setup.concurrency} are allowed")
+
+    def ends(self, run: "Running") -> None:
+        witness = self._witness
+        assert run.until is not None
+        if (
+            run.receipt not in witness.duplicated
+            and run.until == trio.current_time()
+            and run.message_id not in witness.gone
+            and not witness.holds(run.receipt, run.message_id, run.until - EPSILON)
+        ):
+            self._violated(
+                f"4 {run.instance}: the run on {run.receipt} went on after its lease:"
+                f" {witness.held.get(run.message_id)}"
+            )
+        for other in witness.runs[run.message_id]:
+            if other is run:
+                continue
+            until = trio.current_time() if other.until is None else other.until
+            if min(until, run.until) <= max(other.began, run.began) + EPSILON:
+                continue
+            superseded = {run.receipt, other.receipt} & witness.duplicated and other.instance is not run.instance
+            if not superseded:
+                self._violated(
+                    f"5 {run.message_id} ran twice at the same time: {run.receipt} at {run.instance} from {run.began:g} to"
+                    f" {run.until:g}, {other.receipt} at {other.instance} from {other.began:g}"
+                )
+
+    # -- the calls --
+
+    def call_begins(self, instance: "Instance", kind: str) -> bool:
+        """False in a hot loop: then the call must never return."""
+        at, calls = self._calls_at
+        now = trio.current_time()
+        self._calls_at = (now, calls + 1 if now == at else 1)
+        if self._calls_at[1] > STEPS_AT_ONCE // 20:
+            self._violated(f"16 {instance}: over {STEPS_AT_ONCE // 20} calls at one instant, the last a {kind}")
+            return False
+        return True
+
+    def receive_begins(self, instance: "Instance") -> None:
+        if instance.core is None or instance.crashed:
+            return
+        phase = instance.core.manager._phase
+        if phase is not Phase.RUNNING:
+            self._violated(f"10 {instance}: a receive begins in phase {phase.value}")
+
+    def receive_cancelled(self, instance: "Instance") -> None:
+        if instance.crashed or instance.core is None:
+            return
+        report = instance.core.manager._report
+        since = instance.cancelled_at
+        if since is None and report is not None and report.ended is not None and report.cause is not None:
+            since = report.ended if instance.core.manager._phase is Phase.STOPPED else None
+        if since is None or trio.current_time() < since + LAST_RELEASE - EPSILON:
+            self._violated(f"11 {instance}: a receive on the wire is cancelled")
+
+    def extends(self, instance: "Instance", receipts: tuple[str, ...]) -> None:
+        if instance.crashed:
+            return
+        for receipt in receipts:
+            if receipt in instance.asked:
+                self._violated(f"14 {instance}: a heartbeat for {receipt}, which was settled")
+
+    def settles(self, instance: "Instance", kind: str, receipts: object) -> None:
+        if instance.crashed:
+            return
+        for receipt in receipts:  # type: ignore[attr-defined]
+            asked = instance.asked.get(receipt)
+            if receipt not in instance.landed:
+                self._violated(f"14 {instance}: a {kind} for {receipt}, which it was never handed")
+            if asked is not None and asked.confirmed:
+                self._violated(f"14 {instance}: a {kind} for {receipt}, whose {asked.kind} was confirmed")
+            if asked is not None and asked.kind not in (None, kind):
+                self._violated(f"14 {instance}: a {kind} for {receipt} after a {asked.kind}")
+            if kind == "change_visibility" and instance.extending[receipt]:
+                self._violated(f"14 {instance}: a {kind} for {receipt} that a heartbeat on the wire may overtake")
+
+    # -- the end --
+
+    def at_end(self, *, in_time: bool) -> None:
+        witness = self._witness
+        if not in_time:
+            missing = [id_ for ids in witness.order.values() for id_ in ids if id_ not in witness.gone]
+            self._violated(f"15 in the calm these messages were not finished in time: {', '.join(missing)}")
+        for instance in witness.instances:
+            if not instance.crashed:
+                self._calls_are_bounded(instance)
+
+    def _calls_are_bounded(self, instance: "Instance") -> None:
+        lasted = trio.current_time() - instance.began
+        setup, landed = self._setup, len(instance.landed)
+        receives = 2 * MAX_RECEIVERS + 2.5 * lasted / setup.poll_interval + 2 * landed
+        if instance.calls["receive"] > receives:
+            self._violated(f"16 {instance}: {instance.calls['receive']} receives in {lasted:g} s for {landed} messages")
+        others = sum(instance.calls.values()) - instance.calls["receive"]
+        # A heartbeat for each message in flight twice per lease at most; a settlement or two for each; all failures repeated.
+        beats = min(landed, setup.concurrency) * 3 * lasted / setup.visibility
+        bound = 5 + lasted / 100 + 3 * landed + beats + 2 * instance.failed_calls
+        if others > bound:
+            self._violated(f"16 {instance}: {dict(instance.calls)} in {lasted:g} s for {landed} messages, bound {bound:g}")

@@ -1,0 +1,284 @@
+"""Runs one schedule, in virtual time and always in the same way: the whole service between a simulated queue and switch."""
+
+import contextlib
+import logging
+import random
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import structlog
+import trio
+import trio.testing
+
+from svc.core import Core
+from svc.processors import Message, Reject, Retry
+from svc.simulated_faults import Call, Fault, fault_for
+from svc.simulated_service import SimulatedService
+from svc.testing import SimulatedQueue, SimulatedSwitch
+from svc.worker import LAST_RELEASE, LATE
+
+from .schedule import Life, Schedule, Work
+from .witness import Instance, WatchedQueue, Witness
+
+MakeCore = Callable[..., Core]
+"""`Core`, or something that builds one with the same arguments and then spoils it."""
+
+AFTERWARDS = Work("succeed", 0.1)
+"""What the processor does in runs that the schedule says nothing about."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a schedule."""
+
+    violations: list[str] = field(default_factory=list)
+    tried: Counter[str] = field(default_factory=Counter)
+    """schedules, messages, runs, calls, faults, drains, crashes, flips, …"""
+    queue: SimulatedQueue | None = None
+    witness: Witness | None = None
+
+
+def run_schedule(schedule: Schedule, make_core: MakeCore = Core) -> Result:
+    """Run it to its end. Nothing is raised for what the service does wrong: it stands in `Result.violations`."""
+    result = Result()
+    with deterministic_scheduling(schedule.seed):
+        # The instrument has to be there before the queue, which can only be made inside of the run.
+        instruments: list[Any] = []
+        try:
+            trio.run(
+                partial(_main, schedule, make_core, result),
+                clock=trio.testing.MockClock(autojump_threshold=0),
+                instruments=instruments,
+            )
+        except Exception:
+            result.violations.append("15 crashed:\n" + traceback.format_exc())
+    return result
+
+
+@contextlib.contextmanager
+def deterministic_scheduling(seed: int) -> Iterator[None]:
+    """Within, Trio's scheduler shuffles the tasks that can run by a Random of this seed.
+
+    The only place that touches Trio's internals, and in the way in which pytest-trio and Hypothesis do
+    (`trio._core._run._hypothesis_plugin_setup`, pytest_trio/plugin.py): with `_ALLOW_DETERMINISTIC_SCHEDULING` each batch of
+    tasks is sorted by their age and then shuffled by `_r`, where else it would be reversed every other time.
+    """
+    run = trio._core._run  # type: ignore[attr-defined]
+    before, state = run._ALLOW_DETERMINISTIC_SCHEDULING, run._r.getstate()
+    run._ALLOW_DETERMINISTIC_SCHEDULING = True
+    run._r.seed(seed)
+    try:
+        yield
+    finally:
+        run._ALLOW_DETERMINISTIC_SCHEDULING = before
+        run._r.setstate(state)
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Within, nobody logs: it costs more than all the rest."""
+    before, level = structlog.get_config(), logging.root.manager.disable
+    structlog.configure(
+        processors=[], wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
+    )
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        logging.disable(level)
+
+
+async def _main(schedule: Schedule, make_core: MakeCore, result: Result) -> None:
+    world = World(schedule, make_core, result.tried)
+    result.queue, result.witness = world.queue, world.witness
+    result.violations = world.witness.violations
+    trio.lowlevel.add_instrument(world.witness)
+    await world.run()
+    trio.lowlevel.remove_instrument(world.witness)
+
+
+class World:
+    """A queue, a switch, the instances that come and go, and the witness."""
+
+    def __init__(self, schedule: Schedule, make_core: MakeCore, tried: Counter[str]) -> None:
+        setup = schedule.setup
+        self.schedule = schedule
+        self.tried = tried
+        self._rng = random.Random(schedule.seed)
+        dead = None
+        if setup.max_receives is not None:
+            dead = SimulatedQueue("dead", fifo=setup.fifo, content_deduplication=setup.fifo)
+        self.queue = SimulatedQueue(
+            "q",
+            fifo=setup.fifo,
+            dead_letters=dead,
+            max_receive_count=setup.max_receives,
+            request_seconds=setup.latency,
+            answer_seconds=setup.latency,
+            duplicates=setup.duplicates,
+            disorder=setup.disorder,
+            missed=setup.missed,
+            faults=self._fault,
+            rng=self._rng,
+        )
+        self.switch = SimulatedSwitch("off", notices=schedule.notices, outages=schedule.outages, reread=setup.reread)
+        self.witness = Witness(schedule, self.queue)
+        self._make_core = make_core
+        self._runs: Counter[str] = Counter()
+        self._nursery: trio.Nursery | None = None
+        self._settings = {
+            "SQS_MAX_NUMBER_OF_MESSAGES": str(setup.batch),
+            "SQS_WAIT_TIME_SECONDS": str(setup.wait),
+            "SQS_VISIBILITY_TIMEOUT_SECONDS": str(setup.visibility),
+            "SQS_POLL_INTERVAL": str(setup.poll_interval),
+            "DRAIN_TIMEOUT": str(setup.drain_timeout),
+            "MAX_CONCURRENCY": str(setup.concurrency),
+        }
+
+    def _fault(self, call: Call) -> Fault | None:
+        fault = fault_for(self.schedule.faults, call)
+        if fault is not None:
+            self.tried["faults"] += 1
+        return fault
+
+    async def run(self) -> None:
+        schedule, witness = self.schedule, self.witness
+        actions: list[tuple[float, Callable[[], None]]] = []
+        for number, arrival in enumerate(schedule.arrivals):
+            actions.append((arrival.at, partial(self._arrive, number)))
+        for flip in schedule.flips:
+            actions.append((flip.at, partial(self._flip, flip.value)))
+        for number, life in enumerate(schedule.lives):
+            actions.append((life.start, partial(self._start, number)))
+            if life.end is not None:
+                actions.append((life.end, partial(self._end, number, life)))
+        async with trio.open_nursery() as self._nursery:
+            for at, action in sorted(actions, key=lambda pair: pair[0]):
+                if at > trio.current_time():
+                    await trio.sleep_until(at)
+                action()
+            await trio.sleep_until(schedule.calm_at)
+            self.switch.set("off")
+            if all(life.end is not None for life in schedule.lives):
+                self._start(len(schedule.lives))
+            with trio.move_on_after(self._calm_lasts()) as calm:
+                await witness.all_gone.wait()
+            for instance in witness.instances:
+                self._stop(instance)
+            with trio.move_on_after(schedule.setup.drain_timeout + LATE + LAST_RELEASE + self._stubborn()) as stopping:
+                for instance in witness.instances:
+                    await instance.service._ended.wait()
+            if stopping.cancelled_caught:
+                witness.violated("15 an instance does not stop")
+            witness.at_end(in_time=not calm.cancelled_caught)
+            self._nursery.cancel_scope.cancel()
+        self.tried.update(
+            schedules=1,
+            messages=len(schedule.arrivals),
+            runs=witness.runs_counted,
+            calls=sum(self.queue.calls.values()),
+            flips=len(schedule.flips),
+            crashes=sum(life.how == "crash" for life in schedule.lives if life.end is not None),
+            drains=sum(witness.drains.values()),
+            **{f"drains {outcome}": count for outcome, count in witness.drains.items()},
+        )
+
+    def _calm_lasts(self) -> float:
+        """Seconds in which everything that is left can be finished: all runs one after the other, and for each round of the
+        slowest message (or group) a lease that has to run out, a poll, and the journeys of its calls."""
+        setup = self.schedule.setup
+        rounds = [len(arrival.runs) + 2 for arrival in self.schedule.arrivals]
+        work = sum(run.seconds + run.stubborn + 1 for arrival in self.schedule.arrivals for run in arrival.runs)
+        retries = sum(run.again for arrival in self.schedule.arrivals for run in arrival.runs)
+        most = sum(rounds) if setup.fifo else max(rounds, default=0)
+        each = setup.visibility + min(setup.wait, 20) + 8 * setup.latency[1] + 2
+        return 10 + work + retries + len(rounds) + most * each
+
+    def _stubborn(self) -> float:
+        return sum(run.stubborn for arrival in self.schedule.arrivals for run in arrival.runs)
+
+    # -- what happens --
+
+    def _arrive(self, number: int) -> None:
+        arrival = self.schedule.arrivals[number]
+        if self.schedule.setup.fifo:
+            self.queue.put(str(number), group_id=arrival.group, deduplication_id=str(number))
+        else:
+            self.queue.put(str(number))
+
+    def _flip(self, value: str | None) -> None:
+        self.switch.set(value)
+
+    def _start(self, number: int) -> None:
+        make = partial(self._build, number)
+        service = SimulatedService(
+            self.queue,
+            partial(self._process, number),
+            switch=self.switch,
+            rng=random.Random(self.schedule.seed + number),
+            make_core=make,
+            **self._settings,
+        )
+        self.witness.instances.append(Instance(number, service, began=trio.current_time()))
+        assert self._nursery is not None
+        self._nursery.start_soon(service.run)
+
+    def _build(self, number: int, settings: Any, queue: Any, *args: Any, **options: Any) -> Core:
+        instance = self._instance(number)
+        instance.core = self._make_core(settings, WatchedQueue(queue, self.witness, instance), *args, **options)
+        return instance.core
+
+    def _instance(self, number: int) -> Instance:
+        return next(instance for instance in self.witness.instances if instance.number == number)
+
+    def _end(self, number: int, life: Life) -> None:
+        instance = self._instance(number)
+        if life.how == "stop":
+            self._stop(instance)
+            return
+        if life.how == "crash":
+            self.witness.crashed(instance)
+            instance.service.crash()
+            return
+        instance.cancelled_at = trio.current_time()
+        instance.service._scope.cancel(reason="second signal")
+
+    def _stop(self, instance: Instance) -> None:
+        if instance.core is None:
+            instance.service._scope.cancel(reason="stopped before it was built")
+        else:
+            instance.core.manager.stop()
+
+    async def _process(self, number: int, message: Message) -> None:
+        runs = self.schedule.arrivals[int(message.body)].runs
+        nth = self._runs[message.id]
+        self._runs[message.id] += 1
+        work = runs[nth] if nth < len(runs) else AFTERWARDS
+        witness = self.witness
+        run = witness.began(self._instance(number), message)
+        finished = rejected = False
+        try:
+            try:
+                await trio.sleep(work.seconds)
+            except trio.Cancelled:
+                if not work.stubborn:
+                    raise
+                witness.interrupted(run)
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(work.stubborn)
+            finished = work.does in ("succeed", "reject")
+            rejected = work.does == "reject"
+            match work.does:
+                case "fail":
+                    raise ValueError("the processor failed")
+                case "retry":
+                    raise Retry(after=work.again)
+                case "reject":
+                    raise Reject("no good")
+        finally:
+            witness.ends(run, finished=finished, rejected=rejected)

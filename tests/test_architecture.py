@@ -1,0 +1,96 @@
+"""The house keeps its rooms: imports point downward, and each foreign library has one door."""
+
+import ast
+from pathlib import Path
+
+import svc
+
+FOLDER = Path(svc.__file__).parent
+
+LAYERS = [
+    {"__init__", "processors", "retry", "bell", "queue", "outgoing", "logs", "devstack_leash", "devstack_sqs"},
+    {"settings", "probe", "sqs_wire", "gate", "maintenance", "ledger", "openapi", "devstack"},
+    {"etcd", "leases", "settlement", "drain", "intake", "sqs"},
+    {"tasks"},
+    {"worker"},
+    {"core"},
+    {"render", "metrics", "server"},
+    {"api"},
+    {"service"},
+    {"cli"},
+    {"__main__"},
+]
+"""From the bottom up. A module imports from its own layer or from below."""
+
+TESTING = {"testing", "pytest_plugin"}
+"""What tests are made of may import anything and is imported by nothing of the above (nor is any simulated_*)."""
+
+ONE_DOOR = {
+    "etcd3": "etcd",
+    "grpc": "etcd",
+    "aiobotocore": "sqs",
+    "trio_asyncio": "sqs",
+    "quart_trio": "api",
+    "moto": "devstack_sqs",
+    "prometheus_client": "metrics",
+    "click": "cli",
+    "pydantic": "settings",
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything that the file imports, within functions too; what only the type checker sees is left out."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text())
+    type_checking = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    hidden = {id(inner) for node in type_checking for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own(names: set[str]) -> set[str]:
+    """The modules of svc among them."""
+    parts = {name.split(".")[1] for name in names if name.startswith("svc.")}
+    return {part for part in parts if (FOLDER / f"{part}.py").exists()}
+
+
+def is_testing(module: str) -> bool:
+    return module in TESTING or module.startswith("simulated_")
+
+
+MODULES = {path.stem: imports(path) for path in FOLDER.glob("*.py")}
+
+
+def test_every_module_has_a_layer() -> None:
+    placed = set().union(*LAYERS)
+    assert {module for module in MODULES if not is_testing(module)} == placed
+
+
+def test_imports_point_downward() -> None:
+    level = {module: number for number, layer in enumerate(LAYERS) for module in layer}
+    for module, names in MODULES.items():
+        if is_testing(module) or module == "__init__":
+            continue
+        for imported in own(names):
+            assert not is_testing(imported), f"{module} imports {imported}"
+            assert level[imported] <= level[module], f"{module} imports {imported}, which lies above it"
+
+
+def test_foreign_libraries_have_one_door() -> None:
+    for library, door in ONE_DOOR.items():
+        users = {module for module, names in MODULES.items() if any(name.split(".")[0] == library for name in names)}
+        assert users <= {door}, f"{library} is imported in {sorted(users)}"
+
+
+def test_what_decides_touches_no_foreign_library_and_no_wall_clock() -> None:
+    for module in ("maintenance", "ledger", "leases", "settlement", "intake", "tasks", "drain", "worker", "bell", "gate"):
+        allowed = {"trio", "structlog", "svc"}
+        foreign = {name.split(".")[0] for name in MODULES[module]} - allowed
+        standard = {"asyncio", "time", "datetime", "socket", "os", "threading"}
+        assert not foreign & standard, f"{module} imports {sorted(foreign & standard)}"
