@@ -32,9 +32,10 @@ def cli() -> None:
 def run() -> None:
     """Run the service against the queue and the etcd that the environment names."""
     settings = _settings()
+    processor = _processor(settings)  # the faults first: what follows takes a second to import
     from svc import service
 
-    _end(partial(service.run, settings, _processor(settings)))
+    _end(partial(service.run, settings, processor))
 
 
 @cli.command()

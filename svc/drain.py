@@ -38,7 +38,7 @@ class Drain:
     unsettled: tuple[str, ...] = ()
     """At its end: ids of the messages whose delete or release the queue has not confirmed. It is tried further."""
     deferred: Mapping[str, float] = field(default_factory=dict)
-    """Failed, or to be retried later: message id → seconds from this snapshot until it is visible again, as is meant."""
+    """Failed, to be retried later, or lost: message id → seconds from this snapshot until it is visible again, at the latest."""
 
     def error(self) -> str | None:
         """What was not finished, with the ids of the messages; None when everything was."""

@@ -67,6 +67,7 @@ class Intake:
         self._rng = rng
         self._bell = Bell()
         self._scope = trio.CancelScope()
+        self._receivers = 0  # of which some may not have been sent yet
         self._places_asked_for = 0
         self._receivers_wanted = 1
         self._pause_until = -math.inf
@@ -111,12 +112,12 @@ class Intake:
             if now < self._pause_until:
                 return self._pause_until
             free = self._config.places - self._in_flight() - self._places_asked_for
-            if free < 1 or self.outstanding >= self._receivers_wanted:
+            if free < 1 or self._receivers >= self._receivers_wanted:
                 return None
             if free < self._batch and now < self._last_full_at + GATHER:
                 return self._last_full_at + GATHER
             limit = min(free, self._batch)
-            self.outstanding += 1
+            self._receivers += 1
             self._places_asked_for += limit
             wire.start_soon(self._receive, limit)
         return None
@@ -128,13 +129,17 @@ class Intake:
             if not self.is_open:
                 return  # closed between the decision and this first step
             sent = trio.current_time()
-            # No checkpoint may come between the answer and the ledger.
-            deliveries = await self._queue.receive(limit=limit, wait=config.wait, visibility=config.visibility)
-            self._landed(deliveries, sent, limit)
+            self.outstanding += 1
+            try:
+                # No checkpoint may come between the answer and the ledger.
+                deliveries = await self._queue.receive(limit=limit, wait=config.wait, visibility=config.visibility)
+                self._landed(deliveries, sent, limit)
+            finally:
+                self.outstanding -= 1
         except QueueError as error:
             self._failed(error)
         finally:
-            self.outstanding -= 1
+            self._receivers -= 1
             self._places_asked_for -= limit
             self._on_change()
             self._bell.ring()

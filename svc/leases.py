@@ -98,6 +98,7 @@ class Heartbeat:
                 entry.next_try = math.inf
                 continue
             entry.extending = True
+            entry.hidden_until = max(entry.hidden_until, now + CALL_LIMIT + seconds)  # if it acts as late as it can
             timeouts[entry.delivery.receipt] = seconds
         if timeouts:
             assert self._calls is not None
@@ -113,6 +114,7 @@ class Heartbeat:
         except QueueError as failure:
             error = str(failure)
         finally:
+            answered_at = trio.current_time()
             for entry in batch:
                 entry.extending = False
             self._on_landed()
@@ -126,11 +128,15 @@ class Heartbeat:
             self._failures = 0
         for entry in batch:
             refusal = refused.get(entry.delivery.receipt) if refused is not None else None
+            if refusal is None:
+                # Without an answer it may have acted too. An entry that has failed meanwhile stays invisible for as long as
+                # this extension says, and the drain report tells so.
+                entry.hidden_until = answered_at + timeouts[entry.delivery.receipt]
             if refused is not None and refusal is None:
-                # Counted from the sending: never later than SQS counts. An entry that has failed meanwhile stays invisible
-                # for as long as this extension says, and the drain report tells so.
+                # Counted from the sending: never later than SQS counts.
                 entry.lease_until = sent + timeouts[entry.delivery.receipt]
             elif refusal is not None and refusal.gone and entry.is_undecided():
+                entry.hidden_until = answered_at  # not by us any more
                 self._on_lost(entry, f"the queue refused to extend its lease: {refusal.text}")
             elif entry.is_undecided():
                 entry.attempts += 1

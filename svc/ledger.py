@@ -74,6 +74,7 @@ class Entry:
         "ended",
         "extending",
         "fate",
+        "hidden_until",
         "lease_until",
         "next_try",
         "received_at",
@@ -86,6 +87,9 @@ class Entry:
         """When the receive that brought it was sent."""
         self.lease_until = lease_until
         """Until when the queue keeps it from others, as far as we have a confirmation."""
+        self.hidden_until = trio.current_time() + lease_until - received_at
+        """Until when the queue keeps it from others at the latest: it counts from when it acted, which may be as late as its
+        answer; a call without an answer may have acted too."""
         self.scope: trio.CancelScope | None = None
         """Cancels the processor; None while the message waits for its turn, or when it will have none."""
         self.fate: Fate | None = None
@@ -143,7 +147,7 @@ class Ledger:
         self._ended = dict.fromkeys(Outcome, 0)
         self._undecided = 0
         self._finished: OrderedDict[str, None] = OrderedDict()
-        self._deferred: dict[str, Entry] = {}
+        self._deferred: dict[str, Entry] = {}  # by message id
         self._sweep_deferred_at = 1000
         self.errors: deque[ErrorRecord] = deque(maxlen=RECENT_ERRORS)
         self.last_received_at: float | None = None
@@ -169,6 +173,7 @@ class Ledger:
         if delivery.receipt in self._entries:
             raise ValueError(f"message {delivery.message.id}: this receipt handle stands in the ledger already")
         self._entries[delivery.receipt] = entry
+        self._deferred.pop(delivery.message.id, None)  # what the queue hands out, no earlier delivery hides
         self._by_message.setdefault(delivery.message.id, entry)
         self._undecided += 1
         self.last_received_at = received_at
@@ -177,6 +182,10 @@ class Ledger:
     def at_work_on(self, message_id: str) -> Entry | None:
         """The delivery of this message that is in flight and was here first, if there is one."""
         return self._by_message.get(message_id)
+
+    def follow(self, entry: Entry) -> None:
+        """The delivery of its message that was here first has ended; now this one is the first."""
+        self._by_message[entry.message.id] = entry
 
     def decide(self, entry: Entry, fate: Fate) -> None:
         """The fate is known; it may change only from dead-lettering to the delete that follows it."""
@@ -198,10 +207,11 @@ class Ledger:
             self._undecided -= 1
         entry.ended = outcome
         self._ended[outcome] += 1
-        if outcome is Outcome.FAILED or (outcome is Outcome.RELEASED and entry.fate and entry.fate.after):
+        retried = outcome is Outcome.RELEASED and entry.fate is not None and entry.fate.after > 0
+        if retried or outcome in (Outcome.FAILED, Outcome.LOST):
             self._defer(entry)
         if outcome is Outcome.LOST and entry.fate is not None and entry.fate.action is Action.DELETE:
-            self._remember(entry.message.id)
+            self.remember(entry.message.id)
         if entry.done is not None:
             entry.done.set()
         self._on_end(entry)
@@ -210,25 +220,26 @@ class Ledger:
         if len(self._deferred) >= self._sweep_deferred_at:
             self.deferred(trio.current_time())
             self._sweep_deferred_at = 2 * len(self._deferred) + 1000
-        self._deferred[entry.delivery.receipt] = entry
+        self._deferred[entry.message.id] = entry
 
-    def _remember(self, message_id: str) -> None:
-        """Finished, but not known to be deleted: when it comes back, it must be deleted and not processed again."""
+    def remember(self, message_id: str) -> None:
+        """Finished, but not known to be deleted in all its copies: when it comes back, it must be deleted and not processed
+        again."""
         self._finished[message_id] = None
         self._finished.move_to_end(message_id)
         if len(self._finished) > REMEMBERED_MESSAGES:
             self._finished.popitem(last=False)
 
     def is_finished(self, message_id: str) -> bool:
-        """Whether this message was finished here before, and only its delete went wrong."""
+        """Whether this message was finished here before, and may come back all the same."""
         return message_id in self._finished
 
     def deferred(self, now: float) -> dict[str, float]:
-        """Message id → Trio time at which it becomes visible again: failed, or to be retried later. Given up by us, but still
-        invisible, and meant to be."""
-        for receipt in [r for r, e in self._deferred.items() if e.lease_until <= now]:
-            del self._deferred[receipt]
-        return {e.message.id: e.lease_until for e in self._deferred.values()}
+        """Message id → Trio time at which it becomes visible again at the latest: failed, to be retried later, or lost. Given
+        up by us, but still invisible."""
+        for message_id in [id_ for id_, entry in self._deferred.items() if entry.hidden_until <= now]:
+            del self._deferred[message_id]
+        return {id_: entry.hidden_until for id_, entry in self._deferred.items()}
 
     def note_error(self, message_id: str, error: str) -> None:
         self.errors.append(ErrorRecord(trio.current_time(), message_id, error))

@@ -11,14 +11,32 @@ from typing import Literal, TextIO
 import structlog
 
 
-def configure(form: Literal["console", "json"], level: str, stream: TextIO = sys.stderr) -> None:
-    """Set logging up for the whole process. `level` is `debug`, `info`, `warning` or `error`."""
+def through_stdlib() -> list[structlog.typing.Processor]:
+    """Send what is logged through structlog into the standard library's logging; returns the processors that every line needs,
+    wherever it comes from."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    return shared
+
+
+def configure(form: Literal["console", "json"], level: str, stream: TextIO = sys.stderr) -> None:
+    """Set logging up for the whole process. `level` is `debug`, `info`, `warning` or `error`."""
+    shared = through_stdlib()
     renderer: list[structlog.typing.Processor]
     if form == "json":
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -41,14 +59,3 @@ def configure(form: Literal["console", "json"], level: str, stream: TextIO = sys
     # What these say below a warning is about single requests, or repeats what our own lines say.
     for noisy in ("httpx", "hypercorn", "botocore", "aiobotocore", "asyncio", "quart"):
         logging.getLogger(noisy).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )

@@ -89,13 +89,15 @@ def find(path: str) -> Callable[..., object]:
                 f"there is no module {error.name!r} (is its folder the working directory, or on PYTHONPATH?)"
             ) from error
         raise UnusableProcessor(f"importing {module_name!r} failed: {error}") from error
-    except Exception as error:
-        raise UnusableProcessor(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UnusableProcessor(f"importing {module_name!r} failed: {_short(error)}") from error
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
             raise UnusableProcessor(f"module {module_name!r} has no attribute {attribute!r}") from None
+        except Exception as error:
+            raise UnusableProcessor(f"reading {path!r} failed: {_short(error)}") from error
     return check(found, path)
 
 
@@ -103,7 +105,7 @@ def check(found: object, name: str) -> Callable[..., object]:
     """`found`, if it can be a processor. Raises `UnusableProcessor`, which calls it `name`."""
     if inspect.isclass(found) or not callable(found):
         raise UnusableProcessor(f"{name!r} is {_kind(found)}, not a function or an async context manager function")
-    if inspect.isasyncgenfunction(found) or inspect.isgeneratorfunction(found):
+    if inspect.isasyncgenfunction(found) or inspect.isgeneratorfunction(inspect.unwrap(_without_partials(found))):
         raise UnusableProcessor(f"{name!r} is a generator function: decorate it with contextlib.asynccontextmanager")
     arguments = 1 if not _opens(found) else None
     try:
@@ -132,30 +134,42 @@ async def opened(found: Callable[..., object], settings: object, *, threads: int
     manager = found(*_settings_arguments(found, settings))
     assert isinstance(manager, AbstractAsyncContextManager)
     async with manager as inner:
-        if not callable(inner):
-            raise UnusableProcessor(f"the context manager {_name(found)!r} yielded {_kind(inner)}, not a function")
-        yield _as_async(inner, threads)
+        yielded = f"what {_name(found)} yields"
+        function = check(inner, yielded)
+        if _opens(function):
+            raise UnusableProcessor(f"{yielded!r} is one more context manager function, not a function for messages")
+        yield _as_async(function, threads)
 
 
 def _as_async(function: Callable[..., object], threads: int) -> Process:
-    if inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - an instance whose __call__ is async
-    ):
+    plain = _without_partials(function)
+    if inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__):
         return function  # type: ignore[return-value]  # the check above is what the type would say
-    if isinstance(function, functools.partial) and inspect.iscoroutinefunction(function.func):
-        return function
     limiter = trio.CapacityLimiter(threads)
 
     async def in_thread(message: Message) -> None:
         # Abandoned, not awaited, when cancelled: a thread cannot be stopped, and a drain has to end on time.
-        await trio.to_thread.run_sync(function, message, abandon_on_cancel=True, limiter=limiter)
+        # In a list: Trio refuses coroutines as results.
+        (result,) = await trio.to_thread.run_sync(lambda: [function(message)], abandon_on_cancel=True, limiter=limiter)
+        # A plain function that only made a coroutine (a lambda, a decorator) has done nothing yet. Were it taken for a success,
+        # the message would be deleted unprocessed.
+        if inspect.isawaitable(result):
+            await result
+        elif inspect.isgenerator(result) or inspect.isasyncgen(result) or hasattr(result, "__aenter__"):
+            raise TypeError(f"the processor returned {_kind(result)} instead of doing the work")
 
     return in_thread
 
 
 def _opens(found: object) -> bool:
     """Whether this is a function made by `contextlib.asynccontextmanager`: it wraps an async generator function."""
-    return inspect.isasyncgenfunction(inspect.unwrap(found)) if callable(found) else False
+    return callable(found) and inspect.isasyncgenfunction(inspect.unwrap(_without_partials(found)))
+
+
+def _without_partials(found: Callable[..., object]) -> Callable[..., object]:
+    while isinstance(found, functools.partial):
+        found = found.func
+    return found
 
 
 def _settings_arguments(found: Callable[..., object], settings: object) -> tuple[object, ...]:
@@ -166,6 +180,11 @@ def _settings_arguments(found: Callable[..., object], settings: object) -> tuple
         return (settings,)
     signature.bind()
     return ()
+
+
+def _short(error: BaseException) -> str:
+    """One line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def _kind(thing: object) -> str:

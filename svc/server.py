@@ -17,6 +17,7 @@ Nothing here knows a route. hypercorn's classes are used below their public surf
 import json
 import logging
 import re
+import socket
 from functools import partial
 from http import HTTPStatus
 
@@ -50,6 +51,9 @@ and the reset can overtake the answer (RFC 9112, 9.6)."""
 GRACE = 3.0
 """Seconds that requests under way get when the server stops."""
 
+BACKLOG = 128
+"""Connections that may wait to be accepted."""
+
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*(.*)", re.IGNORECASE)
 
 
@@ -70,13 +74,12 @@ async def serve(
     """Serve until `stop` is set, then give requests under way `GRACE` seconds. Starts with the URL. Raises `CannotListen` (in
     groups)."""
     config = Config()
-    config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
     config.errorlog = logging.getLogger("hypercorn.error")
     config.accesslog = None
     config.include_server_header = False
     config.keep_alive_timeout = keep_alive
     wrapped, state, context = ASGIWrapper(app), LifespanState(), WorkerContext(None)
-    listener = _listen(config)
+    listener = _listen(host, port)
     streams: set[trio.SocketStream] = set()
     changed = Bell()
 
@@ -116,15 +119,18 @@ async def serve(
         life.cancel_scope.cancel(reason="the server has stopped")
 
 
-def _listen(config: Config) -> trio.SocketListener:
+def _listen(host: str, port: int) -> trio.SocketListener:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        (held,) = config.create_sockets().insecure_sockets
-        held.listen(config.backlog)
+        held = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
+        why = str(error.strerror).partition(" (while")[0]
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         raise CannotListen(
-            f"cannot listen on {config.bind[0]}: {error.strerror}; set HTTP_HOST and HTTP_PORT to an address that is free here "
+            f"cannot listen on {where}: {why}; set HTTP_HOST and HTTP_PORT to an address that is free here "
             "(HTTP_PORT=0: any port)"
         ) from None
+    held.setblocking(False)
     return trio.SocketListener(trio.socket.from_stdlib_socket(held))
 
 

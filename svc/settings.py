@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_NUMBER = r"\d+(?:\.\d*)?|\.\d+"
+_NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _GO_DURATION = re.compile(rf"(?:(?:{_NUMBER})(?:ns|us|µs|ms|s|m|h))+")
 _GO_PART = re.compile(rf"({_NUMBER})(ns|us|µs|ms|s|m|h)")
 
@@ -29,7 +29,7 @@ def seconds(text: object) -> object:
 
 
 def _whole(text: object) -> object:
-    if isinstance(text, str) and not re.fullmatch(r"-?\d{1,12}", text):
+    if isinstance(text, str) and not re.fullmatch(r"-?[0-9]{1,12}", text):
         raise ValueError("not a whole number")
     return text
 
@@ -39,7 +39,7 @@ def _endpoints(text: object) -> object:
         return text
     found = []
     for part in text.split(","):
-        match = re.fullmatch(r"(?:https?://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):(\d{1,5})/?", part.strip())
+        match = re.fullmatch(r"(?:https?://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5})/?", part.strip())
         if not match or not 0 < int(match[2]) < 65536:
             raise ValueError("not host:port")
         found.append((match[1].strip("[]"), int(match[2])))
@@ -226,7 +226,7 @@ def _fault(field: str, held: str | None) -> str:
     elif is_secret(field):
         what = "holds an unusable value (not shown)"
     else:
-        what = f"holds {held[:200]!r}"
+        what = f"holds {_without_credentials(held)[:200]!r}"
     return f"{variable(field)} {what}; it must be {may_hold(field)}"
 
 
@@ -253,4 +253,8 @@ def _shown(field: str, value: object) -> str:
         return f"{value[0]:g}-{value[1]:g}"
     if isinstance(value, float):
         return f"{value:g}s"
-    return re.sub(r"(?<=://)[^/@\s]*@", "********@", str(value))
+    return _without_credentials(str(value))
+
+
+def _without_credentials(text: str) -> str:
+    return re.sub(r"(?<=://)[^/@\s]*@", "********@", text)

@@ -100,7 +100,6 @@ class Settlement:
         return None
 
     async def _send(self, action: Action, batch: Sequence[Entry]) -> None:
-        sent = trio.current_time()
         refused: Mapping[str, Refusal] | None = None
         error = f"no answer in {CALL_LIMIT:g} s"
         try:
@@ -115,10 +114,13 @@ class Settlement:
                 continue  # lost while the call was on the wire
             refusal = refused.get(entry.delivery.receipt) if refused is not None else None
             if refused is not None and refusal is None:
-                self._confirmed(entry, sent)
+                self._confirmed(entry)
             elif refusal is not None and refusal.gone:
+                entry.hidden_until = trio.current_time()  # not by us any more
                 self._lost(entry, f"the queue refused to {action.value}: {refusal.text}")
             else:
+                if refusal is None and entry.fate is not None:  # no answer: it may have acted
+                    entry.hidden_until = max(entry.hidden_until, trio.current_time() + entry.fate.after)
                 again.append((entry, refusal.text if refusal else error))
         self._try_again(action, again)
         self._bell.ring()
@@ -141,13 +143,13 @@ class Settlement:
                 )
         return {}
 
-    def _confirmed(self, entry: Entry, sent: float) -> None:
+    def _confirmed(self, entry: Entry) -> None:
         assert entry.fate is not None
         if entry.fate.action is Action.DEAD_LETTER:
             self.settle(entry, Fate(Action.DELETE, Outcome.REJECTED))
             return
         if entry.fate.action is Action.CHANGE_VISIBILITY:
-            entry.lease_until = sent + entry.fate.after
+            entry.hidden_until = trio.current_time() + entry.fate.after
         self._ledger.end(entry, entry.fate.outcome)
 
     def _try_again(self, action: Action, failed: Sequence[tuple[Entry, str]]) -> None:

@@ -2,32 +2,56 @@
 
     async with SimulatedService(queue, handle, DRAIN_TIMEOUT="5s") as service:
         queue.put("hello")
-        await service.idle()
-        service.maintenance("true")
+        await service.at_work("hello", seconds=3)
+        service.maintenance("on")
         report = await service.drained()
+        assert service.processed == ["hello"]
 
 Everything is as in production except for the three edges: no AWS, no etcd, no HTTP. A process that dies is simulated too:
 `crash()` cuts the instance off its queue in this very moment, and nothing that it does afterwards reaches anybody.
+
+What a test waits for is noticed in the very step in which it comes true, so that times are exact.
 """
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, get_args
 
 import trio
 
 from svc import processors
+from svc import simulated_history as happened
 from svc.core import Core
+from svc.ledger import Entry, Ledger, Outcome
 from svc.maintenance import DrainOutcome, DrainReport, Phase
-from svc.processors import Message
-from svc.queue import Queue, Received, Refusal
-from svc.settings import Settings, load
+from svc.processors import Message, Reject, Retry
+from svc.simulated_given import checked_processor, checked_settings
+from svc.simulated_line import Line
 from svc.simulated_queue import SimulatedQueue
+from svc.simulated_timeline import MessageName, Note, Timeline, bodies_of, find, name, short
+from svc.simulated_waiting import holds
 from svc.testing import SimulatedSwitch
 
-T = TypeVar("T")
+WITHIN = 3600.0
+"""Virtual seconds after which a wait for something that a test expects is given up."""
+
+What = Literal[
+    "sent",
+    "received",
+    "began",
+    "ended",
+    "processed",
+    "failed",
+    "released",
+    "rejected",
+    "lost",
+    "deleted",
+    "dead-lettered",
+]
+"""What happens to a message, for `SimulatedService.when`: `began` and `ended` are its processor's, `processed` to `lost` the
+outcomes that the service counts, the others what the queue did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,40 +69,65 @@ class Run:
     """What ended it: None for success, `trio.Cancelled` for a cancellation."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one delivery of a message ended for this instance."""
+
+    at: float
+    """Trio time."""
+    message_id: str
+    body: str
+    outcome: str
+    """processed, failed, released, rejected or lost (`svc.ledger.Outcome`)."""
+
+
 class SimulatedService:
     """One instance. An async context manager: entered, it runs; left, it is stopped as by SIGTERM, drain included.
 
-    `settings` are the service's variables by name. The queue's name decides about FIFO; the queue URL is not to be given.
+    `settings` are the service's variables by name, as text or numbers. The queue decides about FIFO; its URL is not to be
+    given. A message is named by its id or its body; `processed` and the like are lists of bodies.
     """
 
     def __init__(
         self,
         queue: SimulatedQueue,
-        processor: Callable[..., object] | None = None,
+        processor: Callable[..., object] | str | None = None,
         *,
         switch: SimulatedSwitch | None = None,
         rng: random.Random | None = None,
         make_core: Callable[..., Core] = Core,
-        **settings: str,
+        notes: list[Note] | None = None,
+        label: str = "",
+        **settings: object,
     ) -> None:
-        """`make_core`: a subclass of `Core`, for trying out changed parts. Raises `settings.BadSettings`."""
-        name = "simulated.fifo" if queue.fifo else "simulated"
+        """`processor`: the function itself, or `module:attribute`; None succeeds at once. `make_core`: a subclass of `Core`,
+        for trying out changed parts. `notes`, `label`: where it writes down what it does, shared with other instances, and its
+        name there. Raises `settings.BadSettings` and `processors.UnusableProcessor`."""
         self.queue = queue
         self.switch = switch or SimulatedSwitch()
-        self.settings: Settings = load({**settings, "SQS_QUEUE_URL": f"http://simulated/000000000000/{name}"})
+        self.settings = checked_settings(settings, fifo=queue.fifo)
         self.runs: list[Run] = []
         """The processor's finished runs, in the order of their ends."""
         self.running: dict[str, float] = {}
         """Messages in the processor's hands now: id → Trio time of the begin."""
-        self._processor = processor or _succeed
+        self.endings: list[Ending] = []
+        """How the deliveries ended, in order."""
+        self._began: list[tuple[float, str]] = []
+        self._processor = checked_processor(processor)
         self._rng = rng or random.Random(0)
         self._make_core = make_core
-        self._line = _Line(queue)
+        self._notes = [] if notes is None else notes
+        self._label = label
+        self._line = Line(queue)
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._core: Core | None = None
         self._nursery_manager: Any = None
         self._nursery: trio.Nursery | None = None
+
+    def __repr__(self) -> str:
+        state = "not started" if self._core is None else "crashed" if self._line.is_cut else self.phase.value
+        return f"<SimulatedService{self._label and ' ' + self._label}, {state}>"
 
     # -- the life of the instance --
 
@@ -99,24 +148,31 @@ class SimulatedService:
         """Run until stopped or crashed; for a nursery of your own in place of `async with`."""
         try:
             with self._scope:
-                async with processors.opened(
-                    processors.check(self._processor, "the processor"), self.settings, threads=10
-                ) as process:
+                async with processors.opened(self._processor, self.settings, threads=10) as process:
                     self._core = self._make_core(
                         self.settings, self._line, self._recorded(process), self.switch.watcher, rng=self._rng
                     )
+                    self._listen(self._core.worker.ledger)
+                    self._note("service starts")
                     await self._core.run(task_status=task_status)
         finally:
             self._ended.set()
+            if not self._line.is_cut:
+                self._note("service ends")
 
     def crash(self) -> None:
         """The process dies now: SIGKILL, power cut. Nothing it still does reaches the queue."""
+        self._note("service crashes")
         self._line.cut()
         self._scope.cancel(reason="simulated crash")
 
     async def stop(self) -> DrainReport:
         """As SIGTERM: drain, then end. Returns the drain's report."""
-        self.core.manager.stop()
+        if self._line.is_cut:
+            raise AssertionError("the service has crashed: it cannot be stopped any more")
+        if not self.ended:
+            self._note("SIGTERM")
+            self.core.manager.stop()
         await self._ended.wait()
         report = self.core.manager.state().drain
         assert report is not None
@@ -133,11 +189,87 @@ class SimulatedService:
         assert self._core is not None, "the service has not been started"
         return self._core
 
-    # -- what a test does and waits for --
+    # -- what a test does --
 
-    def maintenance(self, value: str | bytes | None) -> None:
-        """Write the maintenance key; None deletes it."""
-        self.switch.set(value)
+    def maintenance(self, value: str | bytes | bool | None) -> None:
+        """Write the maintenance key: "on", "off", JSON, or any other value; None deletes it."""
+        self._note("the maintenance key is deleted" if value is None else f"the maintenance key is set to {value!r}")
+        self.switch.set(str(value).lower() if isinstance(value, bool) else value)
+
+    # -- what a test waits for --
+
+    async def at_work(
+        self, message: MessageName | None = None, *, seconds: float = 0.0, within: float = WITHIN
+    ) -> Message:
+        """Wait until the processor has been at work on this message (None: on any) for so many seconds.
+
+        AssertionError when its run ends before, or does not begin `within` so many virtual seconds.
+        """
+        wanted = None if message is None else find(self.queue.history, message)
+
+        def begun() -> bool:
+            return bool(self.running) if wanted is None else wanted in self.running
+
+        await self._expect(begun, f"the processor to begin {self._name(wanted) if wanted else 'any message'}", within)
+        message_id = wanted if wanted is not None else next(iter(self.running))
+        began = self.running[message_id]
+        with trio.move_on_at(began + seconds) as waiting:
+            await holds(lambda: self.running.get(message_id) != began)
+        if not waiting.cancelled_caught:
+            run = next(run for run in reversed(self.runs) if run.message_id == message_id)
+            raise AssertionError(
+                f"the processor was at work on {self._name(message_id)} from {run.began:g} to {run.ended:g} "
+                f"({_how(run.error)}), so never for {seconds:g} s:\n{self.timeline()}"
+            )
+        return self._messages[message_id]
+
+    async def outcome(self, message: MessageName, *, nth: int = 1, within: float = WITHIN) -> str:
+        """Wait for the end of the message's `nth` delivery to this instance, and say how it ended: "processed", "failed",
+        "released", "rejected" or "lost"."""
+        wanted = find(self.queue.history, message)
+
+        def endings() -> list[Ending]:
+            return [ending for ending in self.endings if ending.message_id == wanted]
+
+        what = f"the end of {self._name(wanted)}" + (f", for the {nth}. time" if nth > 1 else "")
+        await self._expect(lambda: len(endings()) >= nth, what, within)
+        return endings()[nth - 1].outcome
+
+    async def drained(self, *, within: float = 86_400) -> DrainReport:
+        """Wait until the service is in maintenance, or stopped, and return the report of its drain. Switched on right before,
+        the drain that is waited for is that one."""
+        await self._expect(lambda: self.phase in (Phase.MAINTENANCE, Phase.STOPPED), "the end of a drain", within)
+        report = self.drain
+        assert report is not None
+        assert report.outcome is not DrainOutcome.RUNNING
+        return report
+
+    async def idle(self, *, within: float = 86_400) -> None:
+        """Wait until the queue has nothing left to give, now or later, and nothing is in flight."""
+        queue = self.queue
+        await self._expect(
+            lambda: (
+                not self.core.worker.ledger and not queue.visible() and not queue.in_flight() and not queue.delayed()
+            ),
+            "nothing to be left to do",
+            within,
+        )
+
+    async def wait_for(self, satisfied: Callable[[], bool], *, every: float = 0.01) -> None:
+        """Wait until `satisfied()`; TooSlowError after a day. It is looked at after every step of any task, and besides
+        `every` so many (virtual) seconds, for what only time brings about."""
+        with trio.fail_after(86_400):
+            await holds(satisfied, every=every)
+
+    async def _expect(self, satisfied: Callable[[], bool], what: str, within: float) -> None:
+        with trio.move_on_after(within) as bound:
+            await holds(lambda: satisfied() or self.ended)
+        if bound.cancelled_caught:
+            raise AssertionError(f"waited {within:g} s in vain for {what}:\n{self.timeline()}")
+        if not satisfied():
+            raise AssertionError(f"waited for {what}, but the service has ended:\n{self.timeline()}")
+
+    # -- what a test looks at --
 
     @property
     def phase(self) -> Phase:
@@ -148,36 +280,90 @@ class SimulatedService:
         """The report of the running drain, or of the last one."""
         return self.core.manager.state().drain
 
-    async def drained(self) -> DrainReport:
-        """Wait until a drain has ended that had not when this was called (or return the report, if maintenance is reached
-        already and the switch is on)."""
-        await self.wait_for(lambda: self.phase in (Phase.MAINTENANCE, Phase.STOPPED))
-        report = self.drain
-        assert report is not None
-        assert report.outcome is not DrainOutcome.RUNNING
-        return report
+    @property
+    def processed(self) -> list[str]:
+        """Bodies of the messages that this instance processed, their deletes confirmed; in that order."""
+        return self._bodies(Outcome.PROCESSED)
 
-    async def idle(self) -> None:
-        """Wait until the queue has nothing left to give, now or later, and nothing is in flight."""
-        await self.wait_for(
-            lambda: (
-                not self.queue.visible()
-                and not self.queue.in_flight()
-                and not self.queue.delayed()
-                and not self.core.worker.ledger
-            )
-        )
+    @property
+    def failed(self) -> list[str]:
+        """Bodies of the messages whose processor raised; they come back when their visibility timeout ends."""
+        return self._bodies(Outcome.FAILED)
 
-    async def wait_for(self, satisfied: Callable[[], bool], *, every: float = 0.01) -> None:
-        """Wait until `satisfied()`, looking `every` so many (virtual) seconds; TooSlowError after a day."""
-        with trio.fail_after(86_400):
-            while not satisfied():  # noqa: ASYNC110 - a test may wait for anything; the time is virtual
-                await trio.sleep(every)
+    @property
+    def released(self) -> list[str]:
+        """Bodies of the messages that were given back: by a drain, or by `Retry`."""
+        return self._bodies(Outcome.RELEASED)
+
+    @property
+    def rejected(self) -> list[str]:
+        """Bodies of the messages whose processor raised `Reject`."""
+        return self._bodies(Outcome.REJECTED)
+
+    @property
+    def lost(self) -> list[str]:
+        """Bodies of the messages whose lease ran out, or was taken, before their end was confirmed."""
+        return self._bodies(Outcome.LOST)
+
+    @property
+    def dead_lettered(self) -> list[str]:
+        """Bodies of the messages that reached the dead-letter queue, whoever brought them there."""
+        bodies = bodies_of(self.queue.history)
+        return [bodies[event.message_id] for event in self.queue.history if isinstance(event, happened.DeadLettered)]
+
+    def when(self, message: MessageName, what: What, *, nth: int = 1) -> float:
+        """At which Trio time (under a `MockClock`: seconds since the test began) this happened to the message, for the `nth`
+        time. AssertionError when it has not."""
+        if what not in get_args(What):
+            raise ValueError(f"nothing is called {what!r}; there are {', '.join(get_args(What))}")
+        message_id = find(self.queue.history, message)
+        times = self._times(message_id, what)
+        if len(times) < nth:
+            so_far = f"only at {', '.join(f'{at:g}' for at in times)}" if times else "never"
+            raise AssertionError(f"{self._name(message_id)}: {what} {so_far}:\n{self.timeline()}")
+        return times[nth - 1]
+
+    def timeline(self) -> Timeline:
+        """What happened so far, at the queue and here, as a table to print."""
+        notes = list(self._notes)
+        report = self.drain if self._core is not None else None
+        if report is not None and report.ended is not None:
+            ended = report.ended
+            after = sum(event.at <= ended for event in self.queue.history)
+            error = f": {report.error}" if report.error else ""
+            notes.append(Note(ended, self._labelled(f"drain ended, {report.outcome.value}{error}"), after))
+        return Timeline(self.queue.history, notes)
+
+    def _times(self, message_id: str, what: What) -> list[float]:
+        history = self.queue.history
+        match what:
+            case "began":
+                return [at for at, begun in self._began if begun == message_id]
+            case "ended":
+                return [run.ended for run in self.runs if run.message_id == message_id]
+            case "received":
+                return [e.at for e in history if isinstance(e, happened.ReceiveLanded) and message_id in e.message_ids]
+            case "sent":
+                return [e.at for e in history if isinstance(e, happened.Sent) and e.message_id == message_id]
+            case "deleted":
+                return [e.at for e in history if isinstance(e, happened.Deleted) and e.message_id == message_id]
+            case "dead-lettered":
+                return [e.at for e in history if isinstance(e, happened.DeadLettered) and e.message_id == message_id]
+            case _:
+                return [e.at for e in self.endings if e.message_id == message_id and e.outcome == what]
+
+    def _bodies(self, outcome: Outcome) -> list[str]:
+        return [ending.body for ending in self.endings if ending.outcome == outcome.value]
+
+    # -- how it is written down --
 
     def _recorded(self, process: processors.Process) -> processors.Process:
         async def run(message: Message) -> None:
             began, error = trio.current_time(), None
             self.running[message.id] = began
+            self._messages[message.id] = message
+            self._began.append((began, message.id))
+            self._note(f"processor begins {message.id} {short(message.body)}")
             try:
                 await process(message)
             except BaseException as raised:
@@ -186,57 +372,43 @@ class SimulatedService:
             finally:
                 self.running.pop(message.id, None)
                 self.runs.append(Run(message.id, message.body, message.group_id, began, trio.current_time(), error))
+                self._note(f"processor ends {message.id} {short(message.body)}: {_how(error)}")
 
+        self._messages: dict[str, Message] = {}
         return run
 
+    def _listen(self, ledger: Ledger) -> None:
+        """Be told of every delivery's end, before the worker is."""
+        on_end = ledger._on_end
 
-async def _succeed(message: Message) -> None:
-    """The processor of a service that was given none."""
+        def ended(entry: Entry) -> None:
+            if entry.ended is not None and not self._line.is_cut:
+                message = entry.message
+                self.endings.append(Ending(trio.current_time(), message.id, message.body, entry.ended.value))
+                self._note(f"{entry.ended.value}: {message.id} {short(message.body)}")
+            on_end(entry)
+
+        ledger._on_end = ended
+
+    def _note(self, what: str) -> None:
+        self._notes.append(Note(trio.current_time(), self._labelled(what), len(self.queue.history)))
+
+    def _labelled(self, what: str) -> str:
+        return f"{self._label}: {what}" if self._label else what
+
+    def _name(self, message_id: str) -> str:
+        return name(message_id, bodies_of(self.queue.history))
 
 
-class _Line:
-    """The queue as one instance reaches it, until the line is cut."""
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-        self._is_cut = False
-        self._calls: set[trio.CancelScope] = set()
-
-    def cut(self) -> None:
-        """Calls on the wire never answer, and further ones never leave."""
-        self._is_cut = True
-        for call in self._calls:
-            call.cancel(reason="simulated crash")
-
-    async def _through(self, call: Callable[[], Awaitable[T]]) -> T:
-        if not self._is_cut:
-            with trio.CancelScope() as scope:
-                self._calls.add(scope)
-                try:
-                    return await call()
-                finally:
-                    self._calls.discard(scope)
-        await trio.sleep_forever()
-        raise AssertionError("unreachable")
-
-    @property
-    def max_receive_count(self) -> int | None:
-        return self._queue.max_receive_count
-
-    async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
-        return await self._through(lambda: self._queue.receive(limit=limit, wait=wait, visibility=visibility))
-
-    async def delete(self, receipts: Sequence[str]) -> Mapping[str, Refusal]:
-        return await self._through(lambda: self._queue.delete(receipts))
-
-    async def change_visibility(self, timeouts: Mapping[str, int]) -> Mapping[str, Refusal]:
-        return await self._through(lambda: self._queue.change_visibility(timeouts))
-
-    async def dead_letter(self, delivery: Received, reason: str) -> bool:
-        return await self._through(lambda: self._queue.dead_letter(delivery, reason))
-
-    async def send(self, body: str, **options: Any) -> str:
-        return await self._through(lambda: self._queue.send(body, **options))
-
-    async def attributes(self) -> Mapping[str, str]:
-        return await self._through(self._queue.attributes)
+def _how(error: BaseException | None) -> str:
+    match error:
+        case None:
+            return "returned"
+        case trio.Cancelled():
+            return "cancelled"
+        case Retry():
+            return f"Retry after {error.after:g} s"
+        case Reject():
+            return f"Reject: {error.reason}"
+        case _:
+            return f"{type(error).__name__}: {error}"

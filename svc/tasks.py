@@ -42,22 +42,37 @@ class MessageTasks:
         try:
             while line:
                 entry = line[0]
+                await self._end_of_earlier(entry)
                 await self._work_on(entry)
-                if entry.ended is None:
-                    entry.done = trio.Event()
-                    await entry.done.wait()
-                if entry.ended not in (Outcome.PROCESSED, Outcome.REJECTED):
-                    break
+                await self._end_of(entry)
                 line.popleft()
+                came_back = bool(line) and line[0].message.id == entry.message.id
+                if entry.ended not in (Outcome.PROCESSED, Outcome.REJECTED) and not came_back:
+                    break
         finally:
             del self._groups[group]
             for entry in line:
                 if entry.is_undecided():
                     self._settlement.settle(entry, RELEASED)
 
+    async def _end_of_earlier(self, entry: Entry) -> None:
+        """Wait until no earlier delivery of this message is in our hands, or this one is lost. (Lost, it is not the next in turn
+        any more, and a later one, which waits behind it in the line, may be.)"""
+        while entry.ended is None and (first := self._ledger.at_work_on(entry.message.id)) not in (None, entry):
+            await self._end_of(first)
+
+    async def _end_of(self, entry: Entry) -> None:
+        if entry.ended is None:
+            entry.done = entry.done or trio.Event()
+            await entry.done.wait()
+
     async def _work_on(self, entry: Entry) -> None:
         if not entry.is_undecided():
             return  # its fate was sealed before its turn came
+        if self._ledger.is_finished(entry.message.id):
+            # While it waited, an earlier delivery was finished, by a processor that ignored that its lease was lost.
+            self._settlement.settle(entry, PROCESSED)
+            return
         structlog.contextvars.bind_contextvars(message_id=entry.message.id)
         error: BaseException | None = None
         try:
@@ -69,8 +84,9 @@ class MessageTasks:
                 except BaseException as raised:
                     error = _without_cancellation(raised)
             # From here to the settlement there is no checkpoint: what is finished cannot be released by a cancellation.
-            if not entry.is_undecided():
-                pass  # lost, or taken from a processor that ignored its cancellation
+            if not entry.is_undecided():  # lost, or taken from a processor that ignored its cancellation
+                if error is None and not entry.scope.cancelled_caught:
+                    self._ledger.remember(entry.message.id)
             elif entry.scope.cancelled_caught:
                 self._settlement.settle(entry, RELEASED)
             elif error is None:

@@ -17,13 +17,20 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
 from svc import simulated_history as history
 from svc.simulated_faults import Call, CallKind, Fault, Faults, What, random_faults
 from svc.simulated_queue import SimulatedQueue
+from svc.simulated_script import ScriptedQueue
 from svc.simulated_server import EPOCH
+from svc.simulated_timeline import Timeline
+
+if TYPE_CHECKING:
+    from svc.simulated_fleet import SimulatedFleet
+    from svc.simulated_service import SimulatedService
 
 __all__ = [
     "EPOCH",
@@ -33,14 +40,31 @@ __all__ = [
     "Faults",
     "Notice",
     "Outage",
+    "ScriptedQueue",
+    "SimulatedFleet",
     "SimulatedQueue",
+    "SimulatedService",
     "SimulatedSwitch",
     "SimulatedWatcher",
     "SwitchSnapshot",
+    "Timeline",
     "What",
     "history",
     "random_faults",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The service is found on first use: it is made of nearly everything, and of this module too."""
+    if name == "SimulatedFleet":
+        from svc.simulated_fleet import SimulatedFleet
+
+        return SimulatedFleet
+    if name == "SimulatedService":
+        from svc.simulated_service import SimulatedService
+
+        return SimulatedService
+    raise AttributeError(f"module 'svc.testing' has no attribute {name!r}")
 
 
 @dataclass(frozen=True, slots=True)

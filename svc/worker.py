@@ -106,7 +106,8 @@ class Worker:
         self._closing = trio.Event()
         self._probe = Probe(queue.attributes)
         self._nursery: trio.Nursery | None = None
-        self._held: list[Entry] = []  # landed during a drain, to be released when all receives have landed
+        self._holding = False  # a drain waits for receives to land
+        self._held: list[Entry] = []  # landed meanwhile, to be released when all have landed
         self._twins: dict[str, list[Entry]] = {}  # further copies of messages that are being worked on, by message id
         self.ledger = Ledger(on_end=self._on_end, on_decided=self._changed.ring)
         self.settlement = Settlement(queue, self.ledger, linger=0 if config.fifo else LINGER, rng=rng)
@@ -141,12 +142,14 @@ class Worker:
         """Receive nothing new from this moment on."""
         self.intake.close("maintenance or stop")
         self.settlement.flush(True)
+        self._holding = True
         self.tally.begin(receives_outstanding=self.intake.outstanding)
 
     def leave(self) -> None:
         """Receive again. What landed during the drain and was to be released is processed instead."""
         self.tally.end(receives_unlanded=self.intake.outstanding)
         self.settlement.flush(False)
+        self._holding = False
         held, self._held = self._held, []
         for entry in held:
             if entry.is_undecided():
@@ -220,12 +223,15 @@ class Worker:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ends by cancellation, within `LAST_RELEASE` seconds, in which everything still held is released."""
         async with trio.open_nursery() as nursery:
-            wire = await nursery.start(self._run_far_side)
-            async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._close_when_cancelled)
-                self._nursery.start_soon(self._learn_about_queue)
-                task_status.started()
-                await self.intake.run(wire)
+            try:
+                wire = await nursery.start(self._run_far_side)
+                async with trio.open_nursery() as self._nursery:
+                    self._nursery.start_soon(self._close_when_cancelled)
+                    self._nursery.start_soon(self._learn_about_queue)
+                    task_status.started()
+                    await self.intake.run(wire)
+            finally:
+                self._closing.set()  # cancelled while it started: the far side waits for this behind its shield
 
     async def _close_when_cancelled(self) -> None:
         try:
@@ -235,6 +241,8 @@ class Worker:
             self._closing.set()
 
     async def _run_far_side(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        # Cancelled before it began: behind the shield `started()` could not tell (Trio keeps a cancelled start with its caller).
+        await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True) as bound:
             async with trio.open_nursery() as wire:
                 wire.start_soon(self.settlement.run)
@@ -289,23 +297,38 @@ class Worker:
         if self.ledger.is_finished(entry.message.id):
             log.info("a message that was finished before has come back and is deleted", message_id=entry.message.id)
             self.settlement.settle(entry, PROCESSED)
+            self._keep_in_line(entry)
         elif twin is not None:
-            # A second copy of what is being worked on (standard queues deliver at least once) shares the fate of the first.
+            # A second copy of what is in our hands (a duplicate, or a release that is not confirmed yet) waits for the first.
             self._twins.setdefault(entry.message.id, []).append(entry)
+            self._keep_in_line(entry)
+            if twin.fate == RELEASED and not self.intake.is_open and not self._holding:
+                self._release_latecomer(entry)
         elif entry.lease_until <= trio.current_time():
             self.settlement.settle(entry, RELEASED)  # the answer took longer than the lease
         elif self._closing.is_set():
             self.settlement.settle(entry, RELEASED)  # it may well be one that we have just released
-        elif self.intake.is_open or (self.tally.running and self._release_would_dead_letter(entry)):
+        elif self.intake.is_open or (self._holding and self._release_would_dead_letter(entry)):
             self._start(entry)
-        elif self.tally.running:
+        elif self._holding:
             self._held.append(entry)
         else:
-            self.settlement.settle(entry, RELEASED)  # landed after the drain's end
+            self._release_latecomer(entry)
+
+    def _release_latecomer(self, entry: Entry) -> None:
+        """It landed when the drain's time for work was over, or after the drain."""
+        if self.tally.running and self._had_its_last_receive(entry):
+            self.tally.note(next_receive_dead_letters=[entry])
+        self.settlement.settle(entry, RELEASED)
 
     def _start(self, entry: Entry) -> None:
         assert self._nursery is not None
         self.tasks.start(entry, self._nursery)
+
+    def _keep_in_line(self, entry: Entry) -> None:
+        """It will not be processed, or not yet: within its group nobody passes it all the same."""
+        if self._config.fifo and not self._closing.is_set():
+            self._start(entry)
 
     def _release_would_dead_letter(self, entry: Entry) -> bool:
         if not self._had_its_last_receive(entry):
@@ -319,8 +342,17 @@ class Worker:
         return limit is not None and entry.message.receive_count >= limit
 
     def _release_held(self) -> None:
+        self._holding = False
         held, self._held = self._held, []
         for entry in held:
+            if entry.is_undecided():
+                self.settlement.settle(entry, RELEASED)
+
+    def _release_held_successors(self, group: str | None) -> None:
+        """A message of this FIFO group was not finished: what came after it goes back too."""
+        followers = [held for held in self._held if held.message.group_id == group]
+        self._held = [held for held in self._held if held.message.group_id != group]
+        for entry in followers:
             if entry.is_undecided():
                 self.settlement.settle(entry, RELEASED)
 
@@ -342,18 +374,33 @@ class Worker:
     def _on_end(self, entry: Entry) -> None:
         if entry.ended is Outcome.LOST:
             self.tally.note_lost(entry)
-        if twins := self._twins.get(entry.message.id):
-            if entry in twins:
-                twins.remove(entry)
-            else:
-                del self._twins[entry.message.id]
-                self._end_twins(entry, [twin for twin in twins if twin.is_undecided()])
+        if twins := self._twins.pop(entry.message.id, None):
+            if entry not in twins:
+                self._first_has_ended(entry, twins)
+            elif len(twins) > 1:
+                self._twins[entry.message.id] = [twin for twin in twins if twin is not entry]
+        if self._held and self._config.fifo and entry.ended not in (Outcome.PROCESSED, Outcome.REJECTED):
+            self._release_held_successors(entry.message.group_id)
         self._changed.ring()
         self.intake.look_again()
 
-    def _end_twins(self, first: Entry, twins: Sequence[Entry]) -> None:
-        """The first copy of a message has ended: the others share its fate."""
+    def _first_has_ended(self, first: Entry, twins: Sequence[Entry]) -> None:
+        """The first copy of a message has ended. The next takes its place; it shares its fate, unless that was to be given back:
+        then it is a delivery like any other, and one that we hold already."""
+        heir, *others = twins
+        self.ledger.follow(heir)
+        if others:
+            self._twins[heir.message.id] = others
+        if first.ended in (Outcome.PROCESSED, Outcome.REJECTED):
+            self.ledger.remember(first.message.id)  # there may be more copies on the way
+        given_back = first.ended in (Outcome.RELEASED, Outcome.LOST) and first.fate in (None, RELEASED)
+        if given_back and self.intake.is_open and not self._closing.is_set() and heir.is_undecided():
+            if not self._config.fifo:
+                self._start(heir)
+            return
         for twin in twins:
+            if not twin.is_undecided():
+                continue
             if first.ended in (Outcome.PROCESSED, Outcome.REJECTED):
                 self.settlement.settle(twin, PROCESSED)
             elif first.ended is Outcome.FAILED:

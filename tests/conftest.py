@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from svc import logs
 from svc.devstack import Etcd, Moto
 
 _ENVIRONMENT = {
@@ -55,6 +56,7 @@ class _Errors(logging.Handler):
 @pytest.fixture(autouse=True)
 def strict_log(request: pytest.FixtureRequest) -> Iterator[None]:
     """A record at ERROR or above fails the test, unless it is marked `expects_errors`."""
+    logs.through_stdlib()
     errors = _Errors()
     root = logging.getLogger()
     root.addHandler(errors)

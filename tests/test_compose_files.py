@@ -105,8 +105,8 @@ def test_the_service_can_write_to_tmp_and_nowhere_else(name: str) -> None:
 def test_whatever_is_waited_for_can_be_waited_for() -> None:
     waited_for = [
         (name, condition["condition"])
-        for service in SERVICES.values()
-        for name, condition in service.get("depends_on", {}).items()
+        for parts in SERVICES.values()
+        for name, condition in parts.get("depends_on", {}).items()
     ]
     assert ("sqs-init", "service_completed_successfully") in waited_for
     for name, condition in waited_for:
@@ -114,19 +114,24 @@ def test_whatever_is_waited_for_can_be_waited_for() -> None:
             assert "test" in SERVICES[name]["healthcheck"], name
 
 
+def test_localstack_is_healthy_only_once_its_sqs_is_loaded() -> None:
+    # /_localstack/health is 200 before; the first call then took up to 5 s, which is as long as `svc init` waits.
+    assert "Action=ListQueues" in SERVICES["localstack"]["healthcheck"]["test"][-1]
+
+
 def test_nothing_stands_in_the_way_of_a_second_instance() -> None:
-    for name, service in SERVICES.items():
-        assert "container_name" not in service, name
+    for name, parts in SERVICES.items():
+        assert "container_name" not in parts, name
 
 
 def test_images_are_pinned_and_volumes_named() -> None:
-    for name, service in SERVICES.items():
-        assert re.search(r":(v?\d+\.\d+\.\d+|local)$", service["image"]), name
+    for name, parts in SERVICES.items():
+        assert re.search(r":(v?\d+\.\d+\.\d+|local)$", parts["image"]), name
     assert SERVICES["localstack"]["image"] == "localstack/localstack:4.14.0"
     etcd = re.fullmatch(r"quay\.io/coreos/etcd:v3\.5\.(\d+)", SERVICES["sqs-etcd"]["image"])
     assert etcd is not None
     assert int(etcd[1]) >= 9
-    used = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
+    used = {volume.split(":")[0] for parts in SERVICES.values() for volume in parts.get("volumes", [])}
     assert used == set(COMPOSE["volumes"])
 
 

@@ -1,24 +1,57 @@
-import argparse, sys, time
-from collections import Counter
-from .run import run_schedule, muted
+"""The command line of the search; see `tests/search/__init__.py`."""
+
+import argparse
+import sys
+
+from .long_search import search
+from .run import Result, muted, run_schedule
 from .schedule import random_schedule
-p=argparse.ArgumentParser(); p.add_argument("--schedules",type=int,default=1000); p.add_argument("--seed",type=int,default=0)
-p.add_argument("--replay",type=int)
-a=p.parse_args()
-if a.replay is not None:
-    s=random_schedule(a.replay); print(s)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.search", description="Search for counter-examples.")
+    parser.add_argument("--schedules", type=int, default=1000, help="how many schedules (default 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first; the others follow it (default 0)")
+    parser.add_argument("--seconds", type=float, help="stop after so many seconds")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--replay", type=int, metavar="SEED", help="run one schedule and tell its story")
+    parser.add_argument(
+        "--mutations", action="store_true", help="show in how many schedules each seeded mistake is caught"
+    )
+    options = parser.parse_args()
+    if options.replay is not None:
+        return replay(options.replay)
+    if options.mutations:
+        from .mutations import report
+
+        return report(options.schedules, options.seed)
+    return search(options.schedules, options.seed, options.seconds, options.jobs)
+
+
+def replay(seed: int) -> int:
+    schedule = random_schedule(seed)
+    print(schedule)
     with muted():
-        r=run_schedule(s)
-    for e in r.queue.history: print("   ",e)
-    for run in [x for rs in r.witness.runs.values() for x in rs]: print(run.receipt, run.instance, run.began, run.until, run.finished)
-    print("\n".join(r.violations)); sys.exit(bool(r.violations))
-t=time.time(); tried=Counter(); kinds=Counter(); first={}
-with muted():
-    for seed in range(a.seed,a.seed+a.schedules):
-        r=run_schedule(random_schedule(seed)); tried.update(r.tried)
-        for v in r.violations[:1]:
-            k=v.split(" s: ",1)[-1].split()[0]; kinds[k]+=1
-            first.setdefault(k,[]).append((seed,v))
-print(time.time()-t, dict(tried)); print(kinds)
-for k,l in first.items():
-    for seed,v in l[:3]: print(seed,v[-1500:])
+        result = run_schedule(schedule)
+    tell(result)
+    return 1 if result.violations else 0
+
+
+def tell(result: Result) -> None:
+    """Print the story of a run, in the order of time."""
+    assert result.queue is not None
+    assert result.witness is not None
+    story = [(event.at, 1, str(event)) for event in result.queue.history]
+    for runs in result.witness.runs.values():
+        for run in runs:
+            story.append((run.began, 2, f"a run on {run.receipt} begins at {run.instance}"))
+            if run.until is not None:
+                what = "finished" if run.finished else "ended"
+                story.append((run.until, 0, f"the run on {run.receipt} at {run.instance} {what}"))
+    for at, _, what in sorted(story, key=lambda one: one[:2]):
+        print(f"{at:10.3f}  {what}")
+    print("\n".join(result.violations) or "nothing is wrong")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,14 +15,16 @@ import trio
 import trio.testing
 
 from svc.core import Core
+from svc.maintenance import parse_switch
 from svc.processors import Message, Reject, Retry
 from svc.simulated_faults import Call, Fault, fault_for
 from svc.simulated_service import SimulatedService
 from svc.testing import SimulatedQueue, SimulatedSwitch
 from svc.worker import LAST_RELEASE, LATE
 
+from .invariants import EPSILON
 from .schedule import Life, Schedule, Work
-from .witness import Instance, WatchedQueue, Witness
+from .witness import Instance, WatchedQueue, Witness, cancel_everything
 
 MakeCore = Callable[..., Core]
 """`Core`, or something that builds one with the same arguments and then spoils it."""
@@ -45,15 +47,10 @@ class Result:
 def run_schedule(schedule: Schedule, make_core: MakeCore = Core) -> Result:
     """Run it to its end. Nothing is raised for what the service does wrong: it stands in `Result.violations`."""
     result = Result()
+    result.tried["schedules"] = 1
     with deterministic_scheduling(schedule.seed):
-        # The instrument has to be there before the queue, which can only be made inside of the run.
-        instruments: list[Any] = []
         try:
-            trio.run(
-                partial(_main, schedule, make_core, result),
-                clock=trio.testing.MockClock(autojump_threshold=0),
-                instruments=instruments,
-            )
+            trio.run(_main, schedule, make_core, result, clock=trio.testing.MockClock(autojump_threshold=0))
         except Exception:
             result.violations.append("15 crashed:\n" + traceback.format_exc())
     return result
@@ -83,7 +80,9 @@ def muted() -> Iterator[None]:
     """Within, nobody logs: it costs more than all the rest."""
     before, level = structlog.get_config(), logging.root.manager.disable
     structlog.configure(
-        processors=[], wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
+        processors=[],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        cache_logger_on_first_use=False,
     )
     logging.disable(logging.CRITICAL)
     try:
@@ -98,8 +97,16 @@ async def _main(schedule: Schedule, make_core: MakeCore, result: Result) -> None
     result.queue, result.witness = world.queue, world.witness
     result.violations = world.witness.violations
     trio.lowlevel.add_instrument(world.witness)
+    trio.lowlevel.spawn_system_task(_end_in_time, world)
     await world.run()
     trio.lowlevel.remove_instrument(world.witness)
+
+
+async def _end_in_time(world: "World") -> None:
+    """What waits for ever behind a shield would make the clock jump for ever."""
+    await trio.sleep_until(world.schedule.calm_at + world.calm_lasts + world.stop_lasts + 100)
+    world.witness.violated("15 the run does not end")
+    cancel_everything()
 
 
 class World:
@@ -149,10 +156,8 @@ class World:
     async def run(self) -> None:
         schedule, witness = self.schedule, self.witness
         actions: list[tuple[float, Callable[[], None]]] = []
-        for number, arrival in enumerate(schedule.arrivals):
-            actions.append((arrival.at, partial(self._arrive, number)))
-        for flip in schedule.flips:
-            actions.append((flip.at, partial(self._flip, flip.value)))
+        actions += [(arrival.at, partial(self._arrive, number)) for number, arrival in enumerate(schedule.arrivals)]
+        actions += [(flip.at, partial(self.switch.set, flip.value)) for flip in schedule.flips]
         for number, life in enumerate(schedule.lives):
             actions.append((life.start, partial(self._start, number)))
             if life.end is not None:
@@ -163,22 +168,22 @@ class World:
                     await trio.sleep_until(at)
                 action()
             await trio.sleep_until(schedule.calm_at)
-            self.switch.set("off")
+            if self._may_be_on():
+                self.switch.set("off")
             if all(life.end is not None for life in schedule.lives):
                 self._start(len(schedule.lives))
-            with trio.move_on_after(self._calm_lasts()) as calm:
+            with trio.move_on_after(self.calm_lasts) as calm:
                 await witness.all_gone.wait()
             for instance in witness.instances:
                 self._stop(instance)
-            with trio.move_on_after(schedule.setup.drain_timeout + LATE + LAST_RELEASE + self._stubborn()) as stopping:
+            with trio.move_on_after(self.stop_lasts) as stopping:
                 for instance in witness.instances:
-                    await instance.service._ended.wait()
+                    await instance.ended.wait()
             if stopping.cancelled_caught:
                 witness.violated("15 an instance does not stop")
-            witness.at_end(in_time=not calm.cancelled_caught)
+            witness.check.at_end(in_time=not calm.cancelled_caught)
             self._nursery.cancel_scope.cancel()
         self.tried.update(
-            schedules=1,
             messages=len(schedule.arrivals),
             runs=witness.runs_counted,
             calls=sum(self.queue.calls.values()),
@@ -188,7 +193,15 @@ class World:
             **{f"drains {outcome}": count for outcome, count in witness.drains.items()},
         )
 
-    def _calm_lasts(self) -> float:
+    def _may_be_on(self) -> bool:
+        """Whether the key holds anything but a plain off. An off that stands is not repeated: the service must know it."""
+        try:
+            return parse_switch(self.switch.value).on
+        except ValueError:
+            return True
+
+    @property
+    def calm_lasts(self) -> float:
         """Seconds in which everything that is left can be finished: all runs one after the other, and for each round of the
         slowest message (or group) a lease that has to run out, a poll, and the journeys of its calls."""
         setup = self.schedule.setup
@@ -197,10 +210,13 @@ class World:
         retries = sum(run.again for arrival in self.schedule.arrivals for run in arrival.runs)
         most = sum(rounds) if setup.fifo else max(rounds, default=0)
         each = setup.visibility + min(setup.wait, 20) + 8 * setup.latency[1] + 2
-        return 10 + work + retries + len(rounds) + most * each
+        return 10 + setup.reread + work + retries + len(rounds) + most * each
 
-    def _stubborn(self) -> float:
-        return sum(run.stubborn for arrival in self.schedule.arrivals for run in arrival.runs)
+    @property
+    def stop_lasts(self) -> float:
+        """Seconds that a stop takes at most: a drain, the last release, and processors that ignore their cancellation."""
+        stubborn = sum(run.stubborn for arrival in self.schedule.arrivals for run in arrival.runs)
+        return self.schedule.setup.drain_timeout + LATE + LAST_RELEASE + stubborn + EPSILON
 
     # -- what happens --
 
@@ -210,9 +226,6 @@ class World:
             self.queue.put(str(number), group_id=arrival.group, deduplication_id=str(number))
         else:
             self.queue.put(str(number))
-
-    def _flip(self, value: str | None) -> None:
-        self.switch.set(value)
 
     def _start(self, number: int) -> None:
         make = partial(self._build, number)
@@ -224,9 +237,17 @@ class World:
             make_core=make,
             **self._settings,
         )
-        self.witness.instances.append(Instance(number, service, began=trio.current_time()))
+        instance = Instance(number, service, began=trio.current_time())
+        self.witness.instances.append(instance)
         assert self._nursery is not None
-        self._nursery.start_soon(service.run)
+        self._nursery.start_soon(self._live, instance)
+
+    async def _live(self, instance: Instance) -> None:
+        try:
+            with instance.scope:
+                await instance.service.run()
+        finally:
+            instance.ended.set()
 
     def _build(self, number: int, settings: Any, queue: Any, *args: Any, **options: Any) -> Core:
         instance = self._instance(number)
@@ -246,11 +267,11 @@ class World:
             instance.service.crash()
             return
         instance.cancelled_at = trio.current_time()
-        instance.service._scope.cancel(reason="second signal")
+        instance.scope.cancel(reason="second signal")
 
     def _stop(self, instance: Instance) -> None:
         if instance.core is None:
-            instance.service._scope.cancel(reason="stopped before it was built")
+            instance.scope.cancel(reason="stopped before it was built")
         else:
             instance.core.manager.stop()
 

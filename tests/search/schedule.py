@@ -140,7 +140,16 @@ FAULT_SECONDS = 8.0
 """The longest delay that a fault causes."""
 
 VALUES = ("on", "off", "on", "off", None, '{"enabled": true}', "maybe")
-FAULTS: tuple[What, ...] = ("error", "throttle", "delay", "error-after", "timeout-before", "timeout-after", "partial")
+FAULTS: tuple[What, ...] = (
+    "error",
+    "throttle",
+    "delay",
+    "error-after",
+    "timeout-before",
+    "timeout-after",
+    "partial",
+    "denied",
+)
 WORKS = ("succeed", "succeed", "succeed", "fail", "retry", "reject")
 ENDS = ("stop", "crash", "cancel")
 GROUPS = "abc"
@@ -207,7 +216,7 @@ def random_schedule(seed: int) -> Schedule:
         else:  # side by side
             start = moment()
             lives.append(Life(start, start + moment(), rng.choice(ENDS)) if rng.random() < 0.5 else Life(start))
-    faults = random_faults(rng, most=rng.choice((0, 0, 2, 5)), calls=12, until=float(span))
+    faults = random_faults(rng, most=rng.choice((0, 0, 2, 5)), calls=12, until=float(span), what=FAULTS)
     return Schedule(
         seed=seed,
         setup=setup,

@@ -27,7 +27,27 @@ from svc.simulated_history import (
 from svc.simulated_queue import SimulatedQueue
 from svc.simulated_service import SimulatedService
 
+from .invariants import Invariants
 from .schedule import Schedule
+
+STEPS_AT_ONCE = 20_000
+"""Steps of tasks without the time going on; far beyond what a schedule needs."""
+
+
+def cancel_everything() -> None:
+    """Cancel every nursery within the main task, behind shields too."""
+
+    def cancel(task: trio.lowlevel.Task) -> None:
+        for nursery in task.child_nurseries:
+            for child in nursery.child_tasks:
+                cancel(child)
+            nursery.cancel_scope.cancel(reason="the schedule does not end")
+
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    for nursery in root.child_nurseries:
+        for task in nursery.child_tasks:
+            cancel(task)
 
 
 @dataclass(slots=True)
@@ -71,23 +91,33 @@ class Instance:
 
     number: int
     service: SimulatedService
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
     core: Core | None = None
     crashed: bool = False
     cancelled_at: float | None = None
     landed: dict[str, str] = field(default_factory=dict)
     """Receipt → message id, of everything that it was ever handed."""
     landed_at: dict[str, float] = field(default_factory=dict)
+    receive_ended_at: float = -1.0
+    figures: tuple[int, int] = (0, 0)
+    """How many had landed and were in flight when the figures were looked at last."""
     on_the_wire: int = 0
     """Receives."""
     extending: Counter[str] = field(default_factory=Counter)
     """Receipts of the heartbeats on the wire."""
+    extended_at: dict[str, float] = field(default_factory=dict)
+    """Receipt → when its last heartbeat ended."""
     asked: dict[str, Asked] = field(default_factory=dict)
-    rejected_undeleted: set[str] = field(default_factory=set)
     calls: Counter[str] = field(default_factory=Counter)
     failed_calls: int = 0
     began: float = 0.0
     finished: dict[str, str] = field(default_factory=dict)
     """Message id → receipt of the run that finished it here."""
+    must_run: set[str] = field(default_factory=set)
+    """Receipts that may not be given back unprocessed: their messages would be dead-lettered."""
+    named_dead_letters: set[str] = field(default_factory=set)
+    """Message ids that a drain report has called so."""
     drain_seen: object = None
     """The report of the drain that was looked at last, at its end."""
     drain_began: float | None = None
@@ -101,13 +131,11 @@ class Instance:
     @property
     def watched(self) -> bool:
         """Alive, and started."""
-        return self.core is not None and not self.crashed
+        return self.core is not None and not self.crashed and not self.ended.is_set()
 
 
 class Witness(trio.abc.Instrument):
     def __init__(self, schedule: Schedule, queue: SimulatedQueue) -> None:
-        from . import invariants
-
         self.schedule = schedule
         self.queue = queue
         self.violations: list[str] = []
@@ -117,9 +145,10 @@ class Witness(trio.abc.Instrument):
         self.groups: dict[str, str | None] = {}
         self.held: dict[str, Hold] = {}
         """By message id: what was received and neither deleted nor moved since."""
+        self.leases: dict[str, float] = {}
+        """Receipt → until when its delivery keeps the message, or kept it."""
         self.gone: set[str] = set()
         """Deleted or moved to the dead-letter queue."""
-        self.redriven: set[str] = set()
         self.copied: set[str] = set()
         """Put into the dead-letter queue by a client."""
         self.duplicated: set[str] = set()
@@ -130,11 +159,15 @@ class Witness(trio.abc.Instrument):
         self.succeeded: set[str] = set()
         self.all_gone = trio.Event()
         self.expected = len(schedule.arrivals)
+        if not self.expected:
+            self.all_gone.set()
         self.drains = Counter[str]()
         self.runs_counted = 0
         self._failed: set[int] = set()  # numbers of calls that had failed at their client
         self._read = 0
-        self._check = invariants.Invariants(self)
+        self._steps = 0
+        self._steps_since = -1.0
+        self.check = Invariants(self)
 
     def violated(self, what: str) -> None:
         if len(self.violations) < 10:
@@ -143,6 +176,12 @@ class Witness(trio.abc.Instrument):
     # -- each step --
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._steps += 1
+        if self._steps % STEPS_AT_ONCE == 0:
+            if trio.current_time() == self._steps_since:
+                self.violated(f"16 {STEPS_AT_ONCE} steps at one instant, the last by {task.name}")
+                cancel_everything()
+            self._steps_since = trio.current_time()
         history = self.queue.history
         while self._read < len(history):
             event = history[self._read]
@@ -150,7 +189,7 @@ class Witness(trio.abc.Instrument):
             self._note(event)
         for instance in self.instances:
             if instance.watched:
-                self._check.step(instance)
+                self.check.step(instance)
 
     def _note(self, event: Event) -> None:
         match event:
@@ -159,15 +198,18 @@ class Witness(trio.abc.Instrument):
                 if hold is not None and hold.until > event.at:
                     self.duplicated |= {event.receipt, hold.receipt}
                 self.held[event.message_id] = Hold(event.receipt, event.until)
+                self.leases[event.receipt] = event.until
             case VisibilityChanged():
                 late = event.call in self._failed
                 self.held[event.message_id] = Hold(event.receipt, event.until, late)
+                self.leases[event.receipt] = event.until
             case Deleted():
-                self._check.deleted(event)
+                self.check.deleted(event)
                 self._leaves(event.message_id)
             case DeadLettered(reason=None):
-                self.redriven.add(event.message_id)
-                self._check.redriven(event)
+                if (hold := self.held.get(event.message_id)) is not None and hold.until > event.at:
+                    self.duplicated.add(hold.receipt)  # its copy was moved
+                self.check.redriven(event)
                 self._leaves(event.message_id)
             case DeadLettered():
                 self.copied.add(event.message_id)
@@ -185,11 +227,6 @@ class Witness(trio.abc.Instrument):
         if len(self.gone) == self.expected:
             self.all_gone.set()
 
-    def holds(self, receipt: str, message_id: str, at: float) -> bool:
-        """Whether this delivery keeps the message from others at the server."""
-        hold = self.held.get(message_id)
-        return hold is not None and hold.receipt == receipt and hold.until >= at
-
     # -- the processor --
 
     def began(self, instance: Instance, message: Message) -> Running:
@@ -199,7 +236,7 @@ class Witness(trio.abc.Instrument):
         self.runs_counted += 1
         if not instance.crashed:
             self._catch_up()
-            self._check.begins(run)
+            self.check.begins(run)
         self.runs.setdefault(message.id, []).append(run)
         return run
 
@@ -221,11 +258,11 @@ class Witness(trio.abc.Instrument):
         if finished:
             run.finished = True
             self.finished.add(run.message_id)
-            run.instance.finished.setdefault(run.message_id, run.receipt)
             if not rejected:
+                run.instance.finished.setdefault(run.message_id, run.receipt)
                 self.succeeded.add(run.message_id)
         self._catch_up()
-        self._check.ends(run)
+        self.check.ends(run)
 
     def crashed(self, instance: Instance) -> None:
         instance.crashed = True
@@ -233,15 +270,6 @@ class Witness(trio.abc.Instrument):
             for run in runs:
                 if run.instance is instance and run.until is None:
                     run.until = trio.current_time()
-
-    # -- the calls --
-
-    def at_end(self, *, in_time: bool) -> None:
-        self._check.at_end(in_time=in_time)
-
-    @property
-    def check(self) -> Any:
-        return self._check
 
 
 class WatchedQueue:
@@ -264,6 +292,7 @@ class WatchedQueue:
     async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
         instance = self._instance
         await self._seen("receive")
+        sent = trio.current_time()
         self._witness.check.receive_begins(instance)
         instance.on_the_wire += 1
         try:
@@ -276,7 +305,9 @@ class WatchedQueue:
             raise
         finally:
             instance.on_the_wire -= 1
+            instance.receive_ended_at = trio.current_time()
         for delivery in deliveries:
+            self._witness.check.lands(instance, delivery, sent)
             instance.landed[delivery.receipt] = delivery.message.id
             instance.landed_at[delivery.receipt] = trio.current_time()
         return deliveries
@@ -300,6 +331,7 @@ class WatchedQueue:
             raise
         finally:
             self._instance.extending.subtract(timeouts)
+            self._instance.extended_at.update(dict.fromkeys(timeouts, trio.current_time()))
 
     async def _settling(self, kind: str, receipts: Sequence[str], call: Any) -> Mapping[str, Refusal]:
         instance = self._instance

@@ -1,0 +1,309 @@
+"""Seeded mistakes: the program as it would be if one thing were done wrong. The search has to catch each.
+
+A mutation builds a `Core` and spoils it: by a subclass in place of a part's class, or by a method replaced on the built part.
+Nothing in `svc/` knows of this.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from svc.bell import Bell
+from svc.core import Core
+from svc.ledger import PROCESSED, RELEASED, Entry, Fate, Ledger, Outcome
+from svc.maintenance import Phase, Switch
+from svc.processors import Message, Reject, Retry
+from svc.queue import Received
+
+from .run import muted, run_schedule
+from .schedule import random_schedule
+
+Spoil = Callable[[Core], None]
+
+
+def mutated(spoil: Spoil) -> Callable[..., Core]:
+    """For `run_schedule(schedule, make_core=…)`."""
+
+    def build(*args: Any, **options: Any) -> Core:
+        core = Core(*args, **options)
+        spoil(core)
+        return core
+
+    return build
+
+
+class _Abandoning:
+    """The queue, whose receives can be given up."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+        self._calls: list[trio.CancelScope] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    def give_up(self) -> None:
+        for call in self._calls:
+            call.cancel()
+
+    async def receive(self, **request: int) -> Sequence[Received]:
+        with trio.CancelScope() as call:
+            self._calls.append(call)
+            try:
+                return await self._queue.receive(**request)
+            finally:
+                self._calls.remove(call)
+        return ()
+
+
+def abort_the_poll(core: Core) -> None:
+    """Maintenance cancels the receive on the wire, not only the loop."""
+    intake = core.worker.intake
+    queue, close = _Abandoning(intake._queue), intake.close
+
+    def close_all(reason: str) -> None:
+        close(reason)
+        queue.give_up()
+
+    intake._queue, intake.close = queue, close_all  # type: ignore[assignment, method-assign]
+
+
+def release_nothing(core: Core) -> None:
+    """What a drain gives back is dropped; the queue is not told."""
+    settlement = core.worker.settlement
+    settle = settlement.settle
+
+    def drop(entry: Entry, fate: Fate) -> None:
+        if fate is RELEASED:
+            core.worker.ledger.decide(entry, fate)
+            core.worker.ledger.end(entry, fate.outcome)
+        else:
+            settle(entry, fate)
+
+    settlement.settle = drop  # type: ignore[method-assign]
+
+
+def release_after_the_deadline(core: Core) -> None:
+    """The drain keeps no time in reserve: work is cancelled and released when the deadline has passed."""
+    worker = core.worker
+    wait_drained = worker.wait_drained
+
+    async def late(deadline: float) -> str | None:
+        return await wait_drained(deadline + worker._config.reserve + 0.1)
+
+    worker.wait_drained = late  # type: ignore[method-assign]
+
+
+def settle_within_the_work(core: Core) -> None:
+    """The delete is sent by the message's task, in its cancel scope: a drain that cancels the work cancels the delete."""
+    worker = core.worker
+    process = worker.tasks._process
+
+    async def process_and_delete(message: Message) -> None:
+        await process(message)
+        entry = worker.ledger.at_work_on(message.id)
+        if entry is not None and entry.is_undecided():
+            entry.next_try = math.inf  # no heartbeat any more
+            refused = await worker._queue.delete([entry.delivery.receipt])
+            if not refused and entry.is_undecided():
+                worker.ledger.end(entry, Outcome.PROCESSED)
+
+    worker.tasks._process = process_and_delete
+
+
+def lease_from_task_start(core: Core) -> None:
+    """The lease is counted from when the answer is there, not from the sending of the receive."""
+    worker = core.worker
+    worker.intake._land = lambda deliveries, sent: worker._land(deliveries, trio.current_time())
+
+
+class _InHands:
+    """Of the ledger what a processor has."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter([entry for entry in self._ledger if entry.scope is not None])
+
+
+def heartbeat_skips_waiting(core: Core) -> None:
+    """Only messages in the processor's hands are kept: those that wait for their turn, or are held by a drain, are not."""
+
+    core.worker.heartbeat._ledger = _InHands(core.worker.ledger)  # type: ignore[assignment]
+
+
+def edge_triggered_switch(core: Core) -> None:
+    """A change of the key acts when it arrives: an `off` during a drain comes too early, and is not looked at again."""
+    manager = core.manager
+    act = manager._act
+
+    def act_on_edges() -> bool:
+        if manager._phase is Phase.DRAINING and manager._switch == Switch(on=False):
+            manager._switch = Switch(on=True)
+        return act()
+
+    manager._act = act_on_edges  # type: ignore[method-assign]
+
+
+class _Lossy(Bell):
+    """Looks first and takes the event after: what rings in between is lost."""
+
+    async def wait_until(self, satisfied: Callable[[], bool]) -> None:
+        while not satisfied():
+            await trio.lowlevel.checkpoint()
+            self._event = trio.Event()
+            await self._event.wait()
+
+    async def wait(self, look: Callable[[], float | None]) -> None:
+        until = look()
+        await trio.lowlevel.checkpoint()
+        self._event = trio.Event()
+        with trio.CancelScope(deadline=until if until is not None else float("inf")):
+            await self._event.wait()
+
+
+def lost_wake_up(core: Core) -> None:
+    """The bell's event is replaced after the look."""
+    core.worker.intake._bell = _Lossy()
+    core.worker.settlement._bell = _Lossy()
+
+
+def settle_twice(core: Core) -> None:
+    """Each batch is sent once more."""
+    settlement = core.worker.settlement
+    call = settlement._call
+
+    async def twice(action: Any, batch: Sequence[Entry]) -> Mapping[str, Any]:
+        await call(action, batch)
+        return await call(action, batch)
+
+    settlement._call = twice  # type: ignore[method-assign]
+
+
+def successor_after_failure(core: Core) -> None:
+    """A FIFO group goes on with the next message when one has failed."""
+    tasks = core.worker.tasks
+
+    async def work_on_group(group: str) -> None:
+        line = tasks._groups[group]
+        try:
+            while line:
+                await tasks._work_on(line[0])
+                await tasks._end_of(line[0])
+                line.popleft()
+        finally:
+            del tasks._groups[group]
+            for entry in line:
+                if entry.is_undecided():
+                    tasks._settlement.settle(entry, RELEASED)
+
+    tasks._work_on_group = work_on_group  # type: ignore[method-assign]
+
+
+def places_after_the_receive(core: Core) -> None:
+    """A receive always asks for a full batch, and takes its places when it has landed."""
+    intake, receive = core.worker.intake, core.worker.intake._receive
+
+    async def greedy(limit: int) -> None:
+        intake._places_asked_for -= limit
+        try:
+            await receive(intake._config.batch)
+        finally:
+            intake._places_asked_for += intake._config.batch
+
+    intake._receive = greedy  # type: ignore[method-assign]
+
+
+def report_omits_the_poll(core: Core) -> None:
+    """The report knows only of what was in flight when the drain began."""
+    tally = core.worker.tally
+    so_far = tally.so_far
+
+    tally.so_far = lambda: replace(so_far(), receives_brought=0)  # type: ignore[method-assign]
+
+
+def retry_forgets_the_deferral(core: Core) -> None:
+    """The report does not name what has failed and stays invisible until its lease ends."""
+    core.worker.ledger._defer = lambda entry: None  # type: ignore[method-assign]
+
+
+def delete_what_failed(core: Core) -> None:
+    """A failed message is deleted, as if there were nothing to try again."""
+    tasks = core.worker.tasks
+    settle = tasks._settle_raised
+
+    def forget(entry: Entry, error: BaseException) -> None:
+        if isinstance(error, (Retry, Reject)):
+            settle(entry, error)
+        else:
+            tasks._settlement.settle(entry, PROCESSED)
+
+    tasks._settle_raised = forget  # type: ignore[method-assign]
+
+
+def no_back_off(core: Core) -> None:
+    """A receive that failed, or brought nothing, is followed by the next at once."""
+    intake = core.worker.intake
+    landed, failed = intake._landed, intake._failed
+
+    def at_once(*args: Any) -> None:
+        landed(*args)
+        intake._pause_until = float("-inf")
+
+    def failed_at_once(*args: Any) -> None:
+        failed(*args)
+        intake._pause_until = float("-inf")
+
+    intake._landed, intake._failed = at_once, failed_at_once  # type: ignore[method-assign]
+
+
+MUTATIONS: Mapping[str, Spoil] = {
+    spoil.__name__: spoil
+    for spoil in (
+        abort_the_poll,
+        release_nothing,
+        release_after_the_deadline,
+        settle_within_the_work,
+        lease_from_task_start,
+        heartbeat_skips_waiting,
+        edge_triggered_switch,
+        lost_wake_up,
+        settle_twice,
+        successor_after_failure,
+        places_after_the_receive,
+        report_omits_the_poll,
+        retry_forgets_the_deferral,
+        delete_what_failed,
+        no_back_off,
+    )
+}
+
+
+def caught(spoil: Spoil, seeds: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """The seeds of the schedules that catch it, and what each says first."""
+    for seed in seeds:
+        result = run_schedule(random_schedule(seed), mutated(spoil))
+        if result.violations:
+            yield seed, result.violations[0]
+
+
+def report(schedules: int, first: int) -> int:
+    missed = []
+    print(f"{schedules} schedules each, seeds from {first}")
+    for name, spoil in MUTATIONS.items():
+        began = time.monotonic()
+        with muted():
+            found = list(caught(spoil, range(first, first + schedules)))
+        if not found:
+            missed.append(name)
+            print(f"{name:28} NOT CAUGHT ({time.monotonic() - began:.0f} s)", flush=True)
+            continue
+        seed, what = found[0]
+        print(f"{name:28} caught in {len(found):4}, first by seed {seed}: {what.splitlines()[0][:110]}", flush=True)
+    print(f"{len(MUTATIONS) - len(missed)} of {len(MUTATIONS)} mutations are caught")
+    return 1 if missed else 0

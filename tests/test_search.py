@@ -1,0 +1,48 @@
+"""The bounded slice of the search that every test run does; `python -m tests.search --schedules 100000` is the long one."""
+
+import datetime
+
+from hypothesis import HealthCheck, given, settings
+
+from svc.simulated_faults import Fault
+from svc.testing import Outage
+from tests.search.run import muted, run_schedule
+from tests.search.schedule import Arrival, Flip, Life, Schedule, Setup, Work, random_schedule, schedules
+
+SEEDED = 200
+
+
+def test_no_seeded_schedule_is_a_counter_example():
+    with muted():
+        failed = {seed: found for seed in range(SEEDED) if (found := run_schedule(random_schedule(seed)).violations)}
+    assert not failed
+
+
+@settings(
+    derandomize=True,
+    database=None,
+    max_examples=80,
+    deadline=datetime.timedelta(seconds=10),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(schedules())
+def test_no_schedule_that_hypothesis_draws_is_a_counter_example(schedule: Schedule):
+    with muted():
+        assert run_schedule(schedule).violations == []
+
+
+def test_a_schedule_runs_in_the_same_way_each_time():
+    schedule = random_schedule(15)
+    with muted():
+        first, second = run_schedule(schedule), run_schedule(schedule)
+    assert first.queue is not None
+    assert second.queue is not None
+    assert len(first.queue.history) > 20
+    assert first.queue.history == second.queue.history
+
+
+def test_a_schedule_prints_as_what_makes_it():
+    names = {cls.__name__: cls for cls in (Schedule, Setup, Arrival, Work, Flip, Life, Outage, Fault)}
+    for seed in range(50):
+        schedule = random_schedule(seed)
+        assert eval(repr(schedule), names) == schedule

@@ -1,0 +1,309 @@
+"""Every variable: its default as SPEC.md promises it, what it takes, and what is said about everything else."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from svc.settings import BadSettings, Settings, is_secret, load, masked, may_hold, seconds, variable
+
+README = Path(__file__).parent.parent / "README.md"
+
+# SPEC.md, "Environment", shortened.
+SPEC = """
+| `SQS_QUEUE_URL` | `http://localstack:4566/000000000000/test-queue` | the queue |
+| `AWS_ENDPOINT` | `http://localstack:4566` | SQS endpoint; empty means AWS itself |
+| `AWS_REGION` | `us-east-1` | |
+| `ETCD_ENDPOINTS` | `etcd:2379` | comma-separated `host:port`; all are tried |
+| `ETCD_USERNAME`, `ETCD_PASSWORD`, `ETCD_CA_CERT`, `ETCD_CERT`, `ETCD_KEY` | unset | etcd authentication and TLS |
+| `MAINTENANCE_KEY` | `/maintenance/sqs-service` | the key that is watched |
+| `HTTP_HOST`, `HTTP_PORT` | `127.0.0.1`, `8082` | where the API listens; port 0 picks a free one |
+| `API_TOKEN` | unset | when set, every request that changes something needs `Authorization: Bearer <token>` |
+| `SQS_MAX_NUMBER_OF_MESSAGES` | `10` | messages per receive, 1–10 |
+| `SQS_WAIT_TIME_SECONDS` | `20` | long-poll wait, 0–20 |
+| `SQS_DLQ_NAME`, `SQS_MAX_RECEIVE_COUNT` | unset, `5` | what `svc init` sets up |
+| `SQS_VISIBILITY_TIMEOUT_SECONDS` | `30` | lease on a received message, 1–43200 |
+| `SQS_POLL_INTERVAL` | `1s` | pause after a receive that returned nothing while `SQS_WAIT_TIME_SECONDS=0` |
+| `DRAIN_TIMEOUT` | `30s` | how long in-flight work may take after maintenance starts or a stop is asked for |
+| `MAX_CONCURRENCY` | `100` | messages being processed at once in this process |
+| `MESSAGE_PROCESSOR` | `svc.processors:simulated` | `module:attribute` of the user's processor |
+| `SIMULATED_WORK_SECONDS` | `1-3` | range of the default processor's random work |
+| `LOG_FORMAT`, `LOG_LEVEL` | `console`, `info` | `console` or `json` |
+"""
+
+# Together with these the certificates and the credentials make sense.
+COMPLETE = {"ETCD_CERT": "c", "ETCD_KEY": "k", "ETCD_CA_CERT": "a", "ETCD_USERNAME": "u", "ETCD_PASSWORD": "p"}
+
+
+def rows(table: str) -> dict[str, str]:
+    """Variable → default as written ("" for unset), from the rows of a table."""
+    found: dict[str, str] = {}
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        names = re.findall(r"`([A-Z][A-Z0-9_]+)`", cells[0]) if len(cells) >= 2 else []
+        defaults = [cell.strip().strip("`") for cell in cells[1].split(",")] if names else []
+        if len(names) > len(defaults):
+            defaults = defaults * len(names)
+        elif len(defaults) > len(names):
+            defaults = [cells[1].strip("`")]
+        found |= {name: "" if default == "unset" else default for name, default in zip(names, defaults, strict=False)}
+    return found
+
+
+DEFAULTS = rows(SPEC)
+
+
+def faults_of(environ: dict[str, str]) -> list[str]:
+    with pytest.raises(BadSettings) as raised:
+        load(environ)
+    assert str(raised.value) == "\n".join(raised.value.faults)
+    return raised.value.faults
+
+
+def test_spec_and_settings_have_the_same_variables() -> None:
+    assert len(DEFAULTS) == 24 + 1
+    missing = set(DEFAULTS) - {variable(field) for field in Settings.model_fields}
+    assert not missing
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_default(name: str) -> None:
+    field = name.lower()
+    value = getattr(load({}), field)
+    if DEFAULTS[name] == "":
+        assert value is None
+    else:
+        assert value == getattr(load({name: DEFAULTS[name]}), field)
+    # And as the table of `svc config` shows it.
+    shown = masked(load({}))[name]
+    assert shown == DEFAULTS[name]
+
+
+def test_readme_lists_exactly_the_variables_with_their_defaults() -> None:
+    listed = rows(README.read_text("utf-8"))
+    assert listed, "README.md has no settings table (rows `| `VARIABLE` | default | meaning |`)"
+    assert listed == masked(load({}))
+
+
+def test_every_setting_is_described() -> None:
+    for field, info in Settings.model_fields.items():
+        assert info.description
+        assert may_hold(field)
+
+
+# Variable → (what it may hold and what becomes of it, what it may not hold).
+VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "SQS_QUEUE_URL": (
+        {"https://sqs.eu-central-1.amazonaws.com/1/q.fifo": "https://sqs.eu-central-1.amazonaws.com/1/q.fifo"},
+        ["queue", "ftp://x/y", "http://", "http:///x", "http://x:0/q", "http://x:99999/q", "http://[x/q", "http://a b/q"],
+    ),
+    "AWS_ENDPOINT": ({"": "", " ": "", "http://[::1]:4566": "http://[::1]:4566"}, ["localhost:4566", "http://", "x"]),
+    "AWS_REGION": ({"eu-central-1": "eu-central-1"}, ["EU", "x", "eu central 1", "eu_1"]),
+    "ETCD_ENDPOINTS": (
+        {
+            "a:1": (("a", 1),),
+            "a:1,b:65535": (("a", 1), ("b", 65535)),
+            " a:1 , b:2 ": (("a", 1), ("b", 2)),
+            "[::1]:2379": (("::1", 2379),),
+            "http://a:2379/": (("a", 2379),),
+        },
+        ["a", "a:", ":1", "a:0", "a:65536", "a:1,", ",", "a:1;b:2", "a:x", "user@a:1", "::1:2379", "a b:1"],
+    ),
+    "ETCD_USERNAME": ({"ann": "ann"}, []),
+    "ETCD_CA_CERT": ({"/ca.pem": "/ca.pem"}, []),
+    "ETCD_CERT": ({"/c.pem": "/c.pem"}, []),
+    "ETCD_KEY": ({"/k.pem": "/k.pem"}, []),
+    "ETCD_PASSWORD": ({}, []),
+    "MAINTENANCE_KEY": ({"k": "k", "k" * 1000: "k" * 1000}, ["k" * 1001]),
+    "HTTP_HOST": ({"0.0.0.0": "0.0.0.0", "::": "::", "localhost": "localhost"}, []),
+    "HTTP_PORT": ({"0": 0, "65535": 65535, " 80 ": 80}, ["-1", "65536", "http", "80.0", "8e1", "0x50", "８０"]),
+    "API_TOKEN": ({}, ["short", "1234567", "with a blank", "with\ttab-in-it"]),
+    "SQS_MAX_NUMBER_OF_MESSAGES": ({"1": 1, "10": 10}, ["0", "11", "ten", "1.0", "-1"]),
+    "SQS_WAIT_TIME_SECONDS": ({"0": 0, "20": 20}, ["21", "-1", "20s", "1.5", "never"]),
+    "SQS_DLQ_NAME": ({"dead": "dead", "a-b_c.fifo": "a-b_c.fifo"}, ["a b", "a.b", "x" * 81, "é", "a/b"]),
+    "SQS_MAX_RECEIVE_COUNT": ({"1": 1, "1000": 1000}, ["0", "1001", "many"]),
+    "SQS_VISIBILITY_TIMEOUT_SECONDS": ({"1": 1, "43200": 43200}, ["0", "43201", "30s", "12h"]),
+    "SQS_POLL_INTERVAL": (
+        {"1": 1.0, "0.5": 0.5, "10ms": 0.01, "1h": 3600.0},
+        ["0", "9ms", "1h1s", "-1s", "soon", "inf", "nan", "1e3"],
+    ),
+    "DRAIN_TIMEOUT": ({"1s": 1.0, "1m30s": 90.0, "12h": 43200.0, "45": 45.0}, ["0", "999ms", "12h1s", "-30s", "30 s", "1d", "s"]),
+    "MAX_CONCURRENCY": ({"1": 1, "100000": 100000}, ["0", "100001", "unlimited", "-5", "1_000", "9" * 5000]),
+    "MESSAGE_PROCESSOR": ({"a.b:c.d": "a.b:c.d"}, ["a", "a:", ":b", "a:b:c", "a b:c"]),
+    "SIMULATED_WORK_SECONDS": (
+        {"1-3": (1.0, 3.0), "2": (2.0, 2.0), "0": (0.0, 0.0), "100ms-1.5s": (0.1, 1.5), "1 - 3": (1.0, 3.0)},
+        ["3-1", "-1", "1-", "-", "1-2-3", "a-b", "0-43201", "1–3"],
+    ),
+    "LOG_FORMAT": ({"json": "json", "JSON": "json", "Console": "console"}, ["xml", "text"]),
+    "LOG_LEVEL": ({"debug": "debug", "INFO": "info", "Warning": "warning", "error": "error"}, ["verbose", "10", "warn"]),
+}  # fmt: skip
+
+# Whatever else comes to be a variable belongs into the table above.
+GOOD = [(name, text, value) for name, (good, _) in VALUES.items() for text, value in good.items()]
+BAD = [(name, text) for name, (_, bad) in VALUES.items() for text in bad]
+
+
+def test_every_variable_of_the_spec_is_tried() -> None:
+    assert set(VALUES) == set(DEFAULTS)
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GOOD, ids=lambda value: str(value)[:30])
+def test_good_value(name: str, text: str, value: object) -> None:
+    more = COMPLETE if name.startswith("ETCD_") and name != "ETCD_ENDPOINTS" else {}
+    assert getattr(load({**more, name: text}), name.lower()) == value
+
+
+@pytest.mark.parametrize(("name", "text"), BAD, ids=lambda value: str(value)[:30])
+def test_bad_value(name: str, text: str) -> None:
+    (fault,) = faults_of({name: text})
+    assert fault.startswith(f"{name} ")
+    assert fault.endswith(f"; it must be {may_hold(name.lower())}")
+    if name == "API_TOKEN":
+        assert text not in fault
+    else:
+        assert f"holds {text[:200]!r}" in fault
+    assert "\n" not in fault
+    assert len(fault) < 500
+    assert "pydantic" not in fault
+
+
+def test_every_fault_is_told_at_once() -> None:
+    environ = {name: bad[0] for name, (_, bad) in VALUES.items() if bad}
+    faults = faults_of(environ)
+    assert [fault.split()[0] for fault in faults] == [name for name in DEFAULTS if name in environ]
+
+
+@pytest.mark.parametrize(
+    ("held", "missing"),
+    [
+        (["ETCD_USERNAME"], ["ETCD_PASSWORD"]),
+        (["ETCD_PASSWORD"], ["ETCD_USERNAME"]),
+        (["ETCD_CERT", "ETCD_CA_CERT"], ["ETCD_KEY"]),
+        (["ETCD_KEY", "ETCD_CA_CERT"], ["ETCD_CERT"]),
+        (["ETCD_CERT", "ETCD_KEY"], ["ETCD_CA_CERT"]),  # etcd3 would speak plain text without a word
+        (["ETCD_CERT"], ["ETCD_CA_CERT", "ETCD_KEY"]),
+        (["ETCD_CA_CERT"], []),
+    ],
+)
+def test_what_belongs_together(held: list[str], missing: list[str]) -> None:
+    environ = {name: COMPLETE[name] for name in held}
+    if not missing:
+        load(environ)
+        return
+    faults = faults_of(environ)
+    assert sorted(fault.split()[0] for fault in faults) == missing
+    assert all(" is not set; it must be " in fault for fault in faults)
+
+
+def test_an_empty_variable_counts_as_unset_except_for_the_endpoint() -> None:
+    empty = dict.fromkeys(DEFAULTS, "")
+    assert load(empty) == load({}).model_copy(update={"aws_endpoint": ""})
+    assert load(dict.fromkeys(empty, "  ")) == load(empty)
+
+
+def test_variables_of_others_are_no_business_of_ours() -> None:
+    assert load({"PATH": "/bin", "AWS_ACCESS_KEY_ID": "x", "ETCD_DATA_DIR": "/x", "http_port": "9"}) == load({})
+
+
+def test_settings_by_keyword() -> None:
+    assert Settings(http_port=0, drain_timeout="3s") == load({"HTTP_PORT": "0", "DRAIN_TIMEOUT": "3"})  # type: ignore[arg-type]
+    assert Settings(drain_timeout=2.5).drain_timeout == 2.5
+    with pytest.raises(ValueError, match="nothing"):
+        Settings(nothing=3)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().http_port = 3  # type: ignore[misc]
+
+
+# -- durations --
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30", 30), ("0.5", 0.5), (".5", 0.5), ("5.", 5), ("500ms", 0.5), ("30s", 30), ("1m30s", 90), ("1h", 3600),
+        ("1h2m3s4ms", 3723.004), ("1.5m", 90), ("250us", 0.00025), ("250µs", 0.00025), ("1000000000ns", 1), ("0s", 0),
+    ],
+)  # fmt: skip
+def test_durations(text: str, expected: float) -> None:
+    assert seconds(text) == pytest.approx(expected)
+
+
+@given(st.text(max_size=8) | st.from_regex(r"[0-9.]{0,4}(ms|s|m|h|d)?", fullmatch=True))
+@example("")
+@example("1 s")
+@example("-1s")
+@example("+1s")
+@example("1e3")
+@example("٣")
+@example("1S")
+@example("s")
+@example(".")
+@example("1m30")
+def test_any_text_is_a_duration_or_refused(text: str) -> None:
+    number = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)"
+    if re.fullmatch(number, text) or re.fullmatch(rf"({number}(ns|us|µs|ms|s|m|h))+", text):
+        assert isinstance(seconds(text), float)
+    else:
+        with pytest.raises(ValueError, match="not a duration"):
+            seconds(text)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(list(DEFAULTS)), st.text(max_size=30).filter(lambda text: "\0" not in text), max_size=4
+    )
+)
+def test_any_environment_gives_settings_or_faults(environ: dict[str, str]) -> None:
+    try:
+        loaded = load(environ)
+    except BadSettings as bad:
+        told = bad
+    else:
+        masked(loaded)
+        return
+    for fault in told.faults:
+        assert fault.split()[0] in DEFAULTS
+        assert "\n" not in fault
+
+
+# -- secrets --
+
+SECRETS = {"ETCD_PASSWORD": "sesame-open-now", "API_TOKEN": "a-token-nobody-knows"}
+
+
+def test_the_secrets_are_these() -> None:
+    assert {variable(field) for field in Settings.model_fields if is_secret(field)} == set(SECRETS)
+
+
+def test_secrets_are_never_shown() -> None:
+    settings = load({**SECRETS, "ETCD_USERNAME": "ann"})
+    for text in (repr(settings), str(settings), str(masked(settings)), settings.model_dump_json()):
+        for secret in SECRETS.values():
+            assert secret not in text
+    assert {masked(settings)[name] for name in SECRETS} == {"********"}
+    assert settings.api_token is not None
+    assert settings.api_token.get_secret_value() == SECRETS["API_TOKEN"]
+
+
+def test_secrets_are_not_in_faults() -> None:
+    for fault in faults_of({"API_TOKEN": "pass word", "ETCD_PASSWORD": "sesame-open-now"}):
+        assert "pass word" not in fault
+        assert "sesame" not in fault
+
+
+def test_credentials_in_urls_are_masked() -> None:
+    settings = load({"AWS_ENDPOINT": "http://ann:sesame@sqs:4566", "SQS_QUEUE_URL": "http://ann:sesame@sqs:4566/0/q"})
+    shown = masked(settings)
+    assert shown["AWS_ENDPOINT"] == "http://********@sqs:4566"
+    assert "sesame" not in str(shown)
+    for fault in faults_of({"SQS_QUEUE_URL": "http://ann:sesame@sqs:99999/0/q", "AWS_ENDPOINT": "ftp://ann:sesame@x"}):
+        assert "sesame" not in fault
+
+
+def test_config_can_be_read_back() -> None:
+    """What `svc config` prints is itself an environment."""
+    settings = load({"ETCD_ENDPOINTS": "a:1,[::1]:2", "SIMULATED_WORK_SECONDS": "100ms-2", "DRAIN_TIMEOUT": "1m30s"})
+    assert load(masked(settings)) == settings
