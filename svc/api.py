@@ -18,6 +18,7 @@ import quart
 import structlog
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from quart.json.provider import DefaultJSONProvider
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge, RequestTimeout
@@ -61,8 +62,15 @@ class _Connection(TrioASGIHTTPConnection):
         await super().__call__(receive, shielded)
 
 
+class _InOrder(DefaultJSONProvider):
+    """Answers keep the order in which they are written here: what people look for comes first."""
+
+    sort_keys = False
+
+
 class _App(QuartTrio):
     asgi_http_class = _Connection
+    json_provider_class = _InOrder
 
 
 def make(core: Core, *, body_timeout: float = BODY_TIMEOUT) -> QuartTrio:

@@ -289,7 +289,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def main() -> None:
-    """The `svc` command."""
+    """Run the command that `sys.argv` names."""
     try:
         cli(prog_name="svc")
     except KeyboardInterrupt:

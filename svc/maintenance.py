@@ -324,5 +324,8 @@ class Manager:
             cause=report.cause,
             seconds=round(now - report.began, 3),
             error=error,
-            **{name: {figure: value for figure, value in part.items() if value} for name, part in report.handlers.items()},
+            **{
+                name: {figure: value for figure, value in part.items() if value}
+                for name, part in report.handlers.items()
+            },
         )

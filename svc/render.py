@@ -103,7 +103,6 @@ def worker(
         "messages_lost": counts.lost,
         "last_message_time": date(held.last_message_at),
         "drain_timeout": drain_timeout,
-        "drain": drain(state.drain),
         "receives_outstanding": held.receives_outstanding,
         "queue_error": held.queue_error,
         "queue_error_since": date(held.queue_error_since),
@@ -111,4 +110,5 @@ def worker(
             {"timestamp": date(error.at), "message_id": error.message_id, "error": error.error[:1000]}
             for error in held.recent_errors
         ],
+        "drain": drain(state.drain),
     }

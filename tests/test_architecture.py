@@ -42,7 +42,9 @@ def imports(path: Path) -> set[str]:
     """Dotted names of everything that the file imports, within functions too; what only the type checker sees is left out."""
     found: set[str] = set()
     tree = ast.parse(path.read_text())
-    type_checking = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    type_checking = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+    ]
     hidden = {id(inner) for node in type_checking for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if id(node) in hidden:
@@ -89,7 +91,18 @@ def test_foreign_libraries_have_one_door() -> None:
 
 
 def test_what_decides_touches_no_foreign_library_and_no_wall_clock() -> None:
-    for module in ("maintenance", "ledger", "leases", "settlement", "intake", "tasks", "drain", "worker", "bell", "gate"):
+    for module in (
+        "maintenance",
+        "ledger",
+        "leases",
+        "settlement",
+        "intake",
+        "tasks",
+        "drain",
+        "worker",
+        "bell",
+        "gate",
+    ):
         allowed = {"trio", "structlog", "svc"}
         foreign = {name.split(".")[0] for name in MODULES[module]} - allowed
         standard = {"asyncio", "time", "datetime", "socket", "os", "threading"}

@@ -481,6 +481,6 @@ async def test_dev_interrupted_while_it_starts(surroundings: dict[str, str], tmp
         said = b""
         async for piece in process.stderr:
             said += piece
-        assert await process.wait() != 0
+        assert await process.wait() != 0, said.decode()
     await all_gone(seen)
     assert b"Traceback" not in said

@@ -78,7 +78,7 @@ async def watching(its: Settings) -> AsyncIterator[tuple[KeyWatcher, Seen]]:
 
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - a snapshot has no event
+        while not condition():
             await trio.sleep(0.02)
 
 

@@ -20,7 +20,18 @@ from svc.maintenance import (
 
 ON = ["true", "1", "yes", "on", "enabled", "maintenance", "TRUE", "  On\n", "Maintenance"]
 OFF = ["false", "0", "no", "off", "disabled", "", "   ", "FALSE\n"]
-UNUSABLE = [b"maybe", b"2", b"\xff\xfe", b"[]", b"null", b'"true"', b"{}", b'{"enabled": 1}', b'{"enabled": "true"}', b"{"]
+UNUSABLE = [
+    b"maybe",
+    b"2",
+    b"\xff\xfe",
+    b"[]",
+    b"null",
+    b'"true"',
+    b"{}",
+    b'{"enabled": 1}',
+    b'{"enabled": "true"}',
+    b"{",
+]
 
 
 @pytest.mark.parametrize("value", ON)

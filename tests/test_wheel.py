@@ -55,7 +55,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     modules = {f"svc/{path.name}" for path in (ROOT / "svc").glob("*.py")}
     assert modules <= names
     assert dict(entry_points["pytest11"]) == {"svc": "svc.pytest_plugin"}
-    assert dict(entry_points["console_scripts"]) == {"svc": "svc.cli:main"}
+    assert dict(entry_points["console_scripts"]) == {"svc": "svc.__main__:main"}
 
 
 @pytest.mark.slow

@@ -251,7 +251,9 @@ async def test_reject_without_a_dead_letter_queue_deletes(autojump_clock) -> Non
 
 
 @pytest.mark.expects_errors
-@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(5), KeyboardInterrupt(), ExceptionGroup("g", [OSError()])])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), SystemExit(5), KeyboardInterrupt(), ExceptionGroup("g", [OSError()])]
+)
 async def test_no_exception_of_a_processor_harms_the_others(autojump_clock, error: BaseException) -> None:
     queue = SimulatedQueue()
     bad = queue.put("bad")
