@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -75,6 +76,22 @@ def dev() -> None:
 
 
 async def _dev(processor: Callable[..., object]) -> int:
+    """Until `service.run` opens a receiver of its own, a signal ends the start, and with it the stack."""
+    code = 0
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def end_on_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel(reason="told to stop while starting")
+
+            nursery.start_soon(end_on_signal)
+            code = await _dev_on_a_stack(processor)
+            nursery.cancel_scope.cancel(reason="the service has ended")
+    return code
+
+
+async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
     from svc import devstack, service, sqs
 
     async with devstack.stack() as stack:

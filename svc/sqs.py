@@ -245,13 +245,15 @@ async def _client(
         max_pool_connections=connections,
         retries={"mode": "standard", "total_max_attempts": attempts},
     )
+
+    async def open_client() -> Any:
+        # Created within asyncio: a cancellation before its first step would leave a coroutine that nobody awaits.
+        return await session.create_client(
+            "sqs", region_name=settings.aws_region, endpoint_url=settings.aws_endpoint or None, config=config
+        ).__aenter__()
+
     try:
-        manager = aio_as_trio(
-            session.create_client(
-                "sqs", region_name=settings.aws_region, endpoint_url=settings.aws_endpoint or None, config=config
-            )
-        )
-        client = await manager.__aenter__()
+        client = await aio_as_trio(open_client)()
     except boto.BotoCoreError as error:
         raise QueueMisconfigured(f"the AWS configuration of this machine cannot be used: {error}") from None
     try:
@@ -259,7 +261,7 @@ async def _client(
     finally:
         # Shielded: a close that is itself cancelled leaves sockets open and stray asyncio errors behind.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_SECONDS):
-            await manager.__aexit__(None, None, None)
+            await aio_as_trio(client.__aexit__)(None, None, None)
 
 
 def _log_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
