@@ -1,6 +1,6 @@
 """One suite for every queue: the simulated one in virtual time, moto's in real time, and any real SQS endpoint.
 
-    SVC_CONTRACT_ENDPOINT=http://localhost:4566 pytest tests/test_queue_contract.py -k endpoint
+    SVC_CONTRACT_ENDPOINT=http://localhost:4566 pytest tests/test_queue_contract.py -m contract_endpoint
 
 runs it against LocalStack; `SVC_CONTRACT_ENDPOINT=aws` against AWS itself, with region and credentials from variables
 like `SVC_CONTRACT_AWS_ACCESS_KEY_ID` (the tests scrub `AWS_*`). Queues are made for each test, and left behind.
@@ -127,7 +127,10 @@ def _settings(endpoint: str, name: str, dead: str | None) -> Settings:
     )
 
 
-@pytest.fixture(params=["simulated", "moto", *(["endpoint"] if "SVC_CONTRACT_ENDPOINT" in os.environ else [])])
+_ENDPOINT = [pytest.param("endpoint", marks=pytest.mark.contract_endpoint)]
+
+
+@pytest.fixture(params=["simulated", "moto", *(_ENDPOINT if "SVC_CONTRACT_ENDPOINT" in os.environ else [])])
 def kingdom(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kingdom:
     name = f"contract-{uuid.uuid4().hex[:12]}"
     if request.param == "simulated":
