@@ -147,7 +147,7 @@ class Ledger:
         self._ended = dict.fromkeys(Outcome, 0)
         self._undecided = 0
         self._finished: OrderedDict[str, None] = OrderedDict()
-        self._deferred: dict[str, Entry] = {}  # by message id
+        self._deferred: dict[str, Entry] = {}  # by receipt: of two copies of a message, either may be what hides it
         self._sweep_deferred_at = 1000
         self.errors: deque[ErrorRecord] = deque(maxlen=RECENT_ERRORS)
         self.last_received_at: float | None = None
@@ -173,7 +173,6 @@ class Ledger:
         if delivery.receipt in self._entries:
             raise ValueError(f"message {delivery.message.id}: this receipt handle stands in the ledger already")
         self._entries[delivery.receipt] = entry
-        self._deferred.pop(delivery.message.id, None)  # what the queue hands out, no earlier delivery hides
         self._by_message.setdefault(delivery.message.id, entry)
         self._undecided += 1
         self.last_received_at = received_at
@@ -220,7 +219,7 @@ class Ledger:
         if len(self._deferred) >= self._sweep_deferred_at:
             self.deferred(trio.current_time())
             self._sweep_deferred_at = 2 * len(self._deferred) + 1000
-        self._deferred[entry.message.id] = entry
+        self._deferred[entry.delivery.receipt] = entry
 
     def remember(self, message_id: str) -> None:
         """Finished, but not known to be deleted in all its copies: when it comes back, it must be deleted and not processed
@@ -237,9 +236,10 @@ class Ledger:
     def deferred(self, now: float) -> dict[str, float]:
         """Message id → Trio time at which it becomes visible again at the latest: failed, to be retried later, or lost. Given
         up by us, but still invisible."""
-        for message_id in [id_ for id_, entry in self._deferred.items() if entry.hidden_until <= now]:
-            del self._deferred[message_id]
-        return {id_: entry.hidden_until for id_, entry in self._deferred.items()}
+        for receipt in [receipt for receipt, entry in self._deferred.items() if entry.hidden_until <= now]:
+            del self._deferred[receipt]
+        by_time = sorted(self._deferred.values(), key=lambda entry: entry.hidden_until)
+        return {entry.message.id: entry.hidden_until for entry in by_time}  # of several copies the last
 
     def note_error(self, message_id: str, error: str) -> None:
         self.errors.append(ErrorRecord(trio.current_time(), message_id, error))

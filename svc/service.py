@@ -36,7 +36,7 @@ async def run(
 ) -> int:
     """Run the service until it is told to stop; returns the exit code. `on_ready` gets the API's URL.
 
-    Raises what a part raises at run time, in groups (OSError when the API's address cannot be had), and
+    Raises what a part raises at run time, in groups (`server.CannotListen` when the API has no address), and
     `processors.UnusableProcessor`.
     """
     with _signals() as signals, _hard_exit() as arm_hard_exit:

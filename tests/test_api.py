@@ -644,6 +644,24 @@ async def test_sqs_is_asked_once_a_second_however_often_and_concurrently_health_
     assert len(asked) >= 12
 
 
+async def test_whoever_asks_during_a_slow_call_shares_its_answer(autojump_clock: MockClock) -> None:
+    queue = SimulatedQueue()
+    async with running(queue=queue) as held:
+        await run(held)
+        queue.faults = [Fault("delay", "attributes", seconds=3)]
+        calls, began = queue.calls["attributes"], trio.current_time()
+
+        async def ask(after: float) -> None:
+            await trio.sleep(after)
+            assert (await held.get("/health"))[0] == 200
+            assert trio.current_time() - began == pytest.approx(3)
+
+        async with trio.open_nursery() as nursery:
+            for tenths in range(30):
+                nursery.start_soon(ask, tenths / 10)
+        assert queue.calls["attributes"] - calls == 1
+
+
 async def test_a_client_that_goes_away_leaves_no_stale_answer_behind(autojump_clock: MockClock) -> None:
     """Its call is cancelled with it. Whoever comes next gets an answer of a call of their own, still one a second."""
     asked: list[float] = []
