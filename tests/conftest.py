@@ -32,7 +32,9 @@ _unique = itertools.count(1)
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "expects_errors: ERROR records in the log are part of this test")
-    config.addinivalue_line("markers", "contract_endpoint: runs against the SQS endpoint that SVC_CONTRACT_ENDPOINT names")
+    config.addinivalue_line(
+        "markers", "contract_endpoint: runs against the SQS endpoint that SVC_CONTRACT_ENDPOINT names"
+    )
     config.addinivalue_line("markers", "slow: takes more than some seconds")
 
 

@@ -10,7 +10,7 @@ from svc.simulated_service import SimulatedService
 from svc.testing import Fault, SimulatedQueue
 from svc.worker import LAST_RELEASE
 from tests.search.run import muted, run_schedule
-from tests.search.schedule import Arrival, Flip, Schedule, Setup
+from tests.search.schedule import Arrival, Flip, Life, Schedule, Setup, Work
 from tests.search.witness import cancel_everything
 
 
@@ -254,3 +254,18 @@ async def test_a_retry_that_acted_without_an_answer_was_not_named_while_the_mess
         last = [event for event in queue.history if isinstance(event, VisibilityChanged)][-1]
         assert queue.in_flight() == [message_id]
         assert report.handlers["sqs"]["deferred"] == {message_id: pytest.approx(last.until - report.ended, abs=0.001)}
+
+
+def test_of_two_copies_the_report_forgot_the_one_that_hid_the_message():
+    # The first copy's lease is refused at 5.2, as the second has taken it over; the second is lost, but hides the message until 6.7.
+    schedule = Schedule(
+        seed=618770,
+        setup=Setup(
+            visibility=2, wait=1, concurrency=2, max_receives=2, latency=(0.0, 0.6), duplicates=0.3, reread=3.0
+        ),
+        arrivals=(Arrival(2.0, runs=(Work("fail", 5.0),)),),
+        flips=(Flip(5.0, delay=0.5), Flip(6.7, "off")),
+        lives=(Life(end=7.0), Life(7.0, end=7.0, how="cancel"), Life(7.0)),
+    )
+    with muted():
+        assert run_schedule(schedule).violations == []
