@@ -162,7 +162,7 @@ class DrainOutcome(Enum):
     RUNNING = "running"
     DRAINED = "drained"
     EXPIRED = "expired"
-    """The time ran out: `DrainReport.error` says what was not finished."""
+    """Not everything was finished in time: `DrainReport.error` says what was not."""
     REVOKED = "revoked"
     """Maintenance was switched off before the drain had ended."""
 
@@ -304,7 +304,7 @@ class Manager:
             return  # switched off: _resume has written the report
         if errors:
             told = "; ".join(f"{name}: {error}" for name, error in sorted(errors.items()))
-            self._end_report(DrainOutcome.EXPIRED, f"the drain ran out of its {self._drain_timeout:g} s: {told}")
+            self._end_report(DrainOutcome.EXPIRED, f"not everything was finished within {self._drain_timeout:g} s: {told}")
         else:
             self._end_report(DrainOutcome.DRAINED, None)
         self._bell.ring()

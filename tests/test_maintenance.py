@@ -149,7 +149,7 @@ async def test_a_drain_that_runs_out_of_time_is_an_error_that_names_what_is_left
     assert state.phase is Phase.MAINTENANCE
     assert state.drain is not None
     assert (state.drain.ended, state.drain.outcome) == (10, DrainOutcome.EXPIRED)
-    assert state.drain.error == "the drain ran out of its 10 s: endless: not finished: one-id"
+    assert state.drain.error == "not everything was finished within 10 s: endless: not finished: one-id"
     manager.stop()
 
 
