@@ -257,7 +257,7 @@ async def test_a_retry_that_acted_without_an_answer_was_not_named_while_the_mess
 
 
 def test_of_two_copies_the_report_forgot_the_one_that_hid_the_message():
-    # The first copy's lease is refused at 5.2, as the second has taken it over; the second is lost, but hides the message until 6.7.
+    # The first copy's lease is refused at 5.2, as the second has taken over; that is lost too, but hides the message until 6.7.
     schedule = Schedule(
         seed=618770,
         setup=Setup(
