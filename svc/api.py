@@ -102,7 +102,9 @@ async def serve(
 
 def error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
     """The one form of every error."""
-    body: dict[str, object] = {"error": HTTPStatus(status).phrase, "message": message, "code": status}
+    # RFC 9110's name for 413, which Python knows from 3.13 on: the answer must not depend on the interpreter.
+    reason = "Content Too Large" if status == 413 else HTTPStatus(status).phrase
+    body: dict[str, object] = {"error": reason, "message": message, "code": status}
     return body, status, dict(headers or {})
 
 

@@ -145,7 +145,7 @@ def assert_error(status: int, body: dict[str, Any], *expected: int) -> str:
     assert status in expected, body
     reasons = {
         400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
-        408: "Request Timeout", 413: "Request Entity Too Large", 415: "Unsupported Media Type", 502: "Bad Gateway",
+        408: "Request Timeout", 413: "Content Too Large", 415: "Unsupported Media Type", 502: "Bad Gateway",
         503: "Service Unavailable", 504: "Gateway Timeout",
     }  # fmt: skip
     assert body["error"] == reasons[status]
