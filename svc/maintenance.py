@@ -304,7 +304,9 @@ class Manager:
             return  # switched off: _resume has written the report
         if errors:
             told = "; ".join(f"{name}: {error}" for name, error in sorted(errors.items()))
-            self._end_report(DrainOutcome.EXPIRED, f"not everything was finished within {self._drain_timeout:g} s: {told}")
+            self._end_report(
+                DrainOutcome.EXPIRED, f"not everything was finished within {self._drain_timeout:g} s: {told}"
+            )
         else:
             self._end_report(DrainOutcome.DRAINED, None)
         self._bell.ring()
