@@ -35,9 +35,6 @@ from svc.sqs_wire import CALL_SECONDS, LANDING_SECONDS, NoSuchQueue
 
 log = logging.getLogger(__name__)
 
-OPENING_SECONDS = 10.0
-"""How long making a client may take."""
-
 CLOSING_SECONDS = 5.0
 """How long closing the clients may take. (A stuck DNS look-up can hold up the asyncio loop beyond that: STACK 2.3.)"""
 
@@ -256,12 +253,7 @@ async def _client(
         ).__aenter__()
 
     try:
-        # Shielded: local work of a tenth of a second, which leaves an open session behind when it is cut off in the middle.
-        with trio.fail_after(OPENING_SECONDS) as opening:
-            opening.shield = True
-            client = await aio_as_trio(open_client)()
-    except trio.TooSlowError:
-        raise QueueUnavailable(f"the SQS client could not be made within {OPENING_SECONDS:g} s") from None
+        client = await aio_as_trio(open_client)()
     except boto.BotoCoreError as error:
         raise QueueMisconfigured(f"the AWS configuration of this machine cannot be used: {error}") from None
     try:
