@@ -396,13 +396,13 @@ async def test_closing_under_cancellation_leaves_nothing_behind(
     url = await Server(lambda operation, number: None).start(nursery)
     began = trio.current_time()
     for _ in range(2):
-        with trio.move_on_after(0.5) as scope:
+        with trio.move_on_after(3) as scope:
             async with sqs.opened(settings(url), polls=3) as queue, trio.open_nursery() as calls:
                 for _ in range(3):
                     calls.start_soon(lambda: queue.receive(limit=1, wait=1, visibility=30))
                 calls.start_soon(queue.attributes)
         assert scope.cancelled_caught
-    assert trio.current_time() - began < 5
+    assert trio.current_time() - began < 20
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
