@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from svc import __version__
+from svc.progress import Progress
 from svc.settings import BadSettings, Settings, load, masked, seconds
 
 log = structlog.get_logger("svc")
@@ -55,7 +56,9 @@ def init(messages: int) -> None:
     from svc.queue import QueueError
 
     try:
-        created = trio.run(partial(sqs.create, settings, messages=messages))
+        with Progress(sys.stderr).step("setting the queue up") as tell:
+            on_sent = lambda count: tell(f"{count}/{messages} messages sent")  # noqa: E731
+            created = trio.run(partial(sqs.create, settings, messages=messages, on_sent=on_sent))
     except* QueueError as group:
         _fail(str(_first(group)))
     click.echo(f"queue {created.queue_url}: {'created' if created.queue_is_new else 'was there'}")
@@ -94,7 +97,10 @@ async def _dev(processor: Callable[..., object]) -> int:
 async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
     from svc import devstack, service, sqs
 
-    async with devstack.stack() as stack:
+    progress = Progress(sys.stderr)
+    async with contextlib.AsyncExitStack() as held:
+        with progress.step("starting a local SQS and a local etcd"):
+            stack = await held.enter_async_context(devstack.stack())
         # AWS's credentials are found in the process's environment, by botocore.
         os.environ.update(stack.environ())
         settings = _settings(
@@ -104,7 +110,8 @@ async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
                 "SQS_WAIT_TIME_SECONDS": os.environ.get("SQS_WAIT_TIME_SECONDS") or "2",
             }
         )
-        await sqs.create(settings, messages=FIRST_MESSAGES)
+        with progress.step("creating the queue, with its first messages"):
+            await sqs.create(settings, messages=FIRST_MESSAGES)
         with contextlib.ExitStack() as announcement:
 
             def ready(url: str) -> None:

@@ -359,9 +359,12 @@ class Created:
     """Ids of the first messages."""
 
 
-async def create(settings: Settings, *, messages: int = 0) -> Created:
+async def create(
+    settings: Settings, *, messages: int = 0, on_sent: Callable[[int], None] = lambda count: None
+) -> Created:
     """Create the queue of `settings` and with `sqs_dlq_name` its dead-letter queue and redrive policy, where absent;
-    then send `messages` first messages. Whatever exists is left as it is, so that a second run changes nothing.
+    then send `messages` first messages and tell `on_sent` how many are out. Whatever exists is left as it is, so that a
+    second run changes nothing.
 
     The queue's name is the last segment of `sqs_queue_url`; a name that ends in `.fifo` makes a FIFO queue. Raises
     `QueueError`, at once when the endpoint is not up: whoever starts both orders the start.
@@ -396,6 +399,7 @@ async def create(settings: Settings, *, messages: int = 0) -> Created:
             # Own deduplication ids: a second `svc init --messages 3` shall send three messages more, not none.
             group, own = ("svc-init", uuid.uuid4().hex) if fifo else (None, None)
             sent.append(await queue.send(f"first message {number} of {messages}", group_id=group, deduplication_id=own))
+            on_sent(number)
     return Created(url, is_new, dead_url, dead_is_new, redrive, tuple(sent))
 
 

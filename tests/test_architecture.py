@@ -8,7 +8,18 @@ import svc
 FOLDER = Path(svc.__file__).parent
 
 LAYERS = [
-    {"__init__", "processors", "retry", "bell", "queue", "outgoing", "logs", "devstack_leash", "devstack_sqs"},
+    {
+        "__init__",
+        "processors",
+        "retry",
+        "bell",
+        "queue",
+        "outgoing",
+        "logs",
+        "progress",
+        "devstack_leash",
+        "devstack_sqs",
+    },
     {"settings", "probe", "sqs_wire", "gate", "maintenance", "ledger", "openapi", "devstack"},
     {"etcd", "leases", "settlement", "drain", "intake", "sqs"},
     {"tasks"},
