@@ -20,7 +20,7 @@ LAYERS = [
         "devstack_leash",
         "devstack_sqs",
     },
-    {"settings", "probe", "sqs_wire", "gate", "maintenance", "ledger", "openapi", "devstack"},
+    {"settings", "probe", "sqs_wire", "gate", "maintenance", "ledger", "openapi", "devstack", "etcd_connection"},
     {"etcd", "leases", "settlement", "drain", "intake", "sqs"},
     {"tasks"},
     {"worker"},
@@ -37,8 +37,8 @@ TESTING = {"testing", "pytest_plugin"}
 """What tests are made of may import anything and is imported by nothing of the above (nor is any simulated_*)."""
 
 ONE_DOOR = {
-    "etcd3": "etcd",
-    "grpc": "etcd",
+    "etcd3": "etcd_connection",
+    "grpc": "etcd_connection",
     "aiobotocore": "sqs",
     "trio_asyncio": "sqs",
     "quart_trio": "api",

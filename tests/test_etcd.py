@@ -342,13 +342,13 @@ async def test_dead_and_mute_endpoints_do_not_matter(etcd: Etcd, mute: Etcd, key
 async def test_a_watch_that_has_gone_deaf_is_found_out(
     etcd: Etcd, key_prefix: str, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
 ) -> None:
-    class Deaf(subject._Stream):
+    class Deaf(subject.Stream):
         """Watches another key: for ours it is alive and silent."""
 
         def __init__(self, connection: Any, key: str, revision: int) -> None:
             super().__init__(connection, key + "other", revision)
 
-    monkeypatch.setattr(subject, "_Stream", Deaf)
+    monkeypatch.setattr(subject, "Stream", Deaf)
     monkeypatch.setattr(subject, "_PROBE_EVERY", 0.2)
     its = settings(etcd.endpoint, key_prefix)
     async with watching(its) as (watcher, seen):
