@@ -1,0 +1,70 @@
+"""The floor: a bare aiobotocore loop with no service around it. `python floor.py asyncio|trio ENDPOINT QUEUE_URL RECEIVERS`
+
+Each of the receivers asks for ten messages, does nothing, and deletes the ten in one call. Nothing is left out that a
+consumer cannot leave out with this SDK, and nothing added: no leases, no errors, no drain. `trio` is the same through
+trio-asyncio, which is the road that `svc` takes.
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+
+
+def client(endpoint: str, receivers: int) -> Any:
+    config = AioConfig(max_pool_connections=2 * receivers, read_timeout=30, retries={"total_max_attempts": 1})
+    return get_session().create_client("sqs", region_name="us-east-1", endpoint_url=endpoint, config=config)
+
+
+def receive(url: str) -> dict[str, Any]:
+    return {"QueueUrl": url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 20, "VisibilityTimeout": 30,
+            "AttributeNames": ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
+            "MessageAttributeNames": ["All"]}  # fmt: skip
+
+
+def delete(url: str, answer: dict[str, Any]) -> dict[str, Any]:
+    entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(answer["Messages"])]
+    return {"QueueUrl": url, "Entries": entries}
+
+
+async def on_asyncio(endpoint: str, url: str, receivers: int) -> None:
+    async def loop(sqs: Any) -> None:
+        while True:
+            answer = await sqs.receive_message(**receive(url))
+            if answer.get("Messages"):
+                await sqs.delete_message_batch(**delete(url, answer))
+
+    async with client(endpoint, receivers) as sqs:
+        await asyncio.gather(*(loop(sqs) for _ in range(receivers)))
+
+
+async def on_trio(endpoint: str, url: str, receivers: int) -> None:
+    import trio
+    import trio_asyncio
+    from trio_asyncio import aio_as_trio
+
+    async def loop(sqs: Any) -> None:
+        while True:
+            answer = await aio_as_trio(sqs.receive_message)(**receive(url))
+            if answer.get("Messages"):
+                await aio_as_trio(sqs.delete_message_batch)(**delete(url, answer))
+
+    async with (
+        trio_asyncio.open_loop(),
+        aio_as_trio(client(endpoint, receivers)) as sqs,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(receivers):
+            nursery.start_soon(loop, sqs)
+
+
+if __name__ == "__main__":
+    kind, endpoint, url, receivers = sys.argv[1:]
+    if kind == "trio":
+        import trio
+
+        trio.run(on_trio, endpoint, url, int(receivers))
+    else:
+        asyncio.run(on_asyncio(endpoint, url, int(receivers)))

@@ -1,0 +1,61 @@
+"""The bench's handle on the stub: starts the process, puts messages into it, asks it what it counted."""
+
+import http.client
+import json
+import os
+import sys
+from typing import Any
+
+from svc.devstack import Child
+
+
+class Stub(Child):
+    """`stub.py` on a core of its own. On a leash like the rest of the embedded stack: it dies with us."""
+
+    name = "sqs-stub"
+
+    def __init__(self, core: int | None = None) -> None:
+        super().__init__()
+        self._core = core
+        self._connection: http.client.HTTPConnection | None = None
+
+    @property
+    def url(self) -> str:
+        """Endpoint, as in `AWS_ENDPOINT`."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def queue_url(self, name: str) -> str:
+        return f"{self.url}/000000000000/{name}"
+
+    def _program(self) -> list[str]:
+        return [sys.executable, "-m", "tests.bench.stub", *([str(self.port)] if self.port else [])]
+
+    def _ready(self, lines: list[str]) -> bool:
+        if not lines:
+            return False
+        self.port = int(lines[0])
+        if self._core is not None:
+            os.sched_setaffinity(self.pid, {self._core})
+        return True
+
+    def stop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        super().stop()
+
+    def errors(self) -> str:
+        """What the stub wrote to its standard error: calls that it did not understand."""
+        return (self._directory / "stderr").read_text("utf-8", "replace")
+
+    def control(self, action: str, **request: Any) -> dict[str, Any]:
+        """One call of the control API (`stub.Control`)."""
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        self._connection.request("POST", f"/bench/{action}", json.dumps(request))
+        answer = self._connection.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"the stub's {action}: {text.decode()[:500]}")
+        found: dict[str, Any] = json.loads(text)
+        return found
