@@ -73,14 +73,14 @@ class _App(QuartTrio):
     json_provider_class = _InOrder
 
 
-def make(core: Core, *, body_timeout: float = BODY_TIMEOUT) -> QuartTrio:
-    """The application with its routes."""
+def make(core: Core, metrics: Metrics | None = None, *, body_timeout: float = BODY_TIMEOUT) -> QuartTrio:
+    """The application with its routes. `metrics`: what observes the core, if anything does."""
     app = _App(__name__, static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=outgoing.BODY_LIMIT, BODY_TIMEOUT=body_timeout, PROVIDE_AUTOMATIC_OPTIONS=False
     )
     _add_errors(app, core)
-    _add_open_routes(app, core)
+    _add_open_routes(app, core, metrics or Metrics(__version__))
     _add_gated_routes(app, core)
     return app
 
@@ -191,10 +191,9 @@ def _seconds_until(date: str | None) -> int | None:
 # -- endpoints that answer in maintenance too --
 
 
-def _add_open_routes(app: QuartTrio, core: Core) -> None:
-    metrics = Metrics(
-        lambda: (core.worker.statistics(), core.gate.statistics(), core.manager.state(), core.watcher.snapshot()),
-        __version__,
+def _add_open_routes(app: QuartTrio, core: Core, metrics: Metrics) -> None:
+    metrics.look_at(
+        lambda: (core.worker.statistics(), core.gate.statistics(), core.manager.state(), core.watcher.snapshot())
     )
 
     @app.get("/health")

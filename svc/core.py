@@ -12,6 +12,8 @@ import trio
 
 from svc.gate import Gate
 from svc.maintenance import DrainOutcome, Manager
+from svc.observed_queue import ObservedQueue
+from svc.observer import UNOBSERVED, Observer
 from svc.processors import Process
 from svc.queue import Queue
 from svc.settings import Settings
@@ -53,13 +55,16 @@ class Core:
         process: Process,
         make_watcher: MakeWatcher,
         *,
+        observer: Observer = UNOBSERVED,
         rng: random.Random | None = None,
     ) -> None:
         self.settings = settings
-        self.queue = queue
-        self.worker = Worker(queue, process, worker_config(settings), rng=rng)
+        self.queue = queue if observer is UNOBSERVED else ObservedQueue(queue, observer)
+        self.worker = Worker(self.queue, process, worker_config(settings), observer=observer, rng=rng)
         self.gate = Gate()
-        self.manager = Manager([self.gate, self.worker], drain_timeout=settings.drain_timeout)
+        self.manager = Manager(
+            [self.gate, self.worker], drain_timeout=settings.drain_timeout, on_drain_ended=observer.drain_ended
+        )
         self.watcher = make_watcher(settings, self.manager.on_value)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

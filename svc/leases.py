@@ -17,6 +17,7 @@ import trio
 
 from svc.bell import Bell
 from svc.ledger import Entry, Ledger
+from svc.observer import Observer
 from svc.queue import MAX_BATCH, MAX_VISIBILITY, Queue, QueueError
 from svc.retry import backoff
 
@@ -35,6 +36,7 @@ class Heartbeat:
         visibility: int,
         on_lost: Callable[[Entry, str], None],
         on_landed: Callable[[], None],
+        observer: Observer,
         rng: random.Random,
     ) -> None:
         """`on_lost(entry, why)` must end the entry; `on_landed()` tells that a heartbeat is no longer on the wire."""
@@ -43,6 +45,7 @@ class Heartbeat:
         self._visibility = visibility
         self._on_lost = on_lost
         self._on_landed = on_landed
+        self._observer = observer
         self._rng = rng
         self._bell = Bell()
         self._next_look = math.inf
@@ -126,6 +129,11 @@ class Heartbeat:
             if self._failures:
                 log.info("leases are extended again", failed_calls=self._failures)
             self._failures = 0
+        self._observer.extended(
+            confirmed=0 if refused is None else len(batch) - len(refused),
+            refused=0 if refused is None else len(refused),
+            unanswered=len(batch) if refused is None else 0,
+        )
         for entry in batch:
             refusal = refused.get(entry.delivery.receipt) if refused is not None else None
             if refusal is None:

@@ -69,6 +69,7 @@ class Entry:
 
     __slots__ = (
         "attempts",
+        "began_at",
         "delivery",
         "done",
         "ended",
@@ -90,6 +91,8 @@ class Entry:
         self.hidden_until = trio.current_time() + lease_until - received_at
         """Until when the queue keeps it from others at the latest: it counts from when it acted, which may be as late as its
         answer; a call without an answer may have acted too."""
+        self.began_at: float | None = None
+        """When its processor was called."""
         self.scope: trio.CancelScope | None = None
         """Cancels the processor; None while the message waits for its turn, or when it will have none."""
         self.fate: Fate | None = None

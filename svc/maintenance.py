@@ -8,7 +8,7 @@ user's. All drain at the same time under one deadline. Nothing here knows etcd, 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
@@ -202,8 +202,15 @@ class MaintenanceState:
 class Manager:
     """Moves the handlers through the phases, as the switch and the stop request ask for."""
 
-    def __init__(self, handlers: Sequence[Handler], *, drain_timeout: float) -> None:
+    def __init__(
+        self,
+        handlers: Sequence[Handler],
+        *,
+        drain_timeout: float,
+        on_drain_ended: Callable[[DrainReport], None] = lambda report: None,
+    ) -> None:
         self.handlers = tuple(handlers)
+        self._on_drain_ended = on_drain_ended
         self._drain_timeout = drain_timeout
         self._bell = Bell()
         self._phase = Phase.STARTING
@@ -319,6 +326,7 @@ class Manager:
         now = trio.current_time()
         report = replace(self._report, outcome=outcome, ended=now, error=error, handlers=self._handlers_drains())
         self._report = report
+        self._on_drain_ended(report)
         tell = log.error if outcome is DrainOutcome.EXPIRED else log.info
         tell(
             "drain ended",

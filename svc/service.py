@@ -16,9 +16,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import structlog
 import trio
 
-from svc import api, processors, sqs
+from svc import __version__, api, processors, sqs
 from svc.core import Core, worker_config
 from svc.etcd import KeyWatcher
+from svc.event_loop import measure_lag
+from svc.metrics import Metrics
 from svc.settings import Settings
 from svc.worker import LAST_RELEASE, MAX_RECEIVERS
 
@@ -44,8 +46,9 @@ async def run(
             sqs.opened(settings, polls=MAX_RECEIVERS) as queue,
             processors.opened(processor, settings, threads=settings.max_concurrency) as process,
         ):
-            core = Core(settings, queue, process, KeyWatcher)
-            app = api.make(core)
+            metrics = Metrics(__version__)
+            core = Core(settings, queue, process, KeyWatcher, observer=metrics)
+            app = api.make(core, metrics)
             stop_api = trio.Event()
             work = trio.CancelScope()
 
@@ -63,6 +66,7 @@ async def run(
 
             async with trio.open_nursery() as outermost:
                 outermost.start_soon(_watch, signals, on_signal)
+                outermost.start_soon(measure_lag, metrics.lagged)
                 async with trio.open_nursery() as serving:
                     url = await serving.start(api.serve, app, settings, stop_api)
                     with work:

@@ -17,6 +17,7 @@ import trio
 
 from svc.bell import Bell
 from svc.ledger import Action, Entry, Fate, Ledger, Outcome
+from svc.observer import Observer
 from svc.queue import MAX_BATCH, Queue, QueueError, Refusal
 from svc.retry import backoff
 
@@ -30,9 +31,10 @@ RETRY_FIRST, RETRY_CAP = 0.2, 2.0
 
 
 class Settlement:
-    def __init__(self, queue: Queue, ledger: Ledger, *, linger: float, rng: random.Random) -> None:
+    def __init__(self, queue: Queue, ledger: Ledger, *, observer: Observer, linger: float, rng: random.Random) -> None:
         self._queue = queue
         self._ledger = ledger
+        self._observer = observer
         self._linger = linger
         self._rng = rng
         self._bell = Bell()
@@ -48,6 +50,7 @@ class Settlement:
         """The fate of a delivery is known; from here on it is this file's task. Does not wait."""
         self._ledger.decide(entry, fate)
         self._waiting[fate.action].append((trio.current_time(), entry))
+        self._observer.decided(entry)
         self._bell.ring()
 
     def flush(self, flushing: bool) -> None:

@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from svc.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Outcome
+from svc.observer import Observer
 from svc.processors import Process, Reject, Retry
 from svc.settlement import Settlement
 
@@ -18,10 +19,13 @@ log = structlog.get_logger(__name__)
 
 
 class MessageTasks:
-    def __init__(self, process: Process, ledger: Ledger, settlement: Settlement, *, fifo: bool) -> None:
+    def __init__(
+        self, process: Process, ledger: Ledger, settlement: Settlement, *, observer: Observer, fifo: bool
+    ) -> None:
         self._process = process
         self._ledger = ledger
         self._settlement = settlement
+        self._observer = observer
         self._fifo = fifo
         self._groups: dict[str, deque[Entry]] = {}
 
@@ -78,7 +82,7 @@ class MessageTasks:
         try:
             with trio.CancelScope() as entry.scope:
                 try:
-                    await self._process(entry.message)
+                    await self._run_processor(entry)
                 except trio.Cancelled:
                     raise
                 except BaseException as raised:
@@ -96,6 +100,16 @@ class MessageTasks:
         finally:
             if entry.is_undecided():  # the whole worker is cancelled
                 self._settlement.settle(entry, RELEASED)
+
+    async def _run_processor(self, entry: Entry) -> None:
+        entry.began_at = trio.current_time()
+        self._observer.begins(entry)
+        try:
+            await self._process(entry.message)
+        except BaseException as error:
+            self._observer.worked(entry, error)
+            raise
+        self._observer.worked(entry, None)
 
     def _settle_raised(self, entry: Entry, error: BaseException) -> None:
         match _single(error):

@@ -23,6 +23,7 @@ from svc.drain import DrainTally
 from svc.intake import MAX_RECEIVERS, Intake, IntakeConfig
 from svc.leases import Heartbeat
 from svc.ledger import PROCESSED, RELEASED, Counts, Entry, ErrorRecord, Ledger, Outcome
+from svc.observer import UNOBSERVED, Observer
 from svc.probe import Probe
 from svc.processors import Process
 from svc.queue import Queue, QueueError, Received
@@ -79,6 +80,8 @@ class WorkerStatistics:
     receiving: bool
     """The intake is open."""
     receives_outstanding: int
+    batches: Mapping[str, int]
+    """Settlement batches that have left, by the reason why: `size`, `time` or `flush`."""
     received_once: bool
     """A receive has been answered since the start."""
     last_message_at: float | None
@@ -96,9 +99,16 @@ class Worker:
     name = "sqs"
 
     def __init__(
-        self, queue: Queue, process: Process, config: WorkerConfig, *, rng: random.Random | None = None
+        self,
+        queue: Queue,
+        process: Process,
+        config: WorkerConfig,
+        *,
+        observer: Observer = UNOBSERVED,
+        rng: random.Random | None = None,
     ) -> None:
         rng = rng or random.Random()
+        self._observer = observer
         self._queue = queue
         self._config = config
         self._rng = rng
@@ -110,8 +120,10 @@ class Worker:
         self._held: list[Entry] = []  # landed meanwhile, to be released when all have landed
         self._twins: dict[str, list[Entry]] = {}  # further copies of messages that are being worked on, by message id
         self.ledger = Ledger(on_end=self._on_end, on_decided=self._changed.ring)
-        self.settlement = Settlement(queue, self.ledger, linger=0 if config.fifo else LINGER, rng=rng)
-        self.tasks = MessageTasks(process, self.ledger, self.settlement, fifo=config.fifo)
+        self.settlement = Settlement(
+            queue, self.ledger, observer=observer, linger=0 if config.fifo else LINGER, rng=rng
+        )
+        self.tasks = MessageTasks(process, self.ledger, self.settlement, observer=observer, fifo=config.fifo)
         self.tally = DrainTally(self.ledger)
         self.heartbeat = Heartbeat(
             queue,
@@ -119,6 +131,7 @@ class Worker:
             visibility=config.visibility,
             on_lost=self._lose,
             on_landed=self.settlement.look_again,
+            observer=observer,
             rng=rng,
         )
         self.intake = Intake(
@@ -211,6 +224,7 @@ class Worker:
             counts=self.ledger.counts(),
             receiving=self.intake.is_open,
             receives_outstanding=self.intake.outstanding,
+            batches=dict(self.settlement.left),
             received_once=self.intake.received_once,
             last_message_at=self.ledger.last_received_at,
             recent_errors=tuple(self.ledger.errors),
@@ -291,6 +305,7 @@ class Worker:
             twin = self.ledger.at_work_on(delivery.message.id)
             entry = self.ledger.add(delivery, received_at=sent, lease_until=sent + self._config.visibility)
             self.heartbeat.cover(entry)
+            self._observer.landed(entry)
             self._route(entry, twin)
 
     def _route(self, entry: Entry, twin: Entry | None) -> None:
@@ -372,6 +387,7 @@ class Worker:
             entry.scope.cancel(reason="lease lost")
 
     def _on_end(self, entry: Entry) -> None:
+        self._observer.ended(entry)
         if entry.ended is Outcome.LOST:
             self.tally.note_lost(entry)
         if twins := self._twins.pop(entry.message.id, None):

@@ -17,11 +17,13 @@ LAYERS = [
         "outgoing",
         "logs",
         "progress",
+        "event_loop",
         "devstack_leash",
         "devstack_sqs",
     },
     {"settings", "probe", "sqs_wire", "gate", "maintenance", "ledger", "openapi", "devstack", "etcd_connection"},
-    {"etcd", "leases", "settlement", "drain", "intake", "sqs"},
+    {"observer"},
+    {"observed_queue", "etcd", "leases", "settlement", "drain", "intake", "sqs"},
     {"tasks"},
     {"worker"},
     {"core"},
@@ -113,6 +115,8 @@ def test_what_decides_touches_no_foreign_library_and_no_wall_clock() -> None:
         "worker",
         "bell",
         "gate",
+        "observer",
+        "observed_queue",
     ):
         allowed = {"trio", "structlog", "svc"}
         foreign = {name.split(".")[0] for name in MODULES[module]} - allowed

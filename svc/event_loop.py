@@ -1,0 +1,20 @@
+"""How late the event loop is: a task that sleeps, and looks how much later than asked for it woke up.
+
+Everything in this process shares one loop. Whatever holds it up without a checkpoint (a processor that computes, a blocking call
+that belongs into a thread) holds up heartbeats, settlement and the API too, and shows here first.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+EVERY = 0.5
+"""Seconds between two looks: two wake-ups a second cost nothing, and a hold-up that is longer than this is never missed."""
+
+
+async def measure_lag(tell: Callable[[float], None]) -> None:
+    """Tell each lag in seconds. Ends only by cancellation."""
+    while True:
+        due = trio.current_time() + EVERY
+        await trio.sleep_until(due)
+        tell(max(0.0, trio.current_time() - due))
