@@ -206,15 +206,51 @@ async def stand(
 
 
 @dataclass
+class Call:
+    """One request of a service to SQS."""
+
+    began: float
+    """Wall time at which it arrived at the relay."""
+    action: str
+    ended: float | None = None
+    """Wall time at which its answer was sent on; None while it is on the wire."""
+
+
+@dataclass
 class Calls:
-    """What a service asked of SQS."""
+    """What one service asked of SQS, and what SQS has handed to it: seen from outside, whatever the service says itself."""
 
     url: str
-    seen: list[tuple[float, str]] = field(default_factory=list)
-    """Wall time at which the request arrived, and the action."""
+    calls: list[Call] = field(default_factory=list)
+    held: dict[str, str] = field(default_factory=dict)
+    """Receipt handle → message id: received and neither deleted nor given back so far."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, action: str) -> list[float]:
-        return [at for at, name in self.seen if name == action]
+        """Wall times at which requests of this action arrived."""
+        return [call.began for call in list(self.calls) if call.action == action]
+
+    def under_way(self, action: str) -> int:
+        return sum(call.action == action and call.ended is None for call in list(self.calls))
+
+    def begin(self, action: str) -> Call:
+        call = Call(time(), action)
+        self.calls.append(call)
+        return call
+
+    def note(self, action: str, asked: bytes, answered: bytes, status: int) -> None:
+        """Keep `held` by a request and its answer, before the service has seen the answer."""
+        if status != 200:
+            return
+        with self._lock:
+            if action == "ReceiveMessage":
+                for message in json.loads(answered).get("Messages") or ():
+                    self.held[message["ReceiptHandle"]] = message["MessageId"]
+            elif action in ("DeleteMessageBatch", "ChangeMessageVisibilityBatch"):
+                refused = {entry["Id"] for entry in json.loads(answered).get("Failed") or ()}
+                for entry in json.loads(asked)["Entries"]:
+                    if entry["Id"] not in refused and not entry.get("VisibilityTimeout"):
+                        self.held.pop(entry["ReceiptHandle"], None)
 
 
 @contextmanager
@@ -227,13 +263,21 @@ def recorded(endpoint: str) -> Iterator[Calls]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            calls.seen.append((time(), self.headers.get("X-Amz-Target", "").rpartition(".")[2]))
+            action = self.headers.get("X-Amz-Target", "").rpartition(".")[2]
+            call = calls.begin(action)
+            try:
+                self._relay(action)
+            finally:
+                call.ended = time()
+
+        def _relay(self, action: str) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             upstream = HTTPConnection(str(target.hostname), target.port, timeout=40)
             upstream.request("POST", self.path, body, {**self.headers, "Connection": "close"})
             answer = upstream.getresponse()
             content = answer.read()
             upstream.close()
+            calls.note(action, body, content, answer.status)
             self.send_response(answer.status)
             for name in ("Content-Type", "x-amzn-RequestId", "x-amzn-query-error"):
                 if name in answer.headers:
@@ -245,7 +289,11 @@ def recorded(endpoint: str) -> Iterator[Calls]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Relay)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            pass  # a service that was killed or cut off in the middle of an answer
+
+    server = Server(("127.0.0.1", 0), Relay)
     server.daemon_threads = True
     calls = Calls(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, daemon=True)
