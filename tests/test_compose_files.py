@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ("sqs-service", "sqs-init")
+OBSERVE = ("prometheus", "grafana")
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
 AWS_CREDENTIALS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
@@ -42,7 +43,8 @@ def pins(file: str) -> dict[str, str]:
 
 
 def test_the_services_are_those_that_the_documented_commands_name() -> None:
-    assert set(SERVICES) == {"sqs-service", "sqs-front", "sqs-init", "localstack", "sqs-etcd", "queue-debug"}
+    assert set(SERVICES) == {"sqs-service", "sqs-front", "sqs-init", "localstack", "sqs-etcd", "queue-debug", *OBSERVE}
+    assert {name for name in SERVICES if SERVICES[name].get("profiles") == ["observe"]} == set(OBSERVE)
     assert "etcd" in SERVICES["sqs-etcd"]["networks"]["default"]["aliases"]
 
 
@@ -52,6 +54,8 @@ def test_the_promised_ports_are_open_on_this_machine_only() -> None:
         "sqs-front": ["127.0.0.1:8082:8082"],  # sqs-service publishes none, so that it can be scaled
         "localstack": ["127.0.0.1:4566:4566"],
         "sqs-etcd": ["127.0.0.1:2399:2379", "127.0.0.1:2400:2380"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
     }
 
 
@@ -89,7 +93,7 @@ def test_the_service_has_more_time_to_stop_than_a_drain_and_its_end_take() -> No
     assert SERVICES["sqs-service"]["environment"]["DRAIN_TIMEOUT"] is not None
 
 
-@pytest.mark.parametrize("name", [*OURS, "sqs-etcd", "queue-debug"])
+@pytest.mark.parametrize("name", [*OURS, "sqs-etcd", "queue-debug", *OBSERVE])
 def test_hardened(name: str) -> None:
     assert SERVICES[name]["read_only"] is True
     assert SERVICES[name]["cap_drop"] == ["ALL"]
@@ -132,10 +136,12 @@ def test_images_are_pinned_and_volumes_named() -> None:
     etcd = re.fullmatch(r"quay\.io/coreos/etcd:v3\.5\.(\d+)", SERVICES["sqs-etcd"]["image"])
     assert etcd is not None
     assert int(etcd[1]) >= 9
-    used = {volume.split(":")[0] for parts in SERVICES.values() for volume in parts.get("volumes", [])}
-    mounted = {volume for volume in used if volume.startswith("./")}
-    assert all((ROOT / volume).is_file() for volume in mounted)
-    assert used - mounted == set(COMPOSE["volumes"])
+    volumes = [volume.split(":") for parts in SERVICES.values() for volume in parts.get("volumes", [])]
+    assert {source for source, *_ in volumes if not source.startswith("./")} == set(COMPOSE["volumes"])
+    for source, _, *mode in volumes:
+        if source.startswith("./"):
+            assert (ROOT / source).is_file()
+            assert mode == ["ro"]
 
 
 # -- docker/ --
