@@ -1,42 +1,32 @@
-"""The real queue: SQS through aiobotocore, which runs on asyncio, which runs on Trio through trio-asyncio.
+"""The real queue: SQS through aiobotocore, whose clients `sqs_client.py` opens.
 
-`opened()` opens the asyncio loop and two clients and yields an `SqsQueue`; everything that uses the queue runs inside
-of it. One client holds the long polls, the other everything else, because a poll keeps its connection for up to 20
-seconds and a delete must not wait for one (with one pool of 10, a delete behind 10 polls took 3.7 s). `create()` is
-what `svc init` does.
+`opened()` opens two clients and yields an `SqsQueue`; everything that uses the queue runs inside of it. One client
+holds the long polls, the other everything else, because a poll keeps its connection for up to 20 seconds and a delete
+must not wait for one (with one pool of 10, a delete behind 10 polls took 3.7 s). `create()` is what `svc init` does.
 
-This is the only file that imports aiobotocore, botocore and trio_asyncio. It never loops, sleeps, counts or decides:
+Beside `sqs_client.py` this is the only file that imports botocore. It never loops, sleeps, counts or decides:
 each method is one call to SQS (`dead_letter`: up to three), whose failure comes out as one plain `QueueError` that says
 whose fault it is. It never logs or raises anything that holds a secret.
 """
 
-import asyncio
 import json
-import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import trio
-import trio_asyncio
-from aiobotocore.config import AioConfig
-from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
-from trio_asyncio import aio_as_trio
 
+from svc import sqs_client
 from svc import sqs_wire as wire
 from svc.queue import QueueError, QueueMisconfigured, QueueTimeout, QueueUnavailable, Received, Refusal
 from svc.settings import Settings
+from svc.sqs_client import Call, Pool
 from svc.sqs_wire import CALL_SECONDS, LANDING_SECONDS, NoSuchQueue
-
-log = logging.getLogger(__name__)
-
-CLOSING_SECONDS = 5.0
-"""How long closing the clients may take. (A stuck DNS look-up can hold up the asyncio loop beyond that: STACK 2.3.)"""
 
 REDRIVE_POLICY_SECONDS = 300.0
 """How long `dead_letter` believes in the redrive policy that it has read."""
@@ -49,9 +39,6 @@ SYSTEM_ATTRIBUTES = ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId
 """What a receive has to bring beside the body, to fill a `Message`."""
 
 REDRIVE_POLICY = "the queue's redrive policy"
-
-Call = Callable[..., Awaitable[dict[str, Any]]]
-"""`await call("receive_message", QueueUrl=…)`: one call of one client."""
 
 
 class SqsQueue:
@@ -197,79 +184,16 @@ def _message(
 
 @asynccontextmanager
 async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
-    """Open the queue for at most `polls` receives at once, and close it at the end (bounded by `CLOSING_SECONDS`).
-
-    Nothing is asked of SQS yet: an unreachable queue opens. Raises `QueueMisconfigured` when the AWS configuration of
-    this machine cannot be read. An `Exception` raised inside comes out as it is, not in the groups of the asyncio loop.
-    """
+    """Open the queue for at most `polls` receives at once, and close it at the end. For what it raises see
+    `sqs_client.opened`."""
     # Settlement goes in batches of ten, slow processors settle one by one, and the API asks now and then.
     others = min(100, 20 + settings.max_concurrency // 5)
-    async with (
-        _loop() as session,
-        # One attempt: a second one would not bring back what the first may have stranded, it would hide that the first
-        # failed, and it would let the receive land after twice its time, when the drain that waits for it is over.
-        # Stale connections need no second one either: polls follow each other closely, and aiohttp drops idle ones.
-        _client(session, settings, connections=polls, attempts=1) as poll,
-        _client(session, settings, connections=others) as call,
-    ):
+    # One attempt for polls: a second one would not bring back what the first may have stranded, it would hide that the first
+    # failed, and it would let the receive land after twice its time, when the drain that waits for it is over. Stale
+    # connections need no second one either: polls follow each other closely, and idle connections are dropped.
+    pools = [Pool(polls, attempts=1), Pool(others)]
+    async with sqs_client.opened(settings, pools) as [poll, call]:
         yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call)
-
-
-@asynccontextmanager
-async def _loop() -> AsyncIterator[AioSession]:
-    """An asyncio loop, and a botocore session to make clients with."""
-    failure: Exception | None = None
-    async with trio_asyncio.open_loop() as loop:
-        # By default a stray asyncio error (an unclosed session, a failing callback) would end the whole run: STACK 2.2.
-        loop.set_exception_handler(_log_stray_error)
-        try:
-            yield get_session()
-        except Exception as error:
-            failure = error  # raised below: on its way out of the loop it would be wrapped in two groups
-    if failure is not None:
-        raise failure
-
-
-@asynccontextmanager
-async def _client(
-    session: AioSession, settings: Settings, *, connections: int, attempts: int = 2
-) -> AsyncIterator[Call]:
-    """One client. Two attempts by default: a connection that the server has closed meanwhile is no error worth
-    reporting."""
-    if "@" in urlsplit(settings.aws_endpoint).netloc:
-        raise QueueMisconfigured("AWS_ENDPOINT holds a user name; take it out: requests to SQS are signed instead")
-    config = AioConfig(
-        connect_timeout=3,
-        # Only a backstop, above every deadline set by `_bounded`, which also covers connecting and the second attempt.
-        read_timeout=settings.sqs_wait_time_seconds + LANDING_SECONDS + 5,
-        max_pool_connections=connections,
-        retries={"mode": "standard", "total_max_attempts": attempts},
-    )
-
-    async def open_client() -> Any:
-        # Created within asyncio: a cancellation before its first step would leave a coroutine that nobody awaits.
-        return await session.create_client(
-            "sqs", region_name=settings.aws_region, endpoint_url=settings.aws_endpoint or None, config=config
-        ).__aenter__()
-
-    try:
-        client = await aio_as_trio(open_client)()
-    except boto.BotoCoreError as error:
-        raise QueueMisconfigured(f"the AWS configuration of this machine cannot be used: {error}") from None
-    try:
-        yield lambda operation, **request: aio_as_trio(getattr(client, operation))(**request)
-    finally:
-        # Shielded: a close that is itself cancelled leaves sockets open and stray asyncio errors behind.
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_SECONDS):
-            await aio_as_trio(client.__aexit__)(None, None, None)
-
-
-def _log_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what asyncio reports and nobody waits for. Only its text and the error's type: requests hold signed
-    headers."""
-    error = context.get("exception")
-    kind = "" if error is None else f" ({type(error).__name__})"
-    log.warning("asyncio: %s%s", context.get("message", "an error without a message"), kind)
 
 
 @contextmanager
@@ -298,11 +222,6 @@ def _bounded(
         raise refused or wire.service_error(doing, code, text, status, what=what) from None
     except (boto.BotoCoreError, ResponseParserError) as error:
         raise _transport_error(doing, error, then) from None
-    except asyncio.CancelledError:
-        # Not ours: Trio's own cancellations arrive as trio.Cancelled. As a BaseException it would end the whole run.
-        raise QueueUnavailable(
-            f"{doing}: the call was cut off inside asyncio; the same call may succeed later"
-        ) from None
 
 
 def _transport_error(doing: str, error: Exception, then: str) -> QueueError:
@@ -333,6 +252,8 @@ def _transport_error(doing: str, error: Exception, then: str) -> QueueError:
             return QueueUnavailable(
                 f"{doing}: {endpoint} cannot be reached; check that it is up, and AWS_ENDPOINT and AWS_REGION"
             )
+        case boto.HTTPClientError(kwargs={"error": FileNotFoundError()}):
+            return QueueMisconfigured(f"{doing}: a certificate file is missing; check AWS_CA_BUNDLE")
         case boto.HTTPClientError():
             return QueueUnavailable(f"{doing}: the connection to SQS broke before the answer was complete; {then}")
         case ResponseParserError():
@@ -381,7 +302,7 @@ async def create(
         )
     if dead_letters == name:
         raise QueueMisconfigured("SQS_DLQ_NAME names the queue itself; a dead-letter queue must be another")
-    async with _loop() as session, _client(session, settings, connections=10) as call:
+    async with sqs_client.opened(settings, [Pool(10)]) as [call]:
         kind = {"FifoQueue": "true", "ContentBasedDeduplication": "true"} if fifo else {}
         url, is_new = await _ensure(
             call, name, {**kind, "VisibilityTimeout": str(settings.sqs_visibility_timeout_seconds)}

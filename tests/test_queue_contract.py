@@ -21,10 +21,11 @@ import pytest
 import trio
 import trio.testing
 
-from svc import sqs
+from svc import sqs, sqs_client
 from svc.queue import MessageRefused, MessageTooLong, Queue, QueueError, Received, Refusal
 from svc.settings import Settings
 from svc.testing import EPOCH, SimulatedQueue
+from tests.roads import ROADS
 
 _API = "Amazon SQS API Reference, "
 MOTO_DIFFERS = {
@@ -101,11 +102,12 @@ async def _simulated(*, fifo: bool = False, dead_letters: bool = False) -> Async
     yield queue
 
 
-def _over_the_wire(endpoint: str, name: str) -> Callable[..., Any]:
+def _over_the_wire(endpoint: str, name: str, road: sqs_client.Road | None = None) -> Callable[..., Any]:
     @contextlib.asynccontextmanager
     async def make(*, fifo: bool = False, dead_letters: bool = False) -> AsyncIterator[Queue]:
         suffix = ".fifo" if fifo else ""
         settings = _settings(endpoint, f"{name}{suffix}", f"{name}-dead{suffix}" if dead_letters else None)
+        settings = settings.model_copy(update={"sqs_transport": road or "auto"})
         created = await sqs.create(settings)
         async with sqs.opened(settings.model_copy(update={"sqs_queue_url": created.queue_url}), polls=2) as queue:
             if created.dead_letter_url:
@@ -130,14 +132,20 @@ def _settings(endpoint: str, name: str, dead: str | None) -> Settings:
 _ENDPOINT = [pytest.param("endpoint", marks=pytest.mark.contract_endpoint)]
 
 
-@pytest.fixture(params=["simulated", "moto", *(_ENDPOINT if "SVC_CONTRACT_ENDPOINT" in os.environ else [])])
+@pytest.fixture(
+    params=[
+        "simulated",
+        *(f"moto, {road}" for road in ROADS),
+        *(_ENDPOINT if "SVC_CONTRACT_ENDPOINT" in os.environ else []),
+    ]
+)
 def kingdom(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kingdom:
     name = f"contract-{uuid.uuid4().hex[:12]}"
     if request.param == "simulated":
         return Kingdom("simulated", _simulated, _settings("", name, None))
-    if request.param == "moto":
-        endpoint = request.getfixturevalue("moto").url
-        return Kingdom("moto", _over_the_wire(endpoint, name), _settings(endpoint, name, None))
+    if request.param.startswith("moto"):
+        endpoint, road = request.getfixturevalue("moto").url, request.param.partition(", ")[2]
+        return Kingdom("moto", _over_the_wire(endpoint, name, road), _settings(endpoint, name, None))
     given = os.environ["SVC_CONTRACT_ENDPOINT"]
     for variable, value in os.environ.items():
         if variable.startswith("SVC_CONTRACT_AWS_"):

@@ -1,0 +1,201 @@
+"""Opens clients of SQS: aiobotocore, on one of two roads.
+
+`asyncio`   aiobotocore's usual back end, aiohttp, which runs on asyncio, which runs on Trio through trio-asyncio.
+`native`    aiobotocore's httpx2 back end, which runs on Trio by itself. The only road on Python 3.14, where trio-asyncio does
+            not import. aiobotocore calls it experimental, hence the first one wherever it exists.
+
+`opened()` is the one door, and what it yields is the same on both: `await call("receive_message", QueueUrl=…)` returns the answer
+or raises one plain botocore error; it can be cut off at any moment, at once, and leaves its client usable; leaving the block
+closes every connection in bounded time, under a cancelled scope too. `tests/test_sqs.py` and `tests/test_queue_contract.py` hold
+both to it.
+
+This is the only file that imports aiobotocore, trio_asyncio and asyncio. It translates no error of a call, and decides nothing
+about messages. It never logs more of an error than its type: requests hold signed headers.
+"""
+
+import asyncio
+import importlib.util
+import logging
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import trio
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession, get_session
+from botocore import exceptions as boto
+
+from svc.queue import QueueMisconfigured
+from svc.settings import Settings
+from svc.sqs_wire import LANDING_SECONDS
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 3.0
+"""How long making a connection may take."""
+
+CLOSING_SECONDS = 5.0
+"""How long closing the clients may take."""
+
+Road = Literal["asyncio", "native"]
+
+Call = Callable[..., Awaitable[dict[str, Any]]]
+"""`await call("receive_message", QueueUrl=…)`: one call of one client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One client to open, with connections of its own."""
+
+    connections: int
+    """Calls at once; a call beyond them waits for one to end, within its own deadline."""
+    attempts: int = 2
+    """Two by default: a connection that the server has closed meanwhile is no error worth reporting."""
+
+
+def road(
+    asked: Literal["auto", "asyncio", "native"],
+    python: tuple[int, ...] = sys.version_info[:2],
+    installed: Callable[[str], object] = importlib.util.find_spec,
+) -> Road:
+    """The road that `SQS_TRANSPORT` asks for, or else the one for this Python. Raises `QueueMisconfigured` when it is closed."""
+    first: Road = "asyncio" if python < (3, 14) else "native"
+    chosen = first if asked == "auto" else asked
+    if chosen == "asyncio" and first != "asyncio":
+        raise QueueMisconfigured(
+            "SQS_TRANSPORT=asyncio needs trio-asyncio, which does not run on Python 3.14; leave SQS_TRANSPORT unset"
+        )
+    if chosen == "native" and installed("httpx2") is None:
+        raise QueueMisconfigured("SQS_TRANSPORT=native needs the package httpx2; install svc[native]")
+    return chosen
+
+
+@asynccontextmanager
+async def opened(settings: Settings, pools: Sequence[Pool]) -> AsyncIterator[list[Call]]:
+    """One client for each pool, closed at the end (within `CLOSING_SECONDS`).
+
+    Nothing is asked of SQS yet: an unreachable queue opens. Raises `QueueMisconfigured` when the AWS configuration of this
+    machine cannot be read. An `Exception` raised inside comes out as it is, not in the groups of an asyncio loop.
+    """
+    if "@" in urlsplit(settings.aws_endpoint).netloc:
+        raise QueueMisconfigured("AWS_ENDPOINT holds a user name; take it out: requests to SQS are signed instead")
+    if road(settings.sqs_transport) == "native":
+        async with _native(settings, pools) as calls:
+            yield calls
+    else:
+        async with _through_asyncio(settings, pools) as calls:
+            yield calls
+
+
+def _config(settings: Settings, pool: Pool, **more: Any) -> AioConfig:
+    return AioConfig(
+        connect_timeout=CONNECT_SECONDS,
+        # Only a backstop, above every deadline that sqs.py sets, which also covers connecting and the second attempt.
+        read_timeout=settings.sqs_wait_time_seconds + LANDING_SECONDS + 5,
+        max_pool_connections=pool.connections,
+        retries={"mode": "standard", "total_max_attempts": pool.attempts},
+        **more,
+    )
+
+
+async def _client(session: AioSession, settings: Settings, config: AioConfig) -> Any:
+    """A client, entered. Cut off half-way it leaves nothing open: connections are made by the first call."""
+    try:
+        return await session.create_client(
+            "sqs", region_name=settings.aws_region, endpoint_url=settings.aws_endpoint or None, config=config
+        ).__aenter__()
+    except boto.BotoCoreError as error:
+        raise QueueMisconfigured(f"the AWS configuration of this machine cannot be used: {error}") from None
+    except OSError as error:  # of the native road; the other one reads certificates within the first call
+        raise QueueMisconfigured(f"the certificates for TLS cannot be read ({error}); check AWS_CA_BUNDLE") from None
+
+
+# Native
+
+
+@asynccontextmanager
+async def _native(settings: Settings, pools: Sequence[Pool]) -> AsyncIterator[list[Call]]:
+    from aiobotocore.httpxsession import HttpxSession  # anyio, which it imports, is there on this road only
+
+    session = get_session()
+    async with AsyncExitStack() as clients:
+        calls = []
+        for pool in pools:
+            # A write or a wait for the pool is bounded by the call's own deadline, like everything else of it.
+            config = _config(
+                settings,
+                pool,
+                http_session_cls=HttpxSession,
+                connector_args={"write_timeout": None, "pool_timeout": None},
+            )
+            client = await _client(session, settings, config)
+            clients.push_async_callback(_close, client.__aexit__)
+            calls.append(_native_call(client))
+        yield calls
+
+
+def _native_call(client: Any) -> Call:
+    return lambda operation, **request: getattr(client, operation)(**request)
+
+
+async def _close(leave: Callable[..., Awaitable[object]]) -> None:
+    # Shielded: a close that is itself cancelled leaves sockets open, and stray asyncio errors behind.
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_SECONDS):
+        await leave(None, None, None)
+
+
+# Through asyncio
+
+
+@asynccontextmanager
+async def _through_asyncio(settings: Settings, pools: Sequence[Pool]) -> AsyncIterator[list[Call]]:
+    import trio_asyncio  # fails to import on Python 3.14
+    from trio_asyncio import aio_as_trio
+
+    class Threads(trio_asyncio.TrioExecutor):  # type: ignore[misc]
+        """asyncio's threads (reading certificates, looking up names). trio-asyncio's own wait for the end of the function and
+        then forget that they were cancelled, so that a call which was cut off in its first moments went on until its
+        `read_timeout`; these are left behind."""
+
+        async def submit(self, function: Callable[..., object], *args: object) -> object:
+            return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+
+    def call_of(client: Any) -> Call:
+        async def call(operation: str, **request: Any) -> dict[str, Any]:
+            try:
+                answer: dict[str, Any] = await aio_as_trio(getattr(client, operation))(**request)
+            except asyncio.CancelledError:
+                # Not ours: Trio's own cancellations arrive as trio.Cancelled. As a BaseException it would end the whole run.
+                raise boto.HTTPClientError(error="the call was cut off inside asyncio") from None
+            return answer
+
+        return call
+
+    failure: Exception | None = None
+    async with trio_asyncio.open_loop() as loop:
+        # By default a stray asyncio error (an unclosed session, a failing callback) would end the whole run: STACK 2.2.
+        loop.set_exception_handler(_log_stray_error)
+        loop.set_default_executor(Threads())
+        session = get_session()
+        try:
+            async with AsyncExitStack() as clients:
+                calls = []
+                for pool in pools:
+                    client = await aio_as_trio(_client)(session, settings, _config(settings, pool))
+                    clients.push_async_callback(_close, aio_as_trio(client.__aexit__))
+                    calls.append(call_of(client))
+                yield calls
+        except Exception as error:
+            failure = error  # raised below: on its way out of the loop it would be wrapped in two groups
+    if failure is not None:
+        raise failure
+
+
+def _log_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what asyncio reports and nobody waits for. Only its text and the error's type."""
+    error = context.get("exception")
+    kind = "" if error is None else f" ({type(error).__name__})"
+    log.warning("asyncio: %s%s", context.get("message", "an error without a message"), kind)

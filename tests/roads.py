@@ -1,0 +1,7 @@
+"""The roads to SQS (svc/sqs_client.py) that this Python has."""
+
+import sys
+
+from svc.sqs_client import Road
+
+ROADS: list[Road] = ["asyncio", "native"] if sys.version_info < (3, 14) else ["native"]
