@@ -23,8 +23,9 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge, RequestTimeout
 
-from svc import __version__, outgoing, render, server
+from svc import __version__, api_page, outgoing, render, server
 from svc.core import Core
+from svc.feed import Feed, TooManyWatchers
 from svc.gate import GateClosed
 from svc.maintenance import MaintenanceState, Phase
 from svc.metrics import CONTENT_TYPE, Metrics
@@ -73,8 +74,10 @@ class _App(QuartTrio):
     json_provider_class = _InOrder
 
 
-def make(core: Core, metrics: Metrics | None = None, *, body_timeout: float = BODY_TIMEOUT) -> QuartTrio:
-    """The application with its routes. `metrics`: what observes the core, if anything does."""
+def make(
+    core: Core, metrics: Metrics | None = None, feed: Feed | None = None, *, body_timeout: float = BODY_TIMEOUT
+) -> QuartTrio:
+    """The application with its routes. `metrics`: what observes the core, if anything does. The page is live while `feed` runs."""
     app = _App(__name__, static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=outgoing.BODY_LIMIT, BODY_TIMEOUT=body_timeout, PROVIDE_AUTOMATIC_OPTIONS=False
@@ -82,6 +85,7 @@ def make(core: Core, metrics: Metrics | None = None, *, body_timeout: float = BO
     _add_errors(app, core)
     _add_open_routes(app, core, metrics or Metrics(__version__))
     _add_gated_routes(app, core)
+    api_page.add(app, feed or Feed(core))
     return app
 
 
@@ -145,6 +149,10 @@ def _add_errors(app: QuartTrio, core: Core) -> None:
             case _:
                 status = 502
         return error(status, str(raised))
+
+    @app.errorhandler(TooManyWatchers)
+    async def too_many(raised: TooManyWatchers) -> Answer:
+        return error(503, str(raised), {"Retry-After": "10"})
 
     @app.errorhandler(GateClosed)
     async def closed(_: GateClosed) -> Answer:

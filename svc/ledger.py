@@ -76,6 +76,7 @@ class Entry:
         "extending",
         "fate",
         "hidden_until",
+        "landed_at",
         "lease_until",
         "next_try",
         "received_at",
@@ -86,9 +87,11 @@ class Entry:
         self.delivery = delivery
         self.received_at = received_at
         """When the receive that brought it was sent."""
+        self.landed_at = trio.current_time()
+        """When its answer came: a long poll later at most."""
         self.lease_until = lease_until
         """Until when the queue keeps it from others, as far as we have a confirmation."""
-        self.hidden_until = trio.current_time() + lease_until - received_at
+        self.hidden_until = self.landed_at + lease_until - received_at
         """Until when the queue keeps it from others at the latest: it counts from when it acted, which may be as late as its
         answer; a call without an answer may have acted too."""
         self.began_at: float | None = None

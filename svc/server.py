@@ -51,6 +51,10 @@ and the reset can overtake the answer (RFC 9112, 9.6)."""
 GRACE = 3.0
 """Seconds that requests under way get when the server stops."""
 
+SEND_BUFFER = 131_072
+"""Bytes that the kernel keeps for a client that does not read. Left alone it grows to megabytes, which a hundred stalled readers
+of the page's feed would hold for many minutes; and `SEND_TIMEOUT` only begins when it is full."""
+
 BACKLOG = 128
 """Connections that may wait to be accepted."""
 
@@ -130,6 +134,7 @@ def _listen(host: str, port: int) -> trio.SocketListener:
             f"cannot listen on {where}: {why}; set HTTP_HOST and HTTP_PORT to an address that is free here "
             "(HTTP_PORT=0: any port)"
         ) from None
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # those accepted inherit it
     held.setblocking(False)
     return trio.SocketListener(trio.socket.from_stdlib_socket(held))
 

@@ -20,6 +20,7 @@ from svc import __version__, api, processors, sqs
 from svc.core import Core, worker_config
 from svc.etcd import KeyWatcher
 from svc.event_loop import measure_lag
+from svc.feed import Feed
 from svc.metrics import Metrics
 from svc.settings import Settings
 from svc.worker import LAST_RELEASE, MAX_RECEIVERS
@@ -48,7 +49,8 @@ async def run(
         ):
             metrics = Metrics(__version__)
             core = Core(settings, queue, process, KeyWatcher, observer=metrics)
-            app = api.make(core, metrics)
+            feed = Feed(core)
+            app = api.make(core, metrics, feed)
             stop_api = trio.Event()
             work = trio.CancelScope()
 
@@ -68,6 +70,7 @@ async def run(
                 outermost.start_soon(_watch, signals, on_signal)
                 outermost.start_soon(measure_lag, metrics.lagged)
                 async with trio.open_nursery() as serving:
+                    serving.start_soon(feed.run, stop_api)
                     url = await serving.start(api.serve, app, settings, stop_api)
                     with work:
                         async with trio.open_nursery() as working:

@@ -1,0 +1,483 @@
+// The live page. It renders what GET /events sends: `state` once a second, `charts` every five seconds, `end` when the service stops.
+//
+// Everything from outside (message ids, errors, reasons) goes into the page as text, never as markup; the policy of the page
+// (trusted types) would refuse anything else. Nothing is asked of the service while the tab is hidden.
+
+const $ = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+const RECONNECT_MS = 3000;
+const FLEET_EVERY_MS = 5000;
+const SILENCE_MS = 6000;
+const TOKEN = "svc-token";
+
+// -- small pieces --
+
+function element(name, text, kind) {
+  const made = document.createElement(name);
+  if (text !== undefined && text !== null) made.textContent = String(text);
+  if (kind) made.className = kind;
+  return made;
+}
+
+function write(node, text) {
+  // A live region speaks when its text is set, even to what it was.
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function duration(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}
+
+function number(value) {
+  return value === null || value === undefined ? "–" : value.toLocaleString("en-US", { maximumFractionDigits: 1 });
+}
+
+function plural(count, one, many) {
+  return `${number(count)} ${count === 1 ? one : many}`;
+}
+
+function fillFigures(list, rows) {
+  // Written in place: a list that is made anew each second would lose a reader's place in it.
+  while (list.children.length > rows.length) list.lastElementChild.remove();
+  rows.forEach(([name, value, bad], index) => {
+    let row = list.children[index];
+    if (!row) {
+      row = element("div");
+      row.append(element("dt"), element("dd"));
+      list.append(row);
+    }
+    write(row.firstElementChild, name);
+    write(row.lastElementChild, value);
+    row.classList.toggle("bad", Boolean(bad));
+  });
+}
+
+function fillRows(body, rows) {
+  while (body.children.length > rows.length) body.lastElementChild.remove();
+  rows.forEach((cells, index) => {
+    let row = body.children[index];
+    if (!row) {
+      row = element("tr");
+      cells.forEach(([, kind]) => row.append(element("td", "", kind)));
+      body.append(row);
+    }
+    cells.forEach(([text], column) => write(row.children[column], String(text)));
+  });
+}
+
+// -- the state --
+
+function showState(state) {
+  const box = $("state");
+  box.dataset.kind = state.kind;
+  write($("title"), state.title);
+  write($("text"), state.text);
+  document.title = `${state.title} – svc`;
+  write($("queue-name"), state.queue_url.split("/").pop());
+  write($("version"), `svc ${state.version}`);
+  showFacts(state.switch);
+  showDrain(state.drain);
+  showTroubles(state.troubles);
+  showQueue(state.depth, state.receives_outstanding);
+  showCounts(state.counts);
+  showFlight(state.in_flight, state.counts.in_flight);
+  showReport(state.report);
+  showErrors(state.errors);
+  showSwitch(state);
+  if (state.fleet && !fleetTimer) askFleet();
+}
+
+function showFacts(held) {
+  const told = held ? [["Reason", held.reason], ["Asked for by", held.by], ["Until", held.until]].filter(([, text]) => text) : [];
+  const list = $("facts");
+  list.hidden = told.length === 0;
+  const parts = told.flatMap(([name, text]) => [[name, "dt"], [text, "dd"]]);
+  while (list.children.length > parts.length) list.lastElementChild.remove();
+  parts.forEach(([text, tag], index) => {
+    if (!list.children[index]) list.append(element(tag));
+    write(list.children[index], text);
+  });
+}
+
+function showDrain(drain) {
+  $("drain").hidden = !drain;
+  if (!drain) return;
+  const done = $("drain-done");
+  done.max = Math.max(1, drain.total);
+  done.value = drain.total ? drain.done : 1;
+  write($("drain-done-text"), drain.total ? `${number(drain.done)} of ${number(drain.total)}` : "none were in flight");
+  const time = $("drain-time");
+  time.max = drain.seconds_allowed;
+  time.value = drain.seconds_left;
+  write($("drain-time-text"), `${duration(drain.seconds_left)} of ${duration(drain.seconds_allowed)}`);
+}
+
+function showTroubles(troubles) {
+  const list = $("troubles");
+  list.hidden = troubles.length === 0;
+  while (list.children.length > troubles.length) list.lastElementChild.remove();
+  troubles.forEach((trouble, index) => {
+    let item = list.children[index];
+    if (!item) {
+      item = element("li", undefined, "trouble");
+      item.append(element("strong"), element("span"));
+      list.append(item);
+    }
+    write(item.firstElementChild, trouble.title);
+    write(item.lastElementChild, trouble.text);
+  });
+}
+
+function showQueue(depth, outstanding) {
+  const asked = depth ?? { visible: null, in_flight: null, delayed: null };
+  const rows = [["waiting", number(asked.visible)], ["in flight, all consumers", number(asked.in_flight)]];
+  if (asked.delayed) rows.push(["delayed", number(asked.delayed)]);
+  if (asked.dead_letters !== undefined) rows.push(["dead letters", number(asked.dead_letters), asked.dead_letters > 0]);
+  rows.push(["receives of ours open", number(outstanding)]);
+  fillFigures($("depth"), rows);
+  const age = depth ? `As SQS said ${duration(depth.seconds)} ago, approximately.` : "SQS has not been asked yet.";
+  write($("depth-note"), depth?.error ? `SQS was asked ${duration(depth.seconds)} ago: ${depth.error}` : age);
+}
+
+function showCounts(counts) {
+  fillFigures($("counts"), [
+    ["received", number(counts.received)],
+    ["processed", number(counts.processed)],
+    ["failed", number(counts.failed), counts.failed > 0],
+    ["given back", number(counts.released)],
+    ["rejected", number(counts.rejected), counts.rejected > 0],
+    ["lost", number(counts.lost), counts.lost > 0],
+  ]);
+}
+
+const DOING = { waiting: "waiting its turn", processing: "being processed", settling: "being settled" };
+
+function showFlight(shown, count) {
+  write($("flight-count"), count ? number(count) : "");
+  $("flight").hidden = shown.length === 0;
+  $("flight-none").hidden = shown.length > 0;
+  fillRows($("flight").tBodies[0], shown.map((entry) => [
+    [entry.id, "id"], [DOING[entry.doing], ""], [entry.receives, "number"], [duration(entry.seconds), "number"],
+  ]));
+  const more = count - shown.length;
+  $("flight-more").hidden = more <= 0;
+  write($("flight-more"), `The oldest ${shown.length}; ${number(more)} more came later.`);
+}
+
+const FIGURES = {
+  in_flight: "In flight when it began", receives_brought: "Brought by open receives", completed: "Finished", failed: "Failed",
+  released: "Given back", rejected: "Rejected", lost: "Lost", receives_unlanded: "Receives without an answer",
+};
+const LISTS = {
+  timed_out: "Cancelled and given back, because the time was over", stubborn: "Still running after that",
+  next_receive_dead_letters: "Given back after their last receive: the next one moves them to the dead-letter queue",
+  unsettled: "Not confirmed by SQS", lost_ids: "Lost to another consumer",
+};
+
+function outcome(report) {
+  const took = `in ${duration(report.seconds)}, ${duration(report.ago)} ago`;
+  switch (report.outcome) {
+    case "drained": return `Drained ${took}: everything was finished or given back.`;
+    case "expired": return `Ran out of time after ${duration(report.seconds)}, ${duration(report.ago)} ago.`;
+    default: return `Called off after ${duration(report.seconds)}, ${duration(report.ago)} ago: maintenance was switched off.`;
+  }
+}
+
+function showReport(report) {
+  const line = $("report-outcome");
+  if (!report) return;
+  line.dataset.outcome = report.outcome;
+  write(line, outcome(report));
+  const always = ["in_flight", "completed"];
+  const rows = Object.entries(FIGURES)
+    .filter(([name]) => always.includes(name) || report.figures[name])
+    .map(([name, text]) => [text, number(report.figures[name]), ["failed", "lost", "receives_unlanded"].includes(name)]);
+  if (report.requests_unfinished) rows.push(["API requests without an answer", number(report.requests_unfinished), true]);
+  fillFigures($("report"), rows);
+  const lists = Object.entries(LISTS).filter(([name]) => report.lists[name].count);
+  const held = $("report-lists");
+  const key = JSON.stringify(lists.map(([name]) => report.lists[name]));
+  if (held.dataset.key === key) return;
+  held.dataset.key = key;
+  held.replaceChildren(...lists.map(([name, text]) => {
+    const { count, ids } = report.lists[name];
+    const part = element("div", undefined, "ids");
+    part.append(element("p", `${text} (${number(count)})`));
+    const list = element("ul");
+    ids.forEach((id) => {
+      const item = element("li");
+      item.append(element("code", id));
+      list.append(item);
+    });
+    if (count > ids.length) list.append(element("li", `and ${number(count - ids.length)} more: see GET /health`));
+    part.append(list);
+    return part;
+  }));
+}
+
+function showErrors(errors) {
+  $("errors-none").hidden = errors.length > 0;
+  const list = $("errors");
+  while (list.children.length > errors.length) list.lastElementChild.remove();
+  errors.forEach((error, index) => {
+    let item = list.children[index];
+    if (!item) {
+      item = element("li");
+      item.append(element("span", "", "what"), element("span", "", "where"));
+      list.append(item);
+    }
+    write(item.firstElementChild, error.error);
+    write(item.lastElementChild, `${duration(error.seconds)} ago, message ${error.id}`);
+  });
+}
+
+// -- charts --
+
+const WIDTH = 360;
+const HEIGHT = 96;
+
+function shape(name, attributes) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+function nice(peak) {
+  // A round number at or above the peak, so that the scale does not jump with every sample.
+  if (peak <= 1) return 1;
+  const power = 10 ** Math.floor(Math.log10(peak));
+  return [1, 2, 5, 10].map((step) => step * power).find((top) => top >= peak);
+}
+
+function drawChart(name, charts, { bars = false, now, peak, summary }) {
+  const figure = $(`chart-${name}`);
+  const values = charts[name];
+  const top = nice(Math.max(0, ...values));
+  const x = (ago) => (WIDTH * (1 - ago / charts.span)).toFixed(1);
+  const y = (value) => (HEIGHT - (HEIGHT - 4) * (value / top)).toFixed(1);
+  const parts = [shape("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT })];
+  if (bars) {
+    const width = Math.max(2, (WIDTH * charts.every) / charts.span);
+    values.forEach((value, index) => {
+      if (!value) return;
+      const left = Math.max(0, x(charts.ago[index]) - width);
+      parts.push(shape("rect", { class: "stem", x: left, y: y(value), width, height: HEIGHT - y(value) }));
+    });
+  } else if (values.length) {
+    const points = values.map((value, index) => `${x(charts.ago[index])} ${y(value)}`);
+    const first = x(charts.ago[0]);
+    const last = x(charts.ago[values.length - 1]);
+    parts.push(shape("path", { class: "area", d: `M${first} ${HEIGHT}L${points.join("L")}L${last} ${HEIGHT}Z` }));
+    parts.push(shape("path", { class: "curve", d: `M${points.join("L")}` }));
+  }
+  const drawing = figure.querySelector("svg");
+  drawing.replaceChildren(...parts);
+  drawing.setAttribute("aria-label", summary);
+  write(figure.querySelector(".now"), now);
+  write(figure.querySelector(".peak"), peak(top));
+  write(figure.querySelector(".from"), `${Math.round(charts.span / 60)} min ago`);
+}
+
+function showCharts(charts) {
+  const last = (values) => values[values.length - 1] ?? 0;
+  const minutes = Math.round(charts.span / 60);
+  const rate = last(charts.processed);
+  const fails = charts.failed.reduce((sum, value) => sum + value, 0);
+  const held = last(charts.in_flight);
+  drawChart("processed", charts, {
+    now: `${number(rate)} / s`, peak: (top) => `scale ${number(top)} / s`,
+    summary: `Messages processed per second, last ${minutes} minutes: now ${number(rate)}, at most ${number(Math.max(0, ...charts.processed))}.`,
+  });
+  drawChart("failed", charts, {
+    bars: true, now: number(fails), peak: (top) => `scale ${number(top)} in ${charts.every} s`,
+    summary: `Messages failed, rejected or lost, last ${minutes} minutes: ${number(fails)}.`,
+  });
+  drawChart("in_flight", charts, {
+    now: number(held), peak: (top) => `scale ${number(top)}`,
+    summary: `Messages in flight, last ${minutes} minutes: now ${number(held)}, at most ${number(Math.max(0, ...charts.in_flight))}.`,
+  });
+}
+
+// -- the fleet, when there is one --
+
+let fleetTimer = 0;
+
+async function askFleet() {
+  fleetTimer = setTimeout(() => { fleetTimer = 0; }, FLEET_EVERY_MS); // the state that comes next asks again
+  try {
+    const answer = await fetch("/fleet", { headers: { Accept: "application/json" } });
+    if (answer.ok) showFleet((await answer.json()).instances ?? []);
+  } catch {
+    // The feed tells that the service is gone.
+  }
+}
+
+function showFleet(instances) {
+  $("fleet").hidden = instances.length === 0;
+  write($("fleet-count"), plural(instances.length, "instance", "instances"));
+  fillRows($("fleet-rows"), instances.map((instance) => [
+    [instance.id, "id"], [instance.phase, ""], [number(instance.in_flight), "number"], [instance.version ?? "", "number"],
+  ]));
+}
+
+// -- the feed --
+
+let source = null;
+let reconnect = 0;
+let heardAt = 0;
+
+function showLink(kind, text) {
+  $("link").dataset.kind = kind;
+  document.body.classList.toggle("stale", kind === "lost");
+  write($("link-text"), text);
+}
+
+function heard(show) {
+  return (event) => {
+    heardAt = performance.now();
+    showLink("live", "Live");
+    show(JSON.parse(event.data));
+  };
+}
+
+function connect() {
+  clearTimeout(reconnect);
+  source?.close();
+  source = new EventSource("/events");
+  source.addEventListener("state", heard(showState));
+  source.addEventListener("charts", heard(showCharts));
+  source.addEventListener("end", () => lost("The service has stopped. What you see is its last word."));
+  source.addEventListener("error", () => {
+    // Where the browser tries again by itself it says CONNECTING; an answer that is no stream ends its patience.
+    if (source.readyState === EventSource.CLOSED) lost("No connection. What you see is old; trying again.");
+    else if (performance.now() - heardAt > SILENCE_MS) showLink("lost", "No connection. What you see is old; trying again.");
+  });
+}
+
+function lost(text) {
+  source?.close();
+  showLink("lost", text);
+  clearTimeout(reconnect);
+  if (!document.hidden) reconnect = setTimeout(connect, RECONNECT_MS);
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) return connect();
+  source?.close();
+  clearTimeout(reconnect);
+});
+
+setInterval(() => {
+  if (document.hidden || $("link").dataset.kind !== "live" || performance.now() - heardAt <= SILENCE_MS) return;
+  showLink("lost", "Nothing heard for some seconds. What you see is old.");
+}, 1000);
+
+// -- maintenance on and off --
+
+const dialog = $("dialog");
+let asking = null;
+let busy = false;
+
+function storedToken() {
+  try {
+    return sessionStorage.getItem(TOKEN) ?? "";
+  } catch {
+    return ""; // storage is switched off: the token is asked for each time
+  }
+}
+
+function keepToken(token) {
+  try {
+    if (token) sessionStorage.setItem(TOKEN, token);
+    else sessionStorage.removeItem(TOKEN);
+  } catch {
+    // as above
+  }
+  $("forget").hidden = !storedToken();
+}
+
+function showSwitch(state) {
+  const on = Boolean(state.switch);
+  const ways = "svc maintenance on, off and status do the same from a terminal.";
+  write($("switch-text"), state.can_switch
+    ? `The key ${state.key} is ${on ? "on" : "off"}. It counts for every instance that watches it. ${ways}`
+    : `The key ${state.key} is ${on ? "on" : "off"}. To switch it from this page, give the service an API_TOKEN; ${ways}`);
+  $("actions").hidden = !state.can_switch;
+  $("open-on").disabled = on;
+  $("open-off").disabled = !on;
+}
+
+function ask(kind) {
+  asking = kind;
+  const on = kind === "on";
+  write($("dialog-title"), on ? "Start maintenance?" : "End maintenance?");
+  write($("dialog-text"), on
+    ? "Every instance that watches the key stops receiving, finishes what it has and gives back the rest."
+    : "Every instance that watches the key receives messages again.");
+  write($("confirm"), on ? "Start maintenance" : "End maintenance");
+  write($("dialog-problem"), "");
+  write($("switch-done"), "");
+  $("on-fields").hidden = !on;
+  $("token-fields").hidden = Boolean(storedToken());
+  dialog.showModal();
+}
+
+async function send() {
+  const token = storedToken() || $("token").value.trim();
+  if (!token) throw new Error("Enter the token first.");
+  const request = { method: asking === "on" ? "PUT" : "DELETE", headers: { Authorization: `Bearer ${token}` } };
+  if (asking === "on") {
+    const wanted = { by: "the page" };
+    if ($("reason").value.trim()) wanted.reason = $("reason").value.trim();
+    if ($("duration").value) wanted.for = Number($("duration").value);
+    request.headers["Content-Type"] = "application/json";
+    request.body = JSON.stringify(wanted);
+  }
+  let answer;
+  try {
+    answer = await fetch("/maintenance", request);
+  } catch {
+    throw new Error("The service did not answer.");
+  }
+  if (answer.ok) return keepToken(token);
+  if (answer.status === 401 || answer.status === 403) {
+    keepToken("");
+    $("token-fields").hidden = false;
+  }
+  const told = await answer.json().catch(() => ({}));
+  throw new Error(told.message ?? `The service answered ${answer.status}.`);
+}
+
+$("dialog-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (busy) return;
+  busy = true;
+  $("confirm").disabled = true;
+  write($("dialog-problem"), "");
+  try {
+    await send();
+    $("token").value = "";
+    dialog.close();
+    $("switch-done").focus(); // the button that was pressed is about to be switched off
+    write($("switch-done"), asking === "on" ? "Maintenance was asked for." : "The end of maintenance was asked for.");
+  } catch (error) {
+    write($("dialog-problem"), error.message);
+    if (!$("token-fields").hidden) $("token").focus();
+  } finally {
+    busy = false;
+    $("confirm").disabled = false;
+  }
+});
+
+$("open-on").addEventListener("click", () => ask("on"));
+$("open-off").addEventListener("click", () => ask("off"));
+$("cancel").addEventListener("click", () => dialog.close());
+$("forget").addEventListener("click", () => {
+  keepToken("");
+  write($("switch-done"), "The token is forgotten.");
+});
+keepToken(storedToken());
+connect();
