@@ -77,7 +77,7 @@ class _App(QuartTrio):
 def make(
     core: Core, metrics: Metrics | None = None, feed: Feed | None = None, *, body_timeout: float = BODY_TIMEOUT
 ) -> QuartTrio:
-    """The application with its routes. `metrics`: what observes the core, if anything does. The page is live while `feed` runs."""
+    """The application with its routes. `metrics`: what observes the core, if anything does. The page lives while `feed` runs."""
     app = _App(__name__, static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=outgoing.BODY_LIMIT, BODY_TIMEOUT=body_timeout, PROVIDE_AUTOMATIC_OPTIONS=False
@@ -337,6 +337,11 @@ def _add_gated_routes(app: QuartTrio, core: Core) -> None:
     @gated
     async def describe() -> Answer:
         return DESCRIPTION, 200
+
+    @app.get("/docs")
+    async def describe_to_people() -> quart.Response:
+        with core.gate.let_in():
+            return api_page.docs()
 
 
 def _authorise(settings: Settings) -> None:

@@ -13,7 +13,9 @@ from typing import Self
 import quart
 from quart.wrappers.response import ResponseBody
 
+from svc.docs import page
 from svc.feed import Feed, TooManyWatchers, Watcher
+from svc.openapi import DESCRIPTION
 
 FOLDER = Path(__file__).parent / "page"
 
@@ -53,8 +55,16 @@ SAFE = {
 """Headers of everything that a browser shows."""
 
 
+def docs() -> quart.Response:
+    """`GET /docs`, which is gated as `/openapi.json` is."""
+    return quart.Response(_DOCS, content_type="text/html; charset=utf-8", headers=SAFE)
+
+
+_DOCS = page(DESCRIPTION)
+
+
 def add(app: quart.Quart, feed: Feed) -> None:
-    """Add the routes."""
+    """Add the routes that are not gated."""
     for path, (name, kind) in FILES.items():
         app.add_url_rule(path, endpoint=name, view_func=_file((FOLDER / name).read_bytes(), kind), methods=["GET"])
 

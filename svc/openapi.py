@@ -1,8 +1,14 @@
-"""`GET /openapi.json`: the API's description. A test holds it to the routes that there are."""
+"""The API's description: `GET /openapi.json` serves it, `GET /docs` renders it (`docs.py`).
 
+Tests hold it to what is there: the same paths and methods as the routes have, every status that any test of the API meets and no
+other, every body within its schema, an example for each that is within it too (`tests/test_openapi.py`).
+"""
+
+from http import HTTPStatus
 from typing import Any
 
 from svc import __version__, outgoing
+from svc import openapi_examples as examples
 
 _ERROR = {
     "type": "object",
@@ -15,23 +21,43 @@ _ERROR = {
 }
 
 
-def _answer(text: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"description": text, "content": {"application/json": {"schema": schema or {"type": "object"}}}}
+def _answer(text: str, schema: dict[str, Any] | None = None, example: Any = None) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": schema or {"type": "object"}}
+    if example is not None:
+        content["example"] = example
+    return {"description": text, "content": {"application/json": content}}
+
+
+def _page(text: str, kind: str) -> dict[str, Any]:
+    """An answer for browsers."""
+    return {"200": {"description": text, "content": {kind: {"schema": {"type": "string"}}}}}
 
 
 def _errors(*codes: int) -> dict[str, Any]:
     texts = {
-        400: "Bad input; the message says what to change",
-        401: "API_TOKEN is set and the request carries no bearer token",
-        403: "The bearer token is wrong",
-        408: "The body did not arrive in time",
-        413: "The message is larger than SQS takes",
-        415: "The body is not application/json",
-        502: "SQS is out of reach or refuses the service",
-        503: "Maintenance, draining, starting or stopping; see Retry-After",
-        504: "SQS did not answer in time",
+        400: ("Bad input; the message says what to change", '"message" is missing'),
+        401: (
+            "API_TOKEN is set and the request carries no bearer token",
+            "this request changes something: send Authorization: Bearer <the service's API_TOKEN>",
+        ),
+        403: ("The bearer token is wrong", "the bearer token is not the one that this service was given in API_TOKEN"),
+        408: ("The body did not arrive in time", "the request body did not arrive within 10 s"),
+        413: ("The message is larger than SQS takes", "the request body is over 2097152 bytes"),
+        415: ("The body is not application/json", "send the body as Content-Type: application/json"),
+        502: (
+            "SQS is out of reach or refuses the service",
+            "sending a message: SQS is out of reach (connection refused)",
+        ),
+        503: ("Maintenance, draining, starting or stopping; see Retry-After", "the service is in maintenance"),
+        504: ("SQS did not answer in time", "SQS did not answer within 15 s"),
     }
-    return {str(code): _answer(texts[code], {"$ref": "#/components/schemas/Error"}) for code in codes}
+    answers = {}
+    for code in codes:
+        told, message = texts[code]
+        reason = "Content Too Large" if code == 413 else HTTPStatus(code).phrase
+        example = {"error": reason, "message": message, "code": code}
+        answers[str(code)] = _answer(told, {"$ref": "#/components/schemas/Error"}, example)
+    return answers
 
 
 _HEALTH = {
@@ -65,8 +91,48 @@ _SEND = {
         "group_id": {"type": "string", "minLength": 1, "maxLength": 128},
         "deduplication_id": {"type": "string", "minLength": 1, "maxLength": 128},
     },
-    "example": {"message": "Hello from SQS!"},
 }
+
+_TIME = {"type": "string", "format": "date-time"}
+
+_PROBE = {
+    "type": "object",
+    "required": ["status", "timestamp"],
+    "properties": {"status": {"type": "string"}, "timestamp": _TIME},
+}
+
+_STATS = {
+    "type": "object",
+    "required": ["maintenance", "timestamp", "handlers", "sqs"],
+    "properties": {
+        "maintenance": {"type": "boolean"},
+        "timestamp": _TIME,
+        "handlers": {"type": "array", "items": {"type": "string"}},
+        "sqs": {
+            "type": "object",
+            "description": "At every moment received = processed + failed + released + rejected + lost + in flight.",
+            "required": [
+                f"messages_{name}"
+                for name in ("received", "processed", "failed", "in_flight", "released", "rejected", "lost")
+            ],
+            "properties": {
+                "handler_state": {"enum": ["starting", "running", "draining", "maintenance", "stopping", "stopped"]},
+                "in_maintenance": {"type": "boolean"},
+                "messages_received": {"type": "integer"},
+                "messages_processed": {"type": "integer"},
+                "messages_failed": {"type": "integer"},
+                "messages_in_flight": {"type": "integer"},
+                "messages_released": {"type": "integer"},
+                "messages_rejected": {"type": "integer"},
+                "messages_lost": {"type": "integer"},
+                "recent_errors": {"type": "array", "maxItems": 10, "items": {"type": "object"}},
+                "drain": {"type": ["object", "null"]},
+            },
+        },
+    },
+}
+
+_STATS_IN_MAINTENANCE = {"allOf": [{"$ref": "#/components/schemas/Error"}, _STATS]}
 
 DESCRIPTION: dict[str, Any] = {
     "openapi": "3.1.0",
@@ -79,27 +145,39 @@ DESCRIPTION: dict[str, Any] = {
         "/health": {
             "get": {
                 "summary": "Whether the service works, in maintenance too",
-                "responses": {"200": _answer("It works", _HEALTH), "503": _answer("It does not", _HEALTH)},
+                "description": "SQS is asked once a second at most, and waited for no longer than 5 s.",
+                "responses": {
+                    "200": _answer("It works", _HEALTH, examples.HEALTH),
+                    "503": _answer("It starts, or does not work", _HEALTH, examples.UNHEALTHY),
+                },
             }
         },
-        "/health/live": {"get": {"summary": "Liveness probe", "responses": {"200": _answer("The process answers")}}},
+        "/health/live": {
+            "get": {
+                "summary": "Liveness probe",
+                "responses": {"200": _answer("The process answers", _PROBE, examples.LIVE)},
+            }
+        },
         "/health/ready": {
             "get": {
                 "summary": "Readiness probe",
-                "responses": {"200": _answer("Messages are received"), **_errors(503)},
+                "responses": {"200": _answer("Messages are received", _PROBE, examples.READY), **_errors(503)},
             }
         },
         "/metrics": {
             "get": {
                 "summary": "Prometheus metrics",
-                "responses": {"200": {"description": "Text format", "content": {"text/plain": {}}}},
+                "responses": _page("Text format", "text/plain"),
             }
         },
         "/messages/send": {
             "post": {
                 "summary": "Send a message to the queue",
                 "security": [{}, {"token": []}],
-                "requestBody": {"required": True, "content": {"application/json": {"schema": _SEND}}},
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": _SEND, "example": examples.SEND}},
+                },
                 "responses": {
                     "200": _answer(
                         "Sent",
@@ -113,6 +191,7 @@ DESCRIPTION: dict[str, Any] = {
                                 "timestamp": {"type": "string", "format": "date-time"},
                             },
                         },
+                        examples.SENT,
                     ),
                     **_errors(400, 401, 403, 408, 413, 415, 502, 503, 504),
                 },
@@ -122,20 +201,70 @@ DESCRIPTION: dict[str, Any] = {
             "get": {
                 "summary": "What happened to the messages",
                 "responses": {
-                    "200": _answer("The figures"),
-                    "503": _answer("Maintenance: the error form and the figures together"),
+                    "200": _answer("The figures", _STATS, examples.STATS),
+                    "503": _answer(
+                        "Maintenance, draining, starting or stopping: the error form and the figures together",
+                        _STATS_IN_MAINTENANCE,
+                        examples.STATS_IN_MAINTENANCE,
+                    ),
                 },
             }
         },
         "/queue/info": {
             "get": {
                 "summary": "The queue's attributes, asked of SQS now",
-                "responses": {"200": _answer("Every attribute that SQS returns"), **_errors(502, 503, 504)},
+                "responses": {
+                    "200": _answer(
+                        "Every attribute that SQS returns",
+                        {
+                            "type": "object",
+                            "required": ["queue_url", "attributes", "timestamp"],
+                            "properties": {
+                                "queue_url": {"type": "string"},
+                                "attributes": {"type": "object", "additionalProperties": {"type": "string"}},
+                                "timestamp": _TIME,
+                            },
+                        },
+                        examples.QUEUE_INFO,
+                    ),
+                    **_errors(502, 503, 504),
+                },
             }
         },
         "/openapi.json": {
-            "get": {"summary": "This description", "responses": {"200": _answer("OpenAPI 3.1"), **_errors(503)}}
+            "get": {
+                "summary": "This description, for programs",
+                "responses": {
+                    "200": _answer("OpenAPI 3.1", None, {"openapi": "3.1.0", "info": {"title": "svc"}, "paths": {}}),
+                    **_errors(503),
+                },
+            }
         },
+        "/docs": {
+            "get": {
+                "summary": "This description, for people",
+                "responses": {**_page("A page without outside resources", "text/html"), **_errors(503)},
+            }
+        },
+        "/": {
+            "get": {
+                "summary": "The page: what the service does, live",
+                "description": "Answers in maintenance too. No outside resources, no cookies.",
+                "responses": _page("The page", "text/html"),
+            }
+        },
+        "/events": {
+            "get": {
+                "summary": "The page's live feed, as server-sent events",
+                "description": "`state` once a second, `charts` every five seconds, `end` when the service stops; each with "
+                "JSON. What it holds is the page's own business and may change. Answers in maintenance too. A stream ends "
+                "after 15 minutes, when a browser connects again by itself.",
+                "responses": {**_page("A stream of events", "text/event-stream"), **_errors(503)},
+            }
+        },
+        "/page.css": {"get": {"summary": "The page's style", "responses": _page("CSS", "text/css")}},
+        "/page.js": {"get": {"summary": "The page's script", "responses": _page("JavaScript", "text/javascript")}},
+        "/page.svg": {"get": {"summary": "The page's sign", "responses": _page("SVG", "image/svg+xml")}},
     },
     "components": {
         "schemas": {"Error": _ERROR},

@@ -130,7 +130,9 @@ def troubles(
     state: MaintenanceState, held: WorkerStatistics, connected: bool, seconds: float, etcd_error: str | None
 ) -> list[dict[str, str]]:
     """What is wrong beside the state, and what it means."""
-    found = []
+    found: list[dict[str, str]] = []
+    if state.phase is Phase.STOPPED:
+        return found
     if not connected:
         known = "The last known state stands" if state.switch is not None else "Nothing is received until it answers"
         told = f": {etcd_error}" if etcd_error else ""

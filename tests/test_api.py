@@ -20,11 +20,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
 from svc import Message, Reject, Retry, __version__, api, outgoing
+from svc import openapi_examples as examples
 from svc.core import Core
+from svc.feed import Feed
 from svc.openapi import DESCRIPTION
 from svc.processors import Process
 from svc.settings import load
 from svc.testing import Call, Fault, Outage, SimulatedQueue, SimulatedSwitch
+from tests.described import Answered, hold_to_description
 
 QUEUE_URL = "http://queue.example/000000000000/q"
 TOKEN = "a-long-secret"
@@ -40,6 +43,9 @@ class Api:
     client: quart.typing.TestClientProtocol
     queue: SimulatedQueue
     switch: SimulatedSwitch
+    feed: Feed
+    met: set[Answered]
+    """The answers that were given: method, path, status."""
 
     async def get(self, path: str) -> tuple[int, dict[str, Any], Mapping[str, str]]:
         answer = await self.client.get(path)
@@ -71,11 +77,14 @@ async def running(
     settings = load({"SQS_QUEUE_URL": QUEUE_URL, "DRAIN_TIMEOUT": "10s", "SQS_WAIT_TIME_SECONDS": "5", **variables})
     held, key = queue or SimulatedQueue(), switch or SimulatedSwitch()
     core = Core(settings, held, process, key.watcher)
-    client = api.make(core).test_client()
+    feed, met = Feed(core), set[Answered]()
+    app = api.make(core, feed=feed)
+    hold_to_description(app, met.add)
+    client = app.test_client()
     async with trio.open_nursery() as nursery:
         await nursery.start(core.run)
         await trio.testing.wait_all_tasks_blocked()
-        yield Api(core, client, held, key)
+        yield Api(core, client, held, key, feed, met)
         nursery.cancel_scope.cancel()
 
 
@@ -775,7 +784,9 @@ async def test_wrong_method(autojump_clock: MockClock, method: str, path: str, a
         assert answer.headers["Allow"] == allowed
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/health/", "/messages", "/static/x", "/messages/send/1", "/Health"])
+@pytest.mark.parametrize(
+    "path", ["/index.html", "/nothing", "/health/", "/messages", "/static/x", "/messages/send/1", "/Health"]
+)
 async def test_no_such_endpoint(autojump_clock: MockClock, path: str) -> None:
     async with running() as held:
         assert_error(*(await held.get(path))[:2], 404)
@@ -1020,4 +1031,4 @@ async def test_openapi_is_valid_and_covers_exactly_the_routes(autojump_clock: Mo
         assert described == there
         sendable = served["paths"]["/messages/send"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert set(sendable["properties"]) == set(outgoing.Outgoing.__slots__)
-        assert (await held.send(sendable["example"]))[0] == 200
+        assert (await held.send(examples.SEND))[0] == 200
