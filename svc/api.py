@@ -160,7 +160,7 @@ def _add_errors(app: QuartTrio, core: Core) -> None:
 
 
 def _closed_answer(state: MaintenanceState) -> Answer:
-    switch, wait = state.switch, RETRY_AFTER
+    switch, wait = state.in_force, RETRY_AFTER
     match state.phase:
         case Phase.STARTING:
             why, wait = "the service is starting: it has not read the maintenance key yet", 5
@@ -170,7 +170,7 @@ def _closed_answer(state: MaintenanceState) -> Answer:
             why = "the service is stopping"
         case _:
             why = "the service is in maintenance"
-    if switch is not None and switch.on:
+    if switch is not None:
         told = [
             f"{name}: {value}"
             for name, value in (("reason", switch.reason), ("by", switch.by), ("until", switch.until))
@@ -179,7 +179,7 @@ def _closed_answer(state: MaintenanceState) -> Answer:
         why = f"{why} ({'; '.join(told)})" if told else why
         wait = _seconds_until(switch.until) or wait
     body, status, _ = error(503, why)  # type: ignore[misc]
-    if switch is not None and switch.on:
+    if switch is not None:
         body |= {"reason": switch.reason, "until": switch.until, "by": switch.by}
     return body, status, {"Retry-After": str(wait)}
 
@@ -214,7 +214,7 @@ def _add_open_routes(app: QuartTrio, core: Core, metrics: Metrics) -> None:
             "maintenance": render.in_maintenance(state),
             "handlers": working,
             "etcd": render.etcd(core.watcher.snapshot(), state, core.settings.maintenance_key),
-            "switch": render.switch(state.switch),
+            "switch": render.switch(state),
             "drain": render.drain(state.drain),
             "queue_url": core.settings.sqs_queue_url,
             "queue_error": core.worker.statistics().queue_error or core.worker.probe_error,

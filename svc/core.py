@@ -4,12 +4,16 @@
 the tests run the wiring that production runs.
 """
 
+import math
 import random
 from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
+from svc.bell import Bell
+from svc.fence import Fence
+from svc.fleet import Registration, described, own_key
 from svc.gate import Gate
 from svc.maintenance import DrainOutcome, Manager
 from svc.observed_queue import ObservedQueue
@@ -42,12 +46,31 @@ class Watcher(Protocol):
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None: ...
 
+    def look_again(self) -> None: ...
 
-MakeWatcher = Callable[[Settings, Callable[[bytes | None, int], None]], Watcher]
-"""From the settings and what is to be called with each value of the key and its revision."""
+
+MakeWatcher = Callable[..., Watcher]
+"""From what `etcd.KeyWatcher` is made of."""
+
+
+class Registrar(Protocol):
+    """Keeps the registration of this instance; `etcd_registrar.Registrar` is the real one."""
+
+    def look_again(self) -> None: ...
+
+    async def run(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+MakeRegistrar = Callable[[Settings, Callable[[], Registration], Bell, Callable[[float], None]], Registrar]
+"""From what `etcd_registrar.Registrar` is made of."""
 
 
 class Core:
+    """`identity` is who this instance is in the fleet; without it, it belongs to none. `stall` and `clock`: how it notices that
+    it stood still (`fence.Fence`)."""
+
     def __init__(
         self,
         settings: Settings,
@@ -57,25 +80,78 @@ class Core:
         *,
         observer: Observer = UNOBSERVED,
         rng: random.Random | None = None,
+        identity: Registration | None = None,
+        make_registrar: MakeRegistrar | None = None,
+        stall: float = math.inf,
+        clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.settings = settings
         self.queue = queue if observer is UNOBSERVED else ObservedQueue(queue, observer)
-        self.worker = Worker(self.queue, process, worker_config(settings), observer=observer, rng=rng)
+        self.identity = identity
+        self.fence = Fence(stall=stall, clock=clock, check=self._check, look=self._look, on_open=self._receive)
+        self.worker = Worker(
+            self.queue,
+            process,
+            worker_config(settings),
+            observer=observer,
+            may_receive=self._may_receive,
+            rng=rng,
+        )
         self.gate = Gate()
         self.manager = Manager(
             [self.gate, self.worker], drain_timeout=settings.drain_timeout, on_drain_ended=observer.drain_ended
         )
-        self.watcher = make_watcher(settings, self.manager.on_value)
+        self.watcher = make_watcher(
+            settings,
+            self.manager.on_value,
+            own_key=own_key(settings.maintenance_key, identity.id) if identity else None,
+            on_own_value=self.manager.on_own_value,
+            on_looked=self.fence.looked,
+        )
+        self.registrar: Registrar | None = None
+        if identity is not None and make_registrar is not None:
+            self.registrar = make_registrar(settings, self.registration, self.manager.changed, self.fence.registered)
+
+    def registration(self) -> Registration:
+        """What this instance says of itself to the fleet, now."""
+        assert self.identity is not None
+        return described(self.identity, self.manager.state(), in_flight=len(self.worker.ledger))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ends when `manager.stop()` was called and everything is drained. Cancelled, it releases what it holds first, for
-        2 s at most."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.worker.run)
-            nursery.start_soon(self.watcher.run)
-            task_status.started()
-            await self.manager.run()
-            nursery.cancel_scope.cancel(reason="drained, stopping")
+        2 s at most. The registration goes last: until then somebody may have to wait for this instance."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.worker.run)
+                if self.registrar is not None:
+                    nursery.start_soon(self.registrar.run)
+                else:
+                    self._check()
+                nursery.start_soon(self.watcher.run)
+                nursery.start_soon(self.fence.run)
+                task_status.started()
+                await self.manager.run()
+                nursery.cancel_scope.cancel(reason="drained, stopping")
+        finally:
+            if self.registrar is not None:
+                await self.registrar.close()
+
+    # -- what the fence asks for --
+
+    def _check(self) -> None:
+        if self.registrar is not None:
+            self.registrar.look_again()
+        else:
+            self.fence.registered(trio.current_time())  # nobody counts on it
+
+    def _look(self) -> None:
+        self.watcher.look_again()
+
+    def _may_receive(self) -> bool:
+        return self.fence.is_open
+
+    def _receive(self) -> None:
+        self.worker.intake.look_again()
 
     @property
     def drain_expired(self) -> bool:

@@ -19,15 +19,18 @@ import structlog
 import trio
 
 from svc.etcd_connection import (
-    CHECK_ENDPOINT,
     LONGEST_LEASE,
     Connection,
     EtcdError,
+    Found,
+    Held,
     Stream,
     Trouble,
     connected,
+    held_in,
+    name_of,
     one_shot,
-    value_in,
+    within,
 )
 from svc.retry import backoff
 from svc.settings import Settings
@@ -82,60 +85,110 @@ class EtcdSnapshot:
 
 
 class KeyWatcher:
-    """Watches `settings.maintenance_key` for ever. Make it inside `trio.run`.
+    """Watches `settings.maintenance_key` for ever, and besides it the key of this `instance` alone. Make it inside
+    `trio.run`.
 
     `on_value` is called in the Trio thread with the key's value (None: there is no such key) and the revision at which
-    it was read or changed: after every (re)connection, at every change, and perhaps more often with the same value. It
-    must not block; what it raises ends `run()`. Revisions go backwards when etcd comes back with older or no data.
+    it was written, or seen to be absent: after every (re)connection, at every change, and perhaps more often with the
+    same value. It must not block; what it raises ends `run()`. Revisions go backwards when etcd comes back with older
+    or no data. `on_own_value` is called in the same way for the other key, and before the `on_value` of the same read.
+
+    `on_looked` is called with the Trio time at which an attempt to read the keys began that has just ended: the whole
+    cluster has answered (after the calls above), or no endpoint did.
     """
 
-    def __init__(self, settings: Settings, on_value: Callable[[bytes | None, int], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_value: Callable[[bytes | None, int], None],
+        *,
+        own_key: str | None = None,
+        on_own_value: Callable[[bytes | None, int], None] = lambda value, revision: None,
+        on_looked: Callable[[float], None] = lambda began: None,
+    ) -> None:
         self._settings = settings
-        self._on_value = on_value
+        self._main = settings.maintenance_key
+        self._own = own_key
+        self._tell = {self._main: on_value}
+        if own_key is not None:
+            self._tell = {own_key: on_own_value, self._main: on_value}  # in the order of telling
+        self._on_looked = on_looked
         self._connected = False
         self._endpoint: str | None = None
         self._revision: int | None = None
         self._since = trio.current_time()
         self._last_error: str | None = None
         self._told_lost = False
+        self._told_denied = False
         self._failures = 0
         self._rng = random.Random()
         # A fleet spreads over the members; each instance goes on from the one that it lost.
         self._endpoints = list(settings.etcd_endpoints)
         self._rng.shuffle(self._endpoints)
-        # Of this connection: the value that the watch has brought us to, and the revision that was handed over last.
-        self._watched: bytes | None = None
-        self._offered = 0
+        # Of this connection, for each key: what the watch has brought us to, and the revision that was handed over last.
+        self._watched: dict[str, Held] = {}
+        self._offered: dict[str, int] = {}
+        self._look = trio.Event()
 
     def snapshot(self) -> EtcdSnapshot:
         """How things stand now."""
         return EtcdSnapshot(self._connected, self._endpoint, self._revision, self._since, self._last_error)
 
+    def look_again(self) -> None:
+        """Read the keys now, and do not only wait for news of them. Does not wait."""
+        self._look.set()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch until cancelled; calls `started()` after the first read. etcd's troubles never end it."""
         settings, started = self._settings, False
         while True:
+            self._look = trio.Event()
+            began = trio.current_time()
             try:
-                async with connected(settings, settings.maintenance_key, self._endpoints) as (connection, answer):
-                    self._watched = value_in(answer)
-                    self._offered = 0  # a store that was restored or wiped counts from anew
-                    self._offer(self._watched, answer.header.revision)
+                async with connected(settings, self._main, self._endpoints) as (connection, answer):
+                    found = await self._read_all(connection, answer)
+                    self._watched, self._offered = {}, {}  # a store that was restored or wiped counts from anew
+                    for key in [key for key in self._tell if key in found.keys]:
+                        self._watched[key] = found.keys[key]
+                        self._offer(key, found.keys[key], found.revision)
+                    self._on_looked(began)
                     if not started:
                         task_status.started()
                         started = True
-                    await self._follow(connection, answer.header.revision + 1)
+                    await self._follow(connection, found.revision + 1)
             except EtcdError as error:
                 self._lost(None, str(error))
+                self._on_looked(began)
             except Trouble as trouble:
                 self._lost(self._endpoint, trouble.said)
             self._endpoints.append(self._endpoints.pop(0))
             self._failures += 1
             await trio.sleep(backoff(self._failures, first=_FIRST_DELAY, cap=_LONGEST_DELAY, rng=self._rng))
 
-    async def _follow(self, connection: "Connection", revision: int) -> None:
+    async def _read_all(self, connection: Connection, answer: Any) -> Found:
+        """The keys as they are now; `answer` is that to a first read of the maintenance key. Without our own one when
+        etcd does not let us read that: the other is the one that matters."""
+        alone = Found({self._main: held_in(answer)}, answer.header.revision)
+        if self._own is None:
+            return alone
+        try:
+            return await within(_PROBE_TIMEOUT, connection.find, [self._own, self._main])
+        except Trouble as trouble:
+            if not trouble.denied:
+                raise
+            if not self._told_denied:
+                self._told_denied = True
+                log.warning(
+                    "this instance cannot be switched by itself, only together with all",
+                    key=self._own,
+                    error=str(trouble),
+                )
+            return alone
+
+    async def _follow(self, connection: Connection, revision: int) -> None:
         """Hand over changes from `revision` on, until something goes wrong: raises `Trouble`."""
         async with (
-            Stream(connection, self._settings.maintenance_key, revision) as stream,
+            Stream(connection, list(self._watched), revision) as stream,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(self._prove_alive, connection, stream)
@@ -143,7 +196,7 @@ class KeyWatcher:
             nursery.cancel_scope.cancel()
         raise trouble  # out here, where no nursery wraps it
 
-    async def _hand_over(self, connection: "Connection", stream: "Stream") -> Trouble:
+    async def _hand_over(self, connection: Connection, stream: Stream) -> Trouble:
         while True:
             news = await stream.receive()
             if isinstance(news, Trouble):
@@ -155,40 +208,47 @@ class KeyWatcher:
             if news.created:
                 self._back(connection.endpoint)
             for event in news.events:
-                self._watched = event.kv.value if event.type == event.PUT else None
-                if event.kv.mod_revision > self._offered:  # else a probe was quicker, and knew more
-                    self._offer(self._watched, event.kv.mod_revision)
+                key, revision = name_of(event.kv.key), event.kv.mod_revision
+                held = Held(event.kv.value, revision) if event.type == event.PUT else Held()
+                self._watched[key] = held
+                if revision > self._offered[key]:  # else a probe was quicker, and knew more
+                    self._offer(key, held, revision)
 
-    async def _prove_alive(self, connection: "Connection", stream: "Stream") -> None:
-        """Read the key again and again; tell `stream` when there is no answer, or when the watch has missed
+    async def _prove_alive(self, connection: Connection, stream: Stream) -> None:
+        """Read the keys again and again; tell `stream` when there is no answer, or when the watch has missed
         something."""
         missed = False
         for number in itertools.count(1):
-            await trio.sleep(_PROBE_EVERY)
-            alone = number % _PROBES_PER_COMPARISON != 0
-            answer = None
+            with trio.move_on_after(_PROBE_EVERY):
+                await self._look.wait()
+            asked, self._look = self._look.is_set(), trio.Event()
+            alone = number % _PROBES_PER_COMPARISON != 0 and not asked
+            began = trio.current_time()
             try:
-                with trio.move_on_after(_PROBE_TIMEOUT):
-                    answer = await connection.read(self._settings.maintenance_key, serializable=alone)
+                found = await within(_PROBE_TIMEOUT, connection.find, list(self._watched), serializable=alone)
             except Trouble as trouble:
                 stream.end(trouble)
                 return
-            if answer is None:
-                stream.end(Trouble(f"no answer within {_PROBE_TIMEOUT:g} s", CHECK_ENDPOINT))
-                return
             self._failures = 0
-            newer = answer.header.revision >= self._offered and value_in(answer) != self._watched
-            if newer:
-                self._offer(value_in(answer), answer.header.revision)
-                # Once is a change on its way to us. Twice running is a watch that is dead and does not know it.
-                if missed:
-                    stream.end(Trouble("the watch was alive but missed a change", ""))
-                    return
-            missed = newer
+            newer = [
+                key
+                for key, held in found.keys.items()
+                if found.revision >= self._offered[key] and not _same(held, self._watched[key])
+            ]
+            for key in newer:
+                self._offer(key, found.keys[key], found.revision)
+            if not alone:
+                self._on_looked(began)
+            # Once is a change on its way to us. Twice running is a watch that is dead and does not know it.
+            if newer and missed and not asked:
+                stream.end(Trouble("the watch was alive but missed a change", ""))
+                return
+            missed = bool(newer)
 
-    def _offer(self, value: bytes | None, revision: int) -> None:
-        self._offered = self._revision = revision
-        self._on_value(value, revision)
+    def _offer(self, key: str, held: Held, revision: int) -> None:
+        """Hand over a key as it was at this revision of the store."""
+        self._offered[key] = self._revision = revision
+        self._tell[key](held.value, held.mod_revision or revision)
 
     def _back(self, endpoint: str) -> None:
         self._endpoint = endpoint
@@ -250,3 +310,7 @@ async def delete(settings: Settings, key: str) -> int:
         return await connection.delete(key)
 
     return await one_shot(settings, key, on)
+
+
+def _same(one: Held, other: Held) -> bool:
+    return (one.value, one.mod_revision) == (other.value, other.mod_revision)

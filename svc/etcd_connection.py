@@ -16,7 +16,8 @@ import queue
 import re
 import threading
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -65,6 +66,8 @@ _CHANNEL_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 5_000),
     # etcd stands beside the service. gRPC would take http_proxy for it.
     ("grpc.enable_http_proxy", 0),
+    # A fleet of some thousand instances in one answer; the default of 4 MiB is less.
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
 ]
 
 # The member ends a watch itself once it has no leader; without this it would keep it, silent (etcd's clientv3,
@@ -79,10 +82,43 @@ class EtcdError(Exception):
 class Trouble(Exception):
     """One endpoint failed us: what it said, and what an operator can do about it."""
 
-    def __init__(self, said: str, remedy: str) -> None:
+    def __init__(self, said: str, remedy: str, *, denied: bool = False) -> None:
         super().__init__(said)
         self.said = said
         self.remedy = remedy
+        self.denied = denied
+        """etcd is well, and does not let this user do it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A key as a read found it."""
+
+    value: bytes | None = None
+    """None: there is no such key."""
+    mod_revision: int = 0
+    """Revision at which it was last written; 0: there is no such key."""
+    lease: int = 0
+    """The lease that it is bound to; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Everything below a prefix, and everything asked for by name, of one moment."""
+
+    keys: Mapping[str, Held]
+    """By name. Absent keys that were asked for by name are in it too."""
+    revision: int
+    """Of the store, at which this is true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A key to be written, or deleted (`value` None)."""
+
+    key: str
+    value: bytes | None
+    lease: int = 0
 
 
 async def one_shot(settings: Settings, key: str, on: "Callable[[Connection, Any], Awaitable[T]]") -> T:
@@ -194,6 +230,32 @@ class Connection:
         """The answer to a read of the key. `serializable`: by this member alone, which may be behind, but is cheap."""
         return await self.call(self.keys.Range, etcdrpc.RangeRequest(key=_encoded(key), serializable=serializable))
 
+    async def find(self, names: Sequence[str], prefixes: Sequence[str] = (), *, serializable: bool = False) -> Found:
+        """These keys, and all whose names begin so, as of one moment. `serializable`: see `read`."""
+        ranges = [etcdrpc.RangeRequest(key=_encoded(name), serializable=serializable) for name in names]
+        ranges += [
+            etcdrpc.RangeRequest(key=_encoded(prefix), range_end=_range_end(prefix), serializable=serializable)
+            for prefix in prefixes
+        ]
+        request = etcdrpc.TxnRequest(success=[etcdrpc.RequestOp(request_range=one) for one in ranges])
+        answer = await self.call(self.keys.Txn, request)
+        return Found({name: Held() for name in names} | _held(answer), answer.header.revision)
+
+    async def change(self, put: Put, *, since: int) -> tuple[bool, Found]:
+        """Write the key, or delete it, if it has not been written since its revision `since` (0: if it is not there);
+        returns whether it was, and else what it holds. The revision is then the one at which that was done."""
+        key = _encoded(put.key)
+        compare = etcdrpc.Compare(result=etcdrpc.Compare.EQUAL, target=etcdrpc.Compare.MOD, key=key, mod_revision=since)
+        write = (
+            etcdrpc.RequestOp(request_delete_range=etcdrpc.DeleteRangeRequest(key=key))
+            if put.value is None
+            else etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key, value=put.value, lease=put.lease))
+        )
+        look = etcdrpc.RequestOp(request_range=etcdrpc.RangeRequest(key=key))
+        request = etcdrpc.TxnRequest(compare=[compare], success=[write], failure=[look])
+        answer = await self.call(self.keys.Txn, request)
+        return bool(answer.succeeded), Found({put.key: Held()} | _held(answer), answer.header.revision)
+
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Set the key, bound to the lease if there is one; returns the revision."""
         request = etcdrpc.PutRequest(key=_encoded(key), value=value, lease=lease)
@@ -208,6 +270,20 @@ class Connection:
         """A lease of so many seconds, rounded up to whole ones."""
         request = etcdrpc.LeaseGrantRequest(TTL=math.ceil(ttl))
         return int((await self.call(self.leases.LeaseGrant, request)).ID)
+
+    async def keep_alive(self, lease: int) -> float:
+        """Give a lease its full time again; returns that time in seconds, 0 when there is no such lease any more."""
+        # A stream of one request and one answer. As a unary call no thread has to wait for it.
+        method = self._channel.unary_unary(
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            request_serializer=etcdrpc.LeaseKeepAliveRequest.SerializeToString,
+            response_deserializer=etcdrpc.LeaseKeepAliveResponse.FromString,
+        )
+        return float((await self.call(method, etcdrpc.LeaseKeepAliveRequest(ID=lease))).TTL)
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease, and delete the keys bound to it."""
+        await self.call(self.leases.LeaseRevoke, etcdrpc.LeaseRevokeRequest(ID=lease))
 
     async def time_to_live(self, lease: int) -> float:
         """Whole seconds that a lease has left."""
@@ -270,18 +346,26 @@ class Connection:
 
 
 class Stream:
-    """A watch on one key from one revision on, as an async context manager. It owns the thread that gRPC's iterator
-    needs."""
+    """A watch on some keys, and on all whose names begin in some way, from one revision on, as an async context manager.
+    It owns the thread that gRPC's iterator needs."""
 
-    def __init__(self, connection: Connection, key: str, revision: int) -> None:
+    def __init__(
+        self, connection: Connection, names: Sequence[str], revision: int, *, prefixes: Sequence[str] = ()
+    ) -> None:
         self._send, self._receive = trio.open_memory_channel[Any](math.inf)
         self._token = trio.lowlevel.current_trio_token()
         self._ended = trio.Event()
         self._connection = connection
         # It must stay open: a request iterator that ends closes our half of the stream.
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        create = etcdrpc.WatchCreateRequest(key=_encoded(key), start_revision=revision)
-        self._requests.put(etcdrpc.WatchRequest(create_request=create))
+        for name in names:
+            create = etcdrpc.WatchCreateRequest(key=_encoded(name), start_revision=revision)
+            self._requests.put(etcdrpc.WatchRequest(create_request=create))
+        for prefix in prefixes:
+            create = etcdrpc.WatchCreateRequest(
+                key=_encoded(prefix), range_end=_range_end(prefix), start_revision=revision
+            )
+            self._requests.put(etcdrpc.WatchRequest(create_request=create))
         self._call: Any = None
 
     async def __aenter__(self) -> Self:
@@ -349,7 +433,7 @@ def _understood(error: Any, secret: str) -> Trouble:
     said = re.sub(r"^[A-Z]+: (?:ipv[46]:\S+: )?", "", details.rpartition("last error: ")[2]) or code.name
     for text, remedy in _REMEDIES:
         if text in details:
-            return Trouble(said, remedy)
+            return Trouble(said, remedy, denied=code is grpc.StatusCode.PERMISSION_DENIED)
     return Trouble(said if code is grpc.StatusCode.UNAVAILABLE else f"{code.name}: {said}", CHECK_ENDPOINT)
 
 
@@ -386,8 +470,39 @@ def _encoded(key: str) -> bytes:
     return key.encode("utf-8", "surrogateescape")
 
 
-def value_in(answer: Any) -> bytes | None:
-    return answer.kvs[0].value if answer.kvs else None
+def name_of(key: bytes) -> str:
+    """The name of a key that etcd has told."""
+    return key.decode("utf-8", "surrogateescape")
+
+
+def _range_end(prefix: str) -> bytes:
+    """What comes after every key that begins so (etcd's own way, clientv3.GetPrefixRangeEnd)."""
+    key = _encoded(prefix).rstrip(b"\xff")
+    return key[:-1] + bytes([key[-1] + 1]) if key else b"\0"
+
+
+def _held(answer: Any) -> dict[str, Held]:
+    """All keys in the answer to a transaction."""
+    return {
+        name_of(pair.key): Held(pair.value, pair.mod_revision, pair.lease)
+        for part in answer.responses
+        for pair in part.response_range.kvs
+    }
+
+
+def held_in(answer: Any) -> Held:
+    """The key in the answer to a read of one."""
+    if not answer.kvs:
+        return Held()
+    pair = answer.kvs[0]
+    return Held(pair.value, pair.mod_revision, pair.lease)
+
+
+async def within(seconds: float, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
+    """`call`, or a `Trouble` when it takes longer."""
+    with trio.move_on_after(seconds):
+        return await call(*args, **options)
+    raise Trouble(f"no answer within {seconds:g} s", CHECK_ENDPOINT)
 
 
 def _listed(endpoints: Sequence[tuple[str, int]]) -> str:

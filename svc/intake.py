@@ -54,16 +54,19 @@ class Intake:
         in_flight: Callable[[], int],
         land: Callable[[Sequence[Received], float], None],
         on_change: Callable[[], None],
+        may_begin: Callable[[], bool] = lambda: True,
         rng: random.Random,
     ) -> None:
         """`land(deliveries, sent)` must enter them into the ledger without a checkpoint; `sent` is the Trio time at which
-        their receive was sent. `on_change()` tells that a receive has ended."""
+        their receive was sent. `on_change()` tells that a receive has ended. While `may_begin()` says no, no receive
+        begins; who changes that says `look_again()`."""
         self._queue = queue
         self._config = config
         self._batch = min(config.batch, config.places)
         self._in_flight = in_flight
         self._land = land
         self._on_change = on_change
+        self._may_begin = may_begin
         self._rng = rng
         self._bell = Bell()
         self._scope = trio.CancelScope()
@@ -94,7 +97,7 @@ class Intake:
         self._scope.cancel(reason=reason)
 
     def look_again(self) -> None:
-        """A place may have become free."""
+        """A place may have become free, or a receive may begin again."""
         self._bell.ring()
 
     async def run(self, wire: trio.Nursery) -> None:
@@ -108,7 +111,7 @@ class Intake:
     def _start_receives(self, wire: trio.Nursery) -> float | None:
         """Start every receive that the free places justify; returns when to look again, if that is a matter of time."""
         now = trio.current_time()
-        while self.is_open:
+        while self.is_open and self._may_begin():
             if now < self._pause_until:
                 return self._pause_until
             free = self._config.places - self._in_flight() - self._places_asked_for
@@ -126,7 +129,7 @@ class Intake:
         """One receive, from its sending to its landing."""
         config = self._config
         try:
-            if not self.is_open:
+            if not (self.is_open and self._may_begin()):
                 return  # closed between the decision and this first step
             sent = trio.current_time()
             self.outstanding += 1

@@ -186,17 +186,54 @@ class DrainReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Acted:
+    """The revisions of the two keys that the phase answers to. Whoever asked with a later one has no answer yet."""
+
+    revision: int | None = None
+    """Of the maintenance key; None: not acted on any."""
+    own_revision: int | None = None
+    """Of the key of this instance alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class MaintenanceState:
     """A snapshot of the manager."""
 
     phase: Phase
     switch: Switch | None
-    """What the key says; None: not read yet."""
+    """What the maintenance key says, which is for all instances; None: not read yet."""
     revision: int | None
-    """etcd's revision at which it was read."""
+    """etcd's revision at which that value was written, or at which there was no such key."""
     unreadable: str | None
-    """Why the key's latest value was ignored."""
+    """Why a key's latest value was ignored."""
     drain: DrainReport | None
+    own_switch: Switch | None = None
+    """What the key of this instance alone says; None: not read."""
+    own_revision: int | None = None
+    """As `revision`, of the key of this instance alone."""
+    acted: Acted = Acted()
+    """What `phase` is the answer to; of the same moment."""
+
+    @property
+    def in_force(self) -> Switch | None:
+        """The switch that keeps this instance in maintenance; None when none does."""
+        return next((held for held in (self.switch, self.own_switch) if held is not None and held.on), None)
+
+    @property
+    def keys_in_force(self) -> tuple[str, ...]:
+        """Which of the two keys are on: `all`, `instance`."""
+        held = (("all", self.switch), ("instance", self.own_switch))
+        return tuple(name for name, switch in held if switch is not None and switch.on)
+
+
+@dataclass(slots=True)
+class _Key:
+    """What one of the two keys said last that could be understood."""
+
+    name: str
+    switch: Switch | None = None
+    revision: int | None = None
+    unreadable: str | None = None
 
 
 class Manager:
@@ -211,33 +248,40 @@ class Manager:
     ) -> None:
         self.handlers = tuple(handlers)
         self._on_drain_ended = on_drain_ended
+        self.changed = Bell()
+        """Rings after every change of `state()`, drains' figures aside."""
         self._drain_timeout = drain_timeout
         self._bell = Bell()
         self._phase = Phase.STARTING
-        self._switch: Switch | None = None
-        self._revision: int | None = None
-        self._unreadable: str | None = None
+        self._all = _Key("maintenance key")
+        self._own = _Key("maintenance key of this instance")
+        self._acted = Acted()
         self._stop = False
         self._report: DrainReport | None = None
         self._drain_scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
 
     def on_value(self, value: bytes | None, revision: int) -> None:
-        """The key has this value now. May be called any number of times with the same one."""
-        self._revision = revision
+        """The maintenance key has this value now. May be called any number of times with the same one."""
+        self._told(self._all, value, revision)
+
+    def on_own_value(self, value: bytes | None, revision: int) -> None:
+        """The key of this instance alone has this value now. Maintenance is on when either key says so; at the start, and
+        after a reconnection, this comes before the `on_value` that it belongs to."""
+        self._told(self._own, value, revision)
+
+    def _told(self, key: _Key, value: bytes | None, revision: int) -> None:
         try:
             switch = parse_switch(value)
         except ValueError as error:
-            if self._unreadable != str(error):
-                log.warning(
-                    "the maintenance key's value is ignored, the state stands", error=str(error), revision=revision
-                )
-            self._unreadable = str(error)
+            if key.unreadable != str(error):
+                log.warning(f"the {key.name}'s value is ignored, the state stands", error=str(error), revision=revision)
+            key.unreadable = str(error)
             return
-        self._unreadable = None
-        if switch != self._switch:
-            log.info("maintenance key read", on=switch.on, reason=switch.reason, by=switch.by, revision=revision)
-        self._switch = switch
+        key.unreadable = None
+        if switch != key.switch and (key is self._all or switch.on or key.switch is not None):
+            log.info(f"{key.name} read", on=switch.on, reason=switch.reason, by=switch.by, revision=revision)
+        key.switch, key.revision = switch, revision
         self._bell.ring()
 
     def stop(self) -> None:
@@ -249,7 +293,21 @@ class Manager:
         report = self._report
         if report is not None and report.outcome is DrainOutcome.RUNNING:
             report = replace(report, handlers=self._handlers_drains())
-        return MaintenanceState(self._phase, self._switch, self._revision, self._unreadable, report)
+        return MaintenanceState(
+            phase=self._phase,
+            switch=self._all.switch,
+            revision=self._all.revision,
+            unreadable=self._all.unreadable or self._own.unreadable,
+            drain=report,
+            own_switch=self._own.switch,
+            own_revision=self._own.revision,
+            acted=self._acted,
+        )
+
+    def _wanted(self) -> bool | None:
+        if self._all.switch is None:
+            return None
+        return self._all.switch.on or (self._own.switch is not None and self._own.switch.on)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ends when a stop was asked for and everything is drained."""
@@ -261,7 +319,7 @@ class Manager:
         """Do everything that the state calls for; True when stopped."""
         while event := next_event(
             self._phase,
-            wanted=self._switch.on if self._switch else None,
+            wanted=self._wanted(),
             stop=self._stop,
             drain_ended=self._report is not None and self._report.ended is not None,
         ):
@@ -275,6 +333,9 @@ class Manager:
                     self._begin_drain("stop")
                 case Event.STOP | Event.DRAIN_ENDED:
                     pass  # a drain that runs already is the last one, with the deadline it has
+        # Here and nowhere else, when the phase is what these values call for: an acknowledgement is of both together.
+        self._acted = Acted(self._all.revision, self._own.revision)
+        self.changed.ring()
         return self._phase is Phase.STOPPED
 
     def _resume(self, before: Phase) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import trio
 
 from svc.core import WatcherSnapshot
-from svc.maintenance import DrainReport, MaintenanceState, Phase, Switch
+from svc.maintenance import DrainReport, MaintenanceState, Phase
 from svc.worker import WorkerStatistics
 
 SHOWN_IDS = 100
@@ -31,10 +31,18 @@ def _rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def switch(held: Switch | None) -> dict[str, object] | None:
+def switch(state: MaintenanceState) -> dict[str, object] | None:
+    """The switch in force; when there is none, what the maintenance key says."""
+    held = state.in_force or state.switch
     if held is None:
         return None
-    return {"on": held.on, "reason": held.reason, "until": held.until, "by": held.by}
+    return {
+        "on": held.on,
+        "reason": held.reason,
+        "until": held.until,
+        "by": held.by,
+        "keys": list(state.keys_in_force),
+    }
 
 
 def etcd(held: WatcherSnapshot, state: MaintenanceState, key: str) -> dict[str, object]:
@@ -82,7 +90,7 @@ def _bounded(figures: Mapping[str, object]) -> dict[str, object]:
 
 def in_maintenance(state: MaintenanceState) -> bool:
     """Whether maintenance is on, drained or still draining."""
-    return state.phase in (Phase.DRAINING, Phase.MAINTENANCE) or (state.switch is not None and state.switch.on)
+    return state.phase in (Phase.DRAINING, Phase.MAINTENANCE) or state.in_force is not None
 
 
 def worker(

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import structlog
@@ -19,8 +20,10 @@ import trio
 from svc import __version__, api, processors, sqs
 from svc.core import Core, worker_config
 from svc.etcd import KeyWatcher
+from svc.etcd_registrar import Registrar, identity
 from svc.event_loop import measure_lag
 from svc.feed import Feed
+from svc.fence import STALL
 from svc.metrics import Metrics
 from svc.settings import Settings
 from svc.worker import LAST_RELEASE, MAX_RECEIVERS
@@ -48,7 +51,17 @@ async def run(
             processors.opened(processor, settings, threads=settings.max_concurrency) as process,
         ):
             metrics = Metrics(__version__)
-            core = Core(settings, queue, process, KeyWatcher, observer=metrics)
+            core = Core(
+                settings,
+                queue,
+                process,
+                KeyWatcher,
+                observer=metrics,
+                identity=identity(settings),
+                make_registrar=Registrar,
+                stall=STALL,
+                clock=_clock,
+            )
             feed = Feed(core)
             app = api.make(core, metrics, feed)
             stop_api = trio.Event()
@@ -82,6 +95,11 @@ async def run(
                 outermost.cancel_scope.cancel(reason="stopped")
     log.info("stopped")
     return DRAIN_EXPIRED if work.cancel_called or core.drain_expired else CLEAN
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine sleeps, where there is such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _tell_start(settings: Settings, url: str) -> None:

@@ -113,6 +113,13 @@ class Settings(BaseModel):
         "/maintenance/sqs-service", "a key of 1 to 1000 characters", "the etcd key that is watched",
         min_length=1, max_length=1000,
     )  # fmt: skip
+    instance_id: str | None = _setting(
+        None, "1 to 100 letters, digits, - . and _", "name in the fleet; made of host, pid and chance when unset",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+    )  # fmt: skip
+    instance_ttl: Seconds = _setting(
+        "10s", "a duration from 5s to 10m", "how long etcd lists an instance that it does not hear of", ge=5, le=600
+    )
     http_host: str = _setting("127.0.0.1", "an address to listen on", "where the API listens", min_length=1)
     http_port: Whole = _setting(
         "8082", "a port from 0 to 65535", "where the API listens; 0 picks a free one and logs it", ge=0, le=65535

@@ -140,9 +140,17 @@ class SimulatedSwitch:
             if watcher.snapshot().connected:
                 watcher._notify(notice, self._value, self._revision)
 
-    def watcher(self, settings: object, on_value: Callable[[bytes | None, int], None]) -> "SimulatedWatcher":
+    def watcher(
+        self,
+        settings: object,
+        on_value: Callable[[bytes | None, int], None],
+        *,
+        own_key: str | None = None,
+        on_own_value: Callable[[bytes | None, int], None] = lambda value, revision: None,
+        on_looked: Callable[[float], None] = lambda began: None,
+    ) -> "SimulatedWatcher":
         """Stands in for the class `svc.etcd.KeyWatcher`, with the same arguments; `settings` is not looked at."""
-        return SimulatedWatcher(self, on_value)
+        return SimulatedWatcher(self, on_value, on_looked)
 
     def _outage_at(self, time: float) -> Outage | None:
         return next((outage for outage in self._outages if outage.start <= time < outage.end), None)
@@ -154,9 +162,16 @@ class SimulatedSwitch:
 class SimulatedWatcher:
     """Watches a `SimulatedSwitch` as `svc.etcd.KeyWatcher` watches etcd. Make it inside `trio.run`."""
 
-    def __init__(self, switch: SimulatedSwitch, on_value: Callable[[bytes | None, int], None]) -> None:
+    def __init__(
+        self,
+        switch: SimulatedSwitch,
+        on_value: Callable[[bytes | None, int], None],
+        on_looked: Callable[[float], None] = lambda began: None,
+    ) -> None:
         self._switch = switch
         self._on_value = on_value
+        self._on_looked = on_looked
+        self._look = False
         self._connected = False
         self._since = trio.current_time()
         self._revision: int | None = None
@@ -177,9 +192,10 @@ class SimulatedWatcher:
             while True:
                 while (outage := self._switch._outage_at(trio.current_time())) is not None:
                     self._connect(False)
+                    self._on_looked(trio.current_time())
                     await trio.sleep_until(outage.end)
                 self._connect(True)
-                self._report(self._switch.value, self._switch.revision)
+                self._read()
                 if not started:
                     task_status.started()
                     started = True
@@ -187,6 +203,16 @@ class SimulatedWatcher:
         finally:
             self._switch._watchers.remove(self)
             self._connect(False)
+
+    def look_again(self) -> None:
+        """Read the key now. Does not wait."""
+        self._look = True
+        self._changed.set()
+
+    def _read(self) -> None:
+        self._look = False
+        self._report(self._switch.value, self._switch.revision)
+        self._on_looked(trio.current_time())
 
     async def _watch(self, until: float) -> None:
         reread = trio.current_time() + self._switch._reread
@@ -198,6 +224,8 @@ class SimulatedWatcher:
                 reread = now + self._switch._reread
                 if self._revision != self._switch.revision:
                     self._report(self._switch.value, self._switch.revision)
+            if self._look:
+                self._read()
             self._changed = trio.Event()
             due = self._pending[0][0] if self._pending else math.inf
             with trio.move_on_at(min(until, reread, due)):

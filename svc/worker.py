@@ -12,7 +12,7 @@ What is in flight stands in the ledger (`ledger.py`) and nowhere else. Nothing h
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import structlog
@@ -105,6 +105,7 @@ class Worker:
         config: WorkerConfig,
         *,
         observer: Observer = UNOBSERVED,
+        may_receive: Callable[[], bool] = lambda: True,
         rng: random.Random | None = None,
     ) -> None:
         rng = rng or random.Random()
@@ -146,6 +147,7 @@ class Worker:
             in_flight=lambda: len(self.ledger),
             land=self._land,
             on_change=self._changed.ring,
+            may_begin=may_receive,
             rng=rng,
         )
 

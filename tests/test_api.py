@@ -447,7 +447,7 @@ async def test_reason_by_and_until_are_told(autojump_clock: MockClock) -> None:
         await trio.sleep(8)
         switch = {"reason": "new disks", "by": "ann", "until": until}
         _, health, _ = await held.get("/health")
-        assert health["switch"] == {"on": True, **switch}
+        assert health["switch"] == {"on": True, **switch, "keys": ["all"]}
         status, body, headers = await held.get("/queue/info")
         message = assert_error(status, body, 503)
         assert "new disks" in message

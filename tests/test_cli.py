@@ -274,7 +274,7 @@ async def test_maintenance_on_off_status(surroundings: dict[str, str], etcd: Etc
 
     status = await svc("maintenance", "status", **run)
     assert (status.code, status.err) == (0, "")
-    assert status.out == f"maintenance: off\nkey: {key_prefix}key (not set)\n"
+    assert status.out == f"maintenance: off\nkey: {key_prefix}key (not set)\ninstances: none is registered\n"
 
     on = await svc("maintenance", "on", **run)
     assert on.code == 0
@@ -295,6 +295,11 @@ async def test_maintenance_on_off_status(surroundings: dict[str, str], etcd: Etc
     assert 'reason: new "disks" é\nby: ann\nends by itself in: ' in status.out
 
     off = await svc("maintenance", "off", **run)
+    assert (off.code, off.out) == (1, "")
+    assert off.err.startswith('svc: maintenance is on by ann (new "disks" é), until 20')
+    assert "--force" in off.err
+    assert (await held()).value == state.value
+    off = await svc("maintenance", "off", "--by", "ann", **run)
     assert off.out.startswith("maintenance is off (key ")
     state = await held()
     assert (state.value, state.expires_in) == (b"false", None)

@@ -345,8 +345,8 @@ async def test_a_watch_that_has_gone_deaf_is_found_out(
     class Deaf(subject.Stream):
         """Watches another key: for ours it is alive and silent."""
 
-        def __init__(self, connection: Any, key: str, revision: int) -> None:
-            super().__init__(connection, key + "other", revision)
+        def __init__(self, connection: Any, names: list[str], revision: int) -> None:
+            super().__init__(connection, [name + "other" for name in names], revision)
 
     monkeypatch.setattr(subject, "Stream", Deaf)
     monkeypatch.setattr(subject, "_PROBE_EVERY", 0.2)

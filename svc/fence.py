@@ -1,0 +1,88 @@
+"""The fence before the receives: closed until the switch has been looked at by an instance that the fleet can see.
+
+Whoever waits for the fleet to drain counts the registrations in etcd. So an instance that is not registered must not begin to
+receive before it has looked at the switch once more: whoever switched maintenance on before that look is obeyed, and whoever does
+after it finds the registration. That is so at the start; and when a process has stood still (SIGSTOP, a paused container, a
+suspended machine) its lease may be over, it may have been given up, and the first thing that it does when it wakes must not be a
+receive.
+
+    closed ──registration settled──▶ ──look that began after that──▶ open ──the process stood still──▶ closed
+
+An attempt that fails settles as well as one that succeeds: with etcd gone the last known state stands, and work goes on. Nothing
+here does I/O. What is in flight, or asked for, is not touched.
+"""
+
+import math
+from collections.abc import Callable
+
+import structlog
+import trio
+
+log = structlog.get_logger(__name__)
+
+STALL = 2.0
+"""Seconds without a tick after which the process counts as having stood still. Above what a busy event loop takes, and below the
+time in which the shortest lease (`INSTANCE_TTL`, 5 s) can run out: it is renewed every third of it, so 3.3 s are always left."""
+
+TICK = 0.5
+"""Seconds between two ticks."""
+
+
+class Fence:
+    """`stall`: seconds after which the process counts as having stood still; infinite where time is simulated. `clock` measures
+    that, and should go on while the machine sleeps. `check` is called when it closes, and has to bring about `registered`; that
+    calls `look`, which has to bring about `looked`."""
+
+    def __init__(
+        self,
+        *,
+        stall: float = math.inf,
+        clock: Callable[[], float] = trio.current_time,
+        check: Callable[[], None] = lambda: None,
+        look: Callable[[], None] = lambda: None,
+        on_open: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._stall = stall
+        self._clock = clock
+        self._check = check
+        self._look = look
+        self._on_open = on_open
+        self._ticked_at = clock()
+        self._closed_at: float | None = trio.current_time()
+        self._registered_at: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a receive may begin now."""
+        self.tick()  # who asks first after the process stood still may be the one who wants to receive
+        return self._closed_at is None
+
+    def tick(self) -> None:
+        """Time goes on; or it has gone on without us."""
+        now = self._clock()
+        stood_still, self._ticked_at = now - self._ticked_at, now
+        if stood_still > self._stall:
+            log.warning(
+                "this process has stood still: looking at the switch before the next receive",
+                seconds=round(stood_still, 1),
+            )
+            self._closed_at, self._registered_at = trio.current_time(), None
+            self._check()
+
+    def registered(self, began: float) -> None:
+        """An attempt to register, or to confirm the registration, that began then (Trio time) has ended, well or not."""
+        if self._closed_at is not None and self._registered_at is None and began >= self._closed_at:
+            self._registered_at = trio.current_time()
+            self._look()
+
+    def looked(self, began: float) -> None:
+        """An attempt to read the switch that began then has ended: what it says has been handed over, or it is out of reach."""
+        if self._closed_at is not None and self._registered_at is not None and began >= self._registered_at:
+            self._closed_at = None
+            self._on_open()
+
+    async def run(self) -> None:
+        """Tick for ever."""
+        while self._stall < math.inf:
+            await trio.sleep(TICK)
+            self.tick()
