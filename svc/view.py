@@ -42,7 +42,6 @@ def state(core: Core, depth: Depth | None) -> dict[str, Any]:
     now = trio.current_time()
     held, maintenance, etcd = core.worker.statistics(), core.manager.state(), core.watcher.snapshot()
     kind, title, text = headline(maintenance, held, core.worker.probe_error)
-    switch = maintenance.switch
     counts = held.counts
     report = maintenance.drain
     return {
@@ -53,7 +52,7 @@ def state(core: Core, depth: Depth | None) -> dict[str, Any]:
         "title": title,
         "text": text,
         "troubles": troubles(maintenance, held, etcd.connected, now - etcd.since, etcd.last_error),
-        "switch": render.switch(switch) if switch is not None and switch.on else None,
+        "switch": render.switch(maintenance) if maintenance.in_force is not None else None,
         "key": core.settings.maintenance_key,
         "can_switch": core.settings.api_token is not None,
         "queue_url": core.settings.sqs_queue_url,
