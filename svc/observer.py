@@ -83,3 +83,46 @@ class Unobserved:
 
 
 UNOBSERVED: Observer = Unobserved()
+
+
+class Several:
+    """Tells each of several observers, in their order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def landed(self, entry: Entry) -> None:
+        for one in self._observers:
+            one.landed(entry)
+
+    def begins(self, entry: Entry) -> None:
+        for one in self._observers:
+            one.begins(entry)
+
+    def worked(self, entry: Entry, error: BaseException | None) -> None:
+        for one in self._observers:
+            one.worked(entry, error)
+
+    def decided(self, entry: Entry) -> None:
+        for one in self._observers:
+            one.decided(entry)
+
+    def ended(self, entry: Entry) -> None:
+        for one in self._observers:
+            one.ended(entry)
+
+    def extended(self, *, confirmed: int, refused: int, unanswered: int) -> None:
+        for one in self._observers:
+            one.extended(confirmed=confirmed, refused=refused, unanswered=unanswered)
+
+    def called(self, action: Action, result: Result, seconds: float, entries: int) -> None:
+        for one in self._observers:
+            one.called(action, result, seconds, entries)
+
+    def received(self, deliveries: Sequence[Received]) -> None:
+        for one in self._observers:
+            one.received(deliveries)
+
+    def drain_ended(self, report: DrainReport) -> None:
+        for one in self._observers:
+            one.drain_ended(report)

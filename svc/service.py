@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import structlog
 import trio
 
-from svc import __version__, api, processors, sqs
+from svc import __version__, api, processors, sqs, tracing
 from svc.core import Core, worker_config
 from svc.etcd import KeyWatcher
 from svc.etcd_registrar import Registrar, identity
@@ -25,6 +25,7 @@ from svc.event_loop import measure_lag
 from svc.feed import Feed
 from svc.fence import STALL
 from svc.metrics import Metrics
+from svc.observer import Several
 from svc.settings import Settings
 from svc.worker import LAST_RELEASE, MAX_RECEIVERS
 
@@ -47,16 +48,17 @@ async def run(
     """
     with _signals() as signals, _hard_exit() as arm_hard_exit:
         async with (
+            tracing.opened(settings) as spans,
             sqs.opened(settings, polls=MAX_RECEIVERS) as queue,
             processors.opened(processor, settings, threads=settings.max_concurrency) as process,
         ):
             metrics = Metrics(__version__)
             core = Core(
                 settings,
-                queue,
+                queue if spans is None else spans.queue(queue),
                 process,
                 KeyWatcher,
-                observer=metrics,
+                observer=metrics if spans is None else Several(metrics, spans),
                 identity=identity(settings),
                 make_registrar=Registrar,
                 stall=STALL,
@@ -64,6 +66,8 @@ async def run(
             )
             feed = Feed(core)
             app = api.make(core, metrics, feed)
+            if spans is not None:
+                app.asgi_app = spans.within(app.asgi_app)  # type: ignore[method-assign]
             stop_api = trio.Event()
             work = trio.CancelScope()
 

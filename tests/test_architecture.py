@@ -37,6 +37,8 @@ LAYERS = [
     {"observer", "fleet", "fence", "switching"},
     {
         "observed_queue",
+        "spans",
+        "tracing",
         "etcd",
         "etcd_registrar",
         "etcd_fleet",
@@ -73,6 +75,7 @@ ONE_DOOR: dict[str, str | set[str]] = {
     "quart_trio": "api",
     "moto": "devstack_sqs",
     "prometheus_client": "metrics",
+    "opentelemetry": "spans",
     "click": {"cli", "cli_maintenance", "commands"},
     "pydantic": "settings",
 }
