@@ -7,12 +7,11 @@ decides about a message or changes a phase.
 One quirk of the libraries is met here (STACK 1.2): QuartTrio loses hypercorn's idle timer unless `send` is shielded.
 """
 
-import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import wraps
 from http import HTTPStatus
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 import quart
 import structlog
@@ -24,6 +23,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge, RequestTimeout
 
 from svc import __version__, api_page, outgoing, render, server
+from svc.api_answers import Answer, Unauthorised, authorise, error
 from svc.core import Core
 from svc.feed import Feed, TooManyWatchers
 from svc.gate import GateClosed
@@ -35,7 +35,6 @@ from svc.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-Answer = tuple[dict[str, Any], int] | tuple[dict[str, Any], int, dict[str, str]]
 P = ParamSpec("P")
 
 BODY_TIMEOUT = 10
@@ -104,14 +103,6 @@ async def serve(
 # -- errors --
 
 
-def error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
-    """The one form of every error."""
-    # RFC 9110's name for 413, which Python knows from 3.13 on: the answer must not depend on the interpreter.
-    reason = "Content Too Large" if status == 413 else HTTPStatus(status).phrase
-    body: dict[str, object] = {"error": reason, "message": message, "code": status}
-    return body, status, dict(headers or {})
-
-
 def _add_errors(app: QuartTrio, core: Core) -> None:
     @app.errorhandler(HTTPException)
     async def http_error(raised: HTTPException) -> Answer:
@@ -122,7 +113,7 @@ def _add_errors(app: QuartTrio, core: Core) -> None:
                 return error(status, f"this endpoint takes {allowed}", {"Allow": allowed})
             case RequestEntityTooLarge():
                 return error(status, f"the request body is over {outgoing.BODY_LIMIT} bytes")
-            case _Unauthorised():
+            case Unauthorised():
                 return error(status, str(raised.description), {"WWW-Authenticate": "Bearer"})
             case RequestTimeout():
                 within = f"the request body did not arrive within {app.config['BODY_TIMEOUT']:g} s"
@@ -295,7 +286,7 @@ def _add_gated_routes(app: QuartTrio, core: Core) -> None:
     @app.post("/messages/send")
     async def send() -> Answer:
         core.gate.knock()
-        _authorise(core.settings)
+        authorise(core.settings)
         if quart.request.mimetype != "application/json":
             quart.abort(415, "send the body as Content-Type: application/json")
         # Not under way yet: a client that takes its time over the body must not hold up a drain.
@@ -342,19 +333,3 @@ def _add_gated_routes(app: QuartTrio, core: Core) -> None:
     async def describe_to_people() -> quart.Response:
         with core.gate.let_in():
             return api_page.docs()
-
-
-def _authorise(settings: Settings) -> None:
-    """Abort with 401 or 403 unless the request carries the token, where one is configured."""
-    if settings.api_token is None:
-        return
-    scheme, _, token = quart.request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise _Unauthorised
-    if not hmac.compare_digest(token.strip().encode(), settings.api_token.get_secret_value().encode()):
-        quart.abort(403, "the bearer token is not the one that this service was given in API_TOKEN")
-
-
-class _Unauthorised(HTTPException):
-    code = 401
-    description = "this request changes something: send Authorization: Bearer <the service's API_TOKEN>"

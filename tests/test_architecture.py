@@ -52,7 +52,7 @@ LAYERS = [
     {"tasks"},
     {"worker"},
     {"core"},
-    {"render", "fleet_view", "metrics", "server", "history"},
+    {"api_answers", "render", "fleet_view", "metrics", "server", "history"},
     {"view"},
     {"feed"},
     {"api_page"},

@@ -1,0 +1,40 @@
+"""What the groups of routes share: the one form of every error, and who may change something."""
+
+import hmac
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import quart
+from werkzeug.exceptions import HTTPException
+
+from svc.settings import Settings
+
+Answer = tuple[dict[str, Any], int] | tuple[dict[str, Any], int, dict[str, str]]
+
+
+def error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """The one form of every error."""
+    # RFC 9110's name for 413, which Python knows from 3.13 on: the answer must not depend on the interpreter.
+    reason = "Content Too Large" if status == 413 else HTTPStatus(status).phrase
+    body: dict[str, object] = {"error": reason, "message": message, "code": status}
+    return body, status, dict(headers or {})
+
+
+def authorise(settings: Settings, *, token_needed: bool = False) -> None:
+    """Abort with 401 or 403 unless the request carries the token, where one is configured. `token_needed`: without a configured
+    token nobody may do this."""
+    if settings.api_token is None:
+        if token_needed:
+            quart.abort(403, "this takes a token, and the service was given none: set API_TOKEN")
+        return
+    scheme, _, token = quart.request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthorised
+    if not hmac.compare_digest(token.strip().encode(), settings.api_token.get_secret_value().encode()):
+        quart.abort(403, "the bearer token is not the one that this service was given in API_TOKEN")
+
+
+class Unauthorised(HTTPException):
+    code = 401
+    description = "this request changes something: send Authorization: Bearer <the service's API_TOKEN>"
