@@ -169,5 +169,6 @@ def worker_config(settings: Settings) -> WorkerConfig:
         visibility=settings.sqs_visibility_timeout_seconds,
         poll_interval=settings.sqs_poll_interval,
         drain_timeout=settings.drain_timeout,
+        retry_backoff=settings.retry_backoff,
         fifo=settings.sqs_queue_url.endswith(".fifo"),
     )

@@ -31,7 +31,7 @@ class Outcome(Enum):
     PROCESSED = "processed"
     """Its processor returned and the delete is confirmed."""
     FAILED = "failed"
-    """Its processor raised; it becomes visible again when its visibility timeout ends."""
+    """Its processor raised; it becomes visible again after its back-off, or when its visibility timeout ends."""
     RELEASED = "released"
     """Given back: by a drain (visible at once), or because the processor raised `Retry`."""
     REJECTED = "rejected"

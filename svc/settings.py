@@ -64,10 +64,20 @@ def _http_url(text: object) -> object:
     return text
 
 
+def _range_or_off(text: object) -> object:
+    if isinstance(text, str) and text.lower() == "off":
+        return None
+    pair = _range(text)
+    if isinstance(pair, tuple) and pair[0] < 1:
+        raise ValueError("begins below a second")
+    return pair
+
+
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Endpoints = Annotated[tuple[tuple[str, int], ...], BeforeValidator(_endpoints)]
 SecondsRange = Annotated[tuple[float, float], BeforeValidator(_range)]
+SecondsRangeOrOff = Annotated[tuple[float, float] | None, BeforeValidator(_range_or_off)]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
 Lower = BeforeValidator(lambda text: text.lower() if isinstance(text, str) else text)
 
@@ -144,6 +154,11 @@ class Settings(BaseModel):
     sqs_visibility_timeout_seconds: Whole = _setting(
         "30", "a whole number of seconds from 1 to 43200",
         "lease on a received message; extended while the message is worked on", ge=1, le=43_200,
+    )  # fmt: skip
+    retry_backoff: SecondsRangeOrOff = _setting(
+        "5s-15m", "two durations from 1s to 12h such as 5s-15m, or off",
+        "how long a failed message stays invisible: the first duration after its first receive, doubled with each further one up "
+        "to the second, and of that a random half to whole; off: until its visibility timeout ends",
     )  # fmt: skip
     sqs_poll_interval: Seconds = _setting(
         "1s", "a duration from 10ms to 1h",
@@ -253,18 +268,26 @@ def masked(settings: Settings) -> dict[str, str]:
 
 def _shown(field: str, value: object) -> str:
     if value is None:
-        return ""
+        return "off" if field in _MAY_BE_OFF else ""
     if is_secret(field):
         return "********"
     if field == "etcd_endpoints":
         assert isinstance(value, tuple)
         return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in value)
-    if field == "simulated_work_seconds":
-        assert isinstance(value, tuple)
-        return f"{value[0]:g}-{value[1]:g}"
+    if isinstance(value, tuple):
+        return "-".join(_shown_seconds(part, field) for part in value)
     if isinstance(value, float):
         return f"{value:g}s"
     return _without_credentials(str(value))
+
+
+def _shown_seconds(value: float, field: str) -> str:
+    if field == "simulated_work_seconds":
+        return f"{value:g}"
+    return f"{value / 60:g}m" if value >= 60 and value % 60 == 0 else f"{value:g}s"
+
+
+_MAY_BE_OFF = {"retry_backoff"}
 
 
 def _without_credentials(text: str) -> str:

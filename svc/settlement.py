@@ -18,7 +18,7 @@ import trio
 from svc.bell import Bell
 from svc.ledger import Action, Entry, Fate, Ledger, Outcome
 from svc.observer import Observer
-from svc.queue import MAX_BATCH, Queue, QueueError, Refusal
+from svc.queue import MAX_BATCH, MAX_VISIBILITY, Queue, QueueError, Refusal
 from svc.retry import backoff
 
 log = structlog.get_logger(__name__)
@@ -123,7 +123,7 @@ class Settlement:
                 self._lost(entry, f"the queue refused to {action.value}: {refusal.text}")
             else:
                 if refusal is None and entry.fate is not None:  # no answer: it may have acted
-                    entry.hidden_until = max(entry.hidden_until, trio.current_time() + entry.fate.after)
+                    entry.hidden_until = max(entry.hidden_until, trio.current_time() + visible_in(entry))
                 again.append((entry, refusal.text if refusal else error))
         self._try_again(action, again)
         self._bell.ring()
@@ -132,9 +132,7 @@ class Settlement:
         if action is Action.DELETE:
             return await self._queue.delete([entry.delivery.receipt for entry in batch])
         if action is Action.CHANGE_VISIBILITY:
-            return await self._queue.change_visibility(
-                {entry.delivery.receipt: entry.fate.after for entry in batch if entry.fate is not None}
-            )
+            return await self._queue.change_visibility({entry.delivery.receipt: visible_in(entry) for entry in batch})
         for entry in batch:
             assert entry.fate is not None
             reason = entry.fate.reason
@@ -152,7 +150,7 @@ class Settlement:
             self.settle(entry, Fate(Action.DELETE, Outcome.REJECTED))
             return
         if entry.fate.action is Action.CHANGE_VISIBILITY:
-            entry.hidden_until = trio.current_time() + entry.fate.after
+            entry.hidden_until = trio.current_time() + visible_in(entry)
         self._ledger.end(entry, entry.fate.outcome)
 
     def _try_again(self, action: Action, failed: Sequence[tuple[Entry, str]]) -> None:
@@ -170,6 +168,11 @@ class Settlement:
                 self._waiting[action].append((now, entry))
 
     def _lost(self, entry: Entry, why: str) -> None:
+        if entry.fate is not None and entry.fate.outcome is Outcome.FAILED:
+            # Nothing is lost: it was to come back, and does when its lease ends, sooner or later than was meant.
+            log.warning("failed message keeps its visibility timeout", message_id=entry.message.id, why=why)
+            self._ledger.end(entry, Outcome.FAILED)
+            return
         log.warning("message lost", message_id=entry.message.id, why=why)
         self._ledger.note_error(entry.message.id, f"lost: {why}")
         self._ledger.end(entry, Outcome.LOST)
@@ -183,3 +186,9 @@ class Settlement:
         elif answered and self._failing:
             log.info("messages are settled again", action=action.value)
         self._failing = not answered
+
+
+def visible_in(entry: Entry) -> int:
+    """The new visibility timeout, cut to what SQS takes: no later than 12 hours after the receive."""
+    assert entry.fate is not None
+    return max(0, min(entry.fate.after, math.floor(entry.received_at + MAX_VISIBILITY - trio.current_time())))

@@ -5,7 +5,9 @@ goes on to the next only when the one before is settled. However a task ends, it
 """
 
 import math
+import random
 from collections import deque
+from collections.abc import Callable
 
 import structlog
 import trio
@@ -13,6 +15,7 @@ import trio
 from svc.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Outcome
 from svc.observer import Observer
 from svc.processors import Process, Reject, Retry
+from svc.retry import redelivery
 from svc.settlement import Settlement
 
 log = structlog.get_logger(__name__)
@@ -20,13 +23,25 @@ log = structlog.get_logger(__name__)
 
 class MessageTasks:
     def __init__(
-        self, process: Process, ledger: Ledger, settlement: Settlement, *, observer: Observer, fifo: bool
+        self,
+        process: Process,
+        ledger: Ledger,
+        settlement: Settlement,
+        *,
+        observer: Observer,
+        fifo: bool,
+        retry_backoff: tuple[float, float] | None,
+        had_last_receive: Callable[[Entry], bool],
+        rng: random.Random,
     ) -> None:
         self._process = process
         self._ledger = ledger
         self._settlement = settlement
         self._observer = observer
         self._fifo = fifo
+        self._retry_backoff = retry_backoff
+        self._had_last_receive = had_last_receive
+        self._rng = rng
         self._groups: dict[str, deque[Entry]] = {}
 
     def start(self, entry: Entry, nursery: trio.Nursery) -> None:
@@ -122,9 +137,22 @@ class MessageTasks:
                 self._ledger.note_error(entry.message.id, f"rejected: {reject.reason}")
                 self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.REJECTED, reason=reject.reason))
             case other:
-                log.error("message failed", receive_count=entry.message.receive_count, exc_info=error)
-                self._ledger.note_error(entry.message.id, f"{type(other).__name__}: {other}")
-                self._ledger.end(entry, Outcome.FAILED)
+                self._fail(entry, error, f"{type(other).__name__}: {other}")
+
+    def _fail(self, entry: Entry, error: BaseException, told: str) -> None:
+        receives = entry.message.receive_count
+        self._ledger.note_error(entry.message.id, told)
+        if self._retry_backoff is None:
+            log.error("message failed", receive_count=receives, exc_info=error)
+            self._ledger.end(entry, Outcome.FAILED)
+            return
+        first, cap = self._retry_backoff
+        # After the last receive that the redrive policy grants, the next attempt to receive it moves it to the dead-letter queue:
+        # there is nothing to wait for, and behind it a FIFO group waits too.
+        attempt = 1 if self._had_last_receive(entry) else receives
+        after = redelivery(attempt, first=first, cap=cap, rng=self._rng)
+        log.error("message failed", receive_count=receives, visible_again_in=after, exc_info=error)
+        self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
 
 
 def _single(error: BaseException) -> BaseException:

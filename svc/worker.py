@@ -59,6 +59,8 @@ class WorkerConfig:
     poll_interval: float = 1.0
     drain_timeout: float = 30.0
     fifo: bool = False
+    retry_backoff: tuple[float, float] | None = None
+    """How long a failed message stays invisible: after its first receive, and at most. None: until its lease ends."""
 
     @property
     def reserve(self) -> float:
@@ -124,7 +126,16 @@ class Worker:
         self.settlement = Settlement(
             queue, self.ledger, observer=observer, linger=0 if config.fifo else LINGER, rng=rng
         )
-        self.tasks = MessageTasks(process, self.ledger, self.settlement, observer=observer, fifo=config.fifo)
+        self.tasks = MessageTasks(
+            process,
+            self.ledger,
+            self.settlement,
+            observer=observer,
+            fifo=config.fifo,
+            retry_backoff=config.retry_backoff,
+            had_last_receive=self._had_its_last_receive,
+            rng=rng,
+        )
         self.tally = DrainTally(self.ledger)
         self.heartbeat = Heartbeat(
             queue,
@@ -421,7 +432,7 @@ class Worker:
                 continue
             if first.ended in (Outcome.PROCESSED, Outcome.REJECTED):
                 self.settlement.settle(twin, PROCESSED)
-            elif first.ended is Outcome.FAILED:
+            elif first.ended is Outcome.FAILED and first.fate is None:
                 self.ledger.end(twin, Outcome.FAILED)
             else:
                 self.settlement.settle(twin, first.fate or RELEASED)

@@ -141,7 +141,7 @@ async def test_a_failed_message_waits_for_its_visibility_timeout_and_is_named(au
         await trio.sleep(5)
         raise ValueError("no good")
 
-    async with SimulatedService(queue, fail) as service:
+    async with SimulatedService(queue, fail, RETRY_BACKOFF="off") as service:
         await service.wait_for(lambda: bool(service.runs))
         service.maintenance("on")
         report = await service.drained()

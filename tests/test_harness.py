@@ -106,7 +106,7 @@ async def test_two_instances_share_the_queue_and_the_key(svc_queue, svc_service,
 @pytest.mark.expects_errors
 async def test_failed_messages_end_in_the_dead_letter_queue(svc_queue, svc_service, autojump_clock) -> None:
     message_id = svc_queue.put("fail always")
-    service = await svc_service(handle, SQS_VISIBILITY_TIMEOUT_SECONDS=10)
+    service = await svc_service(handle, SQS_VISIBILITY_TIMEOUT_SECONDS=10, RETRY_BACKOFF="off")
     await service.idle()
     assert service.failed == ["fail always"] * 5
     assert service.dead_lettered == svc_queue.dead_letters.bodies == ["fail always"]

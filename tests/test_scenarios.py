@@ -41,7 +41,7 @@ async def test_a_failed_message_was_not_named_for_as_long_as_it_stayed_invisible
         raise ValueError("no good")
 
     # The effective wait is two thirds of the lease: polls from 0, and after the landing from 2 to 6.
-    async with SimulatedService(queue, fail, SQS_VISIBILITY_TIMEOUT_SECONDS="6") as service:
+    async with SimulatedService(queue, fail, SQS_VISIBILITY_TIMEOUT_SECONDS="6", RETRY_BACKOFF="off") as service:
         await trio.sleep(2)
         message_id = queue.put("bad")
         await trio.sleep(3)

@@ -29,6 +29,9 @@ from .witness import Instance, WatchedQueue, Witness, cancel_everything
 MakeCore = Callable[..., Core]
 """`Core`, or something that builds one with the same arguments and then spoils it."""
 
+BACKED_OFF = {"off": 0.0, "1s-4s": 4.0, "5s-15m": 900.0, "20s": 20.0}
+"""The most that a back-off takes, in seconds."""
+
 AFTERWARDS = Work("succeed", 0.1)
 """What the processor does in runs that the schedule says nothing about."""
 
@@ -144,6 +147,7 @@ class World:
             "SQS_VISIBILITY_TIMEOUT_SECONDS": str(setup.visibility),
             "SQS_POLL_INTERVAL": str(setup.poll_interval),
             "DRAIN_TIMEOUT": str(setup.drain_timeout),
+            "RETRY_BACKOFF": setup.retry_backoff,
             "MAX_CONCURRENCY": str(setup.concurrency),
         }
 
@@ -208,6 +212,9 @@ class World:
         rounds = [len(arrival.runs) + 2 for arrival in self.schedule.arrivals]
         work = sum(run.seconds + run.stubborn + 1 for arrival in self.schedule.arrivals for run in arrival.runs)
         retries = sum(run.again for arrival in self.schedule.arrivals for run in arrival.runs)
+        # A receive that a drain wasted counts for the back-off all the same: hence the cap, not the steps.
+        failures = sum(run.does == "fail" for arrival in self.schedule.arrivals for run in arrival.runs)
+        retries += failures * BACKED_OFF[setup.retry_backoff]
         most = sum(rounds) if setup.fifo else max(rounds, default=0)
         each = setup.visibility + min(setup.wait, 20) + 8 * setup.latency[1] + 2
         return 10 + setup.reread + work + retries + len(rounds) + most * each
@@ -252,6 +259,7 @@ class World:
     def _build(self, number: int, settings: Any, queue: Any, *args: Any, **options: Any) -> Core:
         instance = self._instance(number)
         instance.core = self._make_core(settings, WatchedQueue(queue, self.witness, instance), *args, **options)
+        instance.core.worker.heartbeat._queue = WatchedQueue(queue, self.witness, instance, heartbeat=True)
         return instance.core
 
     def _instance(self, number: int) -> Instance:

@@ -62,6 +62,7 @@ class Setup(_Short):
     missed: float = 0.0
     reread: float = 10.0
     """Every so many seconds the switch is read again."""
+    retry_backoff: str = "off"
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +73,7 @@ class Work(_Short):
     seconds: float = 0.1
     """After so many."""
     again: int = 0
-    """`Retry(after=…)`. Never the visibility timeout: heartbeats are told from settlements by that number."""
+    """`Retry(after=…)`."""
     stubborn: float = 0.0
     """Cancelled, it goes on for so many seconds and does then what it does."""
 
@@ -151,6 +152,7 @@ FAULTS: tuple[What, ...] = (
     "denied",
 )
 WORKS = ("succeed", "succeed", "succeed", "fail", "retry", "reject")
+BACKOFFS = ("off", "1s-4s", "5s-15m", "20s")
 ENDS = ("stop", "crash", "cancel")
 GROUPS = "abc"
 
@@ -182,6 +184,7 @@ def random_schedule(seed: int) -> Schedule:
         disorder=rng.choice((0.0, 0.5)) if odd else 0.0,
         missed=rng.choice((0.0, 0.3)) if odd else 0.0,
         reread=rng.choice((3.0, 10.0)),
+        retry_backoff=rng.choice(BACKOFFS),
     )
     burst = rng.random() < 0.3
 
@@ -249,6 +252,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
         disorder=draw(chances),
         missed=draw(chances),
         reread=draw(st.sampled_from((10.0, 3.0))),
+        retry_backoff=draw(st.sampled_from(BACKOFFS)),
     )
     works = st.builds(
         lambda does, seconds, again, stubborn: Work(does, seconds, again if does == "retry" else 0, stubborn),
