@@ -41,10 +41,10 @@ RETRY_MS = 2000
 
 
 class TooManyWatchers(Exception):
-    """There are `MOST_WATCHERS` streams already."""
+    """There are as many streams as may be."""
 
     def __init__(self) -> None:
-        super().__init__(f"{MOST_WATCHERS} watch the service already; look again later")
+        super().__init__("as many pages as may watch the service already do; look again later")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,10 @@ class _Charts:
 
 
 class Feed:
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, *, look_every: float = LOOK_EVERY, most: int = MOST_WATCHERS) -> None:
         self._core = core
+        self._look_every = look_every
+        self._most = most
         self.history = History(lambda: core.worker.ledger.counts())
         self._watchers: set[Watcher] = set()
         self._bell = Bell()
@@ -81,19 +83,19 @@ class Feed:
 
     @property
     def is_full(self) -> bool:
-        return len(self._watchers) >= MOST_WATCHERS
+        return len(self._watchers) >= self._most
 
     @property
     def watched_by(self) -> int:
         return len(self._watchers)
 
     def watch(self) -> "Watcher | None":
-        """A new stream: `close()` it. None when there are `MOST_WATCHERS`."""
+        """A new stream: `close()` it. None when there are as many as may be."""
         if self.is_full:
             return None
         watcher = Watcher(self)
         self._watchers.add(watcher)
-        if trio.current_time() - self._looked_at >= LOOK_EVERY:
+        if trio.current_time() - self._looked_at >= self._look_every:
             self._look()
         self._bell.ring()
         return watcher
@@ -110,7 +112,7 @@ class Feed:
     async def _look_while_watched(self) -> None:
         while True:
             await self._bell.wait_until(lambda: bool(self._watchers))
-            await trio.sleep_until(self._looked_at + LOOK_EVERY)
+            await trio.sleep_until(self._looked_at + self._look_every)
             self._look()
 
     async def _ask_while_watched(self) -> None:
