@@ -117,10 +117,14 @@ class Stage:
         trio.from_thread.run(wait, trio_token=self._token)
 
     def stop(self) -> None:
-        self.do(self._stop.set)
+        self.do(self._end)
         self._thread.join(10)
         if self._failure is not None:
             raise self._failure
+
+    def _end(self) -> None:
+        self._stop.set()
+        self.clock.rate = 100  # what the core waits for at its end is simulated
 
     def start(self) -> None:
         self._thread.start()
