@@ -53,7 +53,7 @@ HEALTH: dict[str, Any] = {
         "error": None,
         "ignored_value": None,
     },
-    "switch": {"on": False, "reason": None, "until": None, "by": None},
+    "switch": {"on": False, "reason": None, "until": None, "by": None, "keys": []},
     "drain": None,
     "queue_url": QUEUE_URL,
     "queue_error": None,

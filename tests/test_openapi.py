@@ -63,15 +63,17 @@ def shape(value: Any) -> Any:
     return type(value).__name__ if value is not None else "none"
 
 
-def alike(example: Any, real: Any) -> bool:
-    """The same keys everywhere; a value that may be missing may be missing in either."""
+def differences(example: Any, real: Any, where: str = "") -> list[str]:
+    """Where the keys or the types differ; a value that may be missing may be missing in either."""
     if isinstance(example, dict) and isinstance(real, dict):
-        return example.keys() == real.keys() and all(alike(example[name], real[name]) for name in example)
+        found = [f"{where}.{name}" for name in example.keys() ^ real.keys()]
+        common = example.keys() & real.keys()
+        return found + [one for name in common for one in differences(example[name], real[name], f"{where}.{name}")]
     if isinstance(example, list) and isinstance(real, list):
-        return not example or not real or alike(example[0], real[0])
-    if "none" in (example, real):
-        return True
-    return {example, real} <= {"int", "float"} or example == real
+        return differences(example[0], real[0], where) if example and real else []
+    if "none" in (example, real) or {example, real} <= {"int", "float"} or example == real:
+        return []
+    return [f"{where}: {example}, {real}"]
 
 
 @pytest.mark.expects_errors
@@ -101,7 +103,7 @@ async def test_the_examples_look_like_real_answers(autojump_clock: MockClock) ->
             (examples.UNHEALTHY, (await held.get("/health"))[1]),
         ]
     for example, real in pairs:
-        assert alike(shape(example), shape(real)), (shape(example), shape(real))
+        assert differences(shape(example), shape(real)) == []
     assert examples.STATS["sqs"]["messages_received"] == sum(
         examples.STATS["sqs"][f"messages_{name}"]
         for name in ("processed", "failed", "in_flight", "released", "rejected", "lost")

@@ -137,7 +137,7 @@ async def test_a_running_drain_tells_how_far_it_is(autojump_clock: MockClock) ->
             "cause": "maintenance", "total": 3, "done": 1, "seconds": 3, "seconds_left": 7, "seconds_allowed": 10,
         }  # fmt: skip
         assert told["text"] == "Nothing new is taken. 2 messages still to finish, then maintenance begins."
-        assert told["switch"] == {"on": True, "reason": "upgrade", "by": "ops", "until": None}
+        assert told["switch"] == {"on": True, "reason": "upgrade", "by": "ops", "until": None, "keys": ["all"]}
         await trio.sleep(2)
         assert shown(held)["text"] == "Nothing new is taken. 1 message still to finish, then maintenance begins."
         assert shown(held)["report"] is None

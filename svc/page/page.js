@@ -91,7 +91,7 @@ function showState(state) {
 }
 
 function showFacts(held) {
-  const told = held ? [["Reason", held.reason], ["Asked for by", held.by], ["Until", held.until]].filter(([, text]) => text) : [];
+  const told = held ? [["Only for", held.keys.includes("all") ? null : "this instance"], ["Reason", held.reason], ["Asked for by", held.by], ["Until", held.until]].filter(([, text]) => text) : [];
   const list = $("facts");
   list.hidden = told.length === 0;
   const parts = told.flatMap(([name, text]) => [[name, "dt"], [text, "dd"]]);
