@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import venv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,8 @@ class Place:
     etcd: str
     settings: Mapping[str, str] = field(default_factory=dict)
     """Further variables for `svc run`."""
+    stamps: Path | None = None
+    """Where the moment at which each message's work starts is to be written."""
 
     @property
     def url(self) -> str:
@@ -78,6 +82,7 @@ class Svc(Consumer):
             "HTTP_PORT": "0",
             "MESSAGE_PROCESSOR": "tests.bench.processors:nothing",
             "LOG_FORMAT": "json",
+            **_stamping(place),
             **place.settings,
         }
 
@@ -92,14 +97,127 @@ class Floor(Consumer):
     def command(self, place: Place) -> list[str]:
         return [sys.executable, str(FOLDER / "floor.py"), self.kind, place.endpoint, place.url, str(RECEIVERS)]
 
+    def environ(self, place: Place) -> dict[str, str]:
+        return plain_environ() | _stamping(place)
 
-SVC = Svc("svc", "**svc**", "`svc run`, defaults")
-FLOOR = Floor("floor", "floor, asyncio", f"bare aiobotocore, {RECEIVERS} receivers", kind="asyncio")
-FLOOR_TRIO = Floor(
-    "floor-trio", "floor, trio-asyncio", f"the same through trio-asyncio, {RECEIVERS} receivers", kind="trio"
-)
 
-CONSUMERS: list[Consumer] = [SVC, FLOOR, FLOOR_TRIO]
+@dataclass(frozen=True)
+class Peer(Consumer):
+    """A package from PyPI, in an environment of its own below `.bench/`. `script` lies in `peers/`."""
+
+    packages: tuple[str, ...] = ()
+    """What is installed, pinned; the first is the peer itself."""
+    script: str = ""
+    sends: tuple[str, ...] = ("send",)
+    runs: tuple[str, ...] = ("python", "{script}", "run")
+    """The worker's command line; the first word is a program of the environment."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[int, int] = (3, 11)
+    """The oldest Python that it runs on."""
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / ".bench" / f"{self.key}-{'.'.join(map(str, max(self.needs, sys.version_info[:2])))}"
+
+    def prepare(self) -> None:
+        done = self.folder / "installed"
+        wanted = " ".join(self.packages)
+        if done.exists() and done.read_text() == wanted:
+            return
+        python = find_python(self.needs)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if python == sys.executable:
+            venv.create(self.folder, with_pip=True)
+        else:
+            subprocess.run([python, "-m", "venv", self.folder], check=True, timeout=120)
+        install = [self.folder / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        try:
+            result = subprocess.run([*install, *self.packages], capture_output=True, text=True, timeout=INSTALL_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise CannotRun(f"`pip install {wanted}` took more than {INSTALL_SECONDS} s") from None
+        if result.returncode:
+            raise CannotRun(f"`pip install {wanted}` failed: {result.stderr.strip().splitlines()[-1][:300]}")
+        done.write_text(wanted)
+
+    def versions(self) -> str:
+        names = tuple(package.partition("==")[0].partition("[")[0] for package in self.packages)
+        base = tuple(name for name in ("boto3", "aiobotocore") if self._has(name))
+        python = self.folder.name.rpartition("-")[2]
+        return f"Python {python}, {_versions(str(self.folder / 'bin' / 'python'), (*names, *base))}"
+
+    def _has(self, package: str) -> bool:
+        return any(self.folder.glob(f"lib/*/site-packages/{package}-*"))
+
+    def send(self, place: Place) -> None:
+        command = [str(self.folder / "bin" / "python"), str(PEERS / self.script), *self.sends]
+        result = subprocess.run(command, env=self.environ(place), cwd=PEERS, capture_output=True, text=True, timeout=60)
+        if result.returncode:
+            raise CannotRun(f"its producer failed: {result.stderr.strip().splitlines()[-1][:300]}")
+
+    def command(self, place: Place) -> list[str]:
+        program, *rest = self.runs
+        return [str(self.folder / "bin" / program), *(word.format(script=PEERS / self.script) for word in rest)]
+
+    def environ(self, place: Place) -> dict[str, str]:
+        found = {**plain_environ(), **self.variables, "PYTHONPATH": str(PEERS), "PYTHONDONTWRITEBYTECODE": "1"}
+        return found | _stamping(place) | {"BENCH_ENDPOINT": place.endpoint, "BENCH_QUEUE": place.queue}
+
+
+PEERS = FOLDER / "peers"
+
+INSTALL_SECONDS = 240
+
+SVC = Svc("svc", "**svc**", "`svc run` as it comes")
+FLOOR = Floor("floor", "floor, asyncio", f"a bare aiobotocore loop, {RECEIVERS} receivers", kind="asyncio")
+FLOOR_TRIO = Floor("floor-trio", "floor, trio-asyncio", "the same through trio-asyncio", kind="trio")
+
+CONSUMERS: list[Consumer] = [
+    SVC,
+    FLOOR_TRIO,
+    FLOOR,
+    Peer(
+        "sqs-workers", "sqs-workers", "one loop, message after message, deletes by batch",
+        # Its package does not name typing_extensions, which it imports on Python < 3.13.
+        packages=("sqs-workers==0.7.3", "typing_extensions==4.16.0"), script="bench_sqs_workers.py",
+    ),
+    Peer(
+        "taskiq", "taskiq-aio-sqs", "one worker, uvloop, batches of ten, at most 100 tasks",
+        packages=("taskiq-aio-sqs==2.1.1", "taskiq==0.13.0", "uvloop==0.23.0"), script="bench_taskiq.py",
+        runs=("taskiq", "worker", "bench_taskiq:broker", "--workers", "1", "--log-level", "WARNING", "--no-parse"),
+    ),
+    Peer(
+        "dramatiq", "dramatiq-sqs", "one process, 8 threads, no middleware, prefetch 10, 20 s polls",
+        packages=("dramatiq-sqs==0.4.4", "dramatiq==2.2.1"), script="bench_dramatiq.py",
+        runs=("dramatiq", "bench_dramatiq", "--processes", "1", "--threads", "8", "--skip-logging"),
+        variables={"dramatiq_queue_prefetch": "10", "dramatiq_worker_timeout": "20000"},
+    ),
+    Peer(
+        "celery", "celery (kombu SQS)", "pool solo, late acknowledgement, prefetch 10, 20 s polls",
+        packages=("celery[sqs]==5.7.0", "kombu==5.7.0"), script="bench_celery.py",
+        runs=("celery", "-A", "bench_celery", "worker", "--pool", "solo", "--without-gossip", "--without-mingle",
+              "--without-heartbeat", "-l", "error"),
+    ),
+    Peer(
+        "fanferro", "fanferro (Rust core)", "concurrency 100",
+        packages=("fanferro==0.5.0",), script="bench_fanferro.py", needs=(3, 12),
+    ),
+]  # fmt: skip
+
+
+def find_python(needs: tuple[int, int]) -> str:
+    """A Python at least that new: this one, or one that is installed here."""
+    if sys.version_info[:2] >= needs:
+        return sys.executable
+    for minor in range(needs[1], needs[1] + 3):
+        # (pyenv's own python3.12 is a script that fails unless that version was chosen.)
+        for found in [shutil.which(f"python3.{minor}"), *Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python")]:
+            if found and subprocess.run([found, "-c", ""], capture_output=True).returncode == 0:
+                return str(found)
+    raise CannotRun(f"it needs Python {needs[0]}.{needs[1]}, and there is none here")
+
+
+def _stamping(place: Place) -> dict[str, str]:
+    return {} if place.stamps is None else {"BENCH_STAMPS": str(place.stamps)}
 
 
 def plain_environ() -> dict[str, str]:

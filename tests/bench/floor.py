@@ -6,7 +6,9 @@ trio-asyncio, which is the road that `svc` takes.
 """
 
 import asyncio
+import os
 import sys
+import time
 from typing import Any
 
 from aiobotocore.config import AioConfig
@@ -24,7 +26,14 @@ def receive(url: str) -> dict[str, Any]:
             "MessageAttributeNames": ["All"]}  # fmt: skip
 
 
+STAMPS = (
+    os.open(os.environ["BENCH_STAMPS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND) if "BENCH_STAMPS" in os.environ else 0
+)
+
+
 def delete(url: str, answer: dict[str, Any]) -> dict[str, Any]:
+    if STAMPS:
+        os.write(STAMPS, (f"{time.monotonic():.6f}\n" * len(answer["Messages"])).encode())
     entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(answer["Messages"])]
     return {"QueueUrl": url, "Entries": entries}
 

@@ -196,6 +196,11 @@ class Control:
                 else:
                     queue.multiply(1)
 
+    def keep(self, queue: str) -> dict[str, Any]:
+        """Remember the oldest message: what is multiplied or scheduled without a body is a copy of it, even when it is gone."""
+        self._sqs.queues[queue].keep()
+        return {}
+
     def purge(self, queue: str) -> dict[str, Any]:
         self._sqs.queues[queue].purge()
         return {}

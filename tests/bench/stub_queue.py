@@ -92,6 +92,7 @@ class Queue:
         self._hidden: list[tuple[float, int]] = []
         self._polls: deque[Poll] = deque()
         self._next = 0
+        self._kept: Message | None = None
 
     # What producers do.
 
@@ -107,9 +108,13 @@ class Queue:
             self._show(message)
         return message
 
+    def keep(self) -> None:
+        """Remember the oldest message, to `multiply` it when it is gone."""
+        self._kept = next(iter(self._messages.values()))
+
     def multiply(self, count: int) -> int:
-        """Put so many copies of the oldest message, each UUID in it replaced by one of its own."""
-        first = next(iter(self._messages.values()))
+        """Put so many copies of the message that is kept, or of the oldest, each UUID in it replaced by one of its own."""
+        first = self._kept or next(iter(self._messages.values()))
         body: str = json.loads(first.rendered + "}")["Body"]
         decoded = _decoded(body)
         for _ in range(count):

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from svc.devstack import Child
@@ -30,6 +31,9 @@ class Stub(Child):
     def _program(self) -> list[str]:
         return [sys.executable, "-m", "tests.bench.stub", *([str(self.port)] if self.port else [])]
 
+    def _environ(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
     def _ready(self, lines: list[str]) -> bool:
         if not lines:
             return False
@@ -50,12 +54,19 @@ class Stub(Child):
 
     def control(self, action: str, **request: Any) -> dict[str, Any]:
         """One call of the control API (`stub.Control`)."""
+        return self._post(f"/bench/{action}", {}, request)
+
+    def sqs(self, action: str, **request: Any) -> dict[str, Any]:
+        """One call of SQS's JSON protocol, by hand."""
+        return self._post("/", {"X-Amz-Target": f"AmazonSQS.{action}"}, request)
+
+    def _post(self, path: str, headers: dict[str, str], request: dict[str, Any]) -> dict[str, Any]:
         if self._connection is None:
             self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        self._connection.request("POST", f"/bench/{action}", json.dumps(request))
+        self._connection.request("POST", path, json.dumps(request), headers)
         answer = self._connection.getresponse()
         text = answer.read()
         if answer.status != 200:
-            raise RuntimeError(f"the stub's {action}: {text.decode()[:500]}")
+            raise RuntimeError(f"the stub refused {path} {request}: {text.decode()[:500]}")
         found: dict[str, Any] = json.loads(text)
         return found
