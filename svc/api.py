@@ -97,7 +97,14 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, then give requests under way `server.GRACE` seconds. Starts with the URL. Raises
     `server.CannotListen` (in groups) when the address cannot be had."""
-    await server.serve(app, settings.http_host, settings.http_port, stop, task_status=task_status)
+    await server.serve(
+        app,
+        settings.http_host,
+        settings.http_port,
+        stop,
+        max_connections=settings.http_max_connections,
+        task_status=task_status,
+    )
 
 
 # -- errors --

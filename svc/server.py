@@ -9,6 +9,7 @@ does not read holds up the shutdown for ever (STACK 1.4). Here
 - there is HTTP/1.1 only: upgrades to HTTP/2 and WebSocket are ignored, as RFC 9110 (7.8) allows;
 - every wait for a client has a bound: for a request `keep_alive`, for reading an answer `SEND_TIMEOUT`, for going away `LINGER`
   (bodies: `BODY_TIMEOUT` of `api.py`);
+- there is a bound to the number of connections, and running out of file descriptors is survived (crowd.py);
 - what is no HTTP gets the API's form of errors too.
 
 Nothing here knows a route. hypercorn's classes are used below their public surface: `tests/test_hostile_http.py` holds them.
@@ -18,7 +19,7 @@ import json
 import logging
 import re
 import socket
-from functools import partial
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 
 import h11
@@ -34,7 +35,7 @@ from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr, repr_socket_addr
 
-from svc.bell import Bell
+from svc.crowd import Crowd
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,12 @@ SEND_BUFFER = 131_072
 """Bytes that the kernel keeps for a client that does not read. Left alone it grows to megabytes, which a hundred stalled readers
 of the page's feed would hold for many minutes; and `SEND_TIMEOUT` only begins when it is full."""
 
+MAX_CONNECTIONS = 500
+"""Connections at once, if `HTTP_MAX_CONNECTIONS` says nothing else."""
+
+SMALL_BODY = 65_536
+"""Bytes; of requests with more than that only so many are taken at once."""
+
 BACKLOG = 128
 """Connections that may wait to be accepted."""
 
@@ -71,6 +78,7 @@ async def serve(
     port: int,
     stop: trio.Event,
     *,
+    max_connections: int = MAX_CONNECTIONS,
     keep_alive: float = KEEP_ALIVE,
     send_timeout: float = SEND_TIMEOUT,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
@@ -84,18 +92,15 @@ async def serve(
     config.keep_alive_timeout = keep_alive
     wrapped, state, context = ASGIWrapper(app), LifespanState(), WorkerContext(None)
     listener = _listen(host, port)
-    streams: set[trio.SocketStream] = set()
-    changed = Bell()
+    crowd = Crowd(max_connections)
 
-    async def connected(stream: trio.SocketStream) -> None:
-        streams.add(stream)
+    async def carry(connection: _Connection) -> None:
         try:
-            await _Connection(wrapped, config, context, state, stream, send_timeout).run()
+            await connection.run()
         except* Exception as group:
             log.warning("a connection was given up", error=repr(_first(group)))
         finally:
-            streams.discard(stream)
-            changed.ring()
+            crowd.discard(connection)
 
     async with trio.open_nursery() as life:
         lifespan = Lifespan(wrapped, config, state)
@@ -103,22 +108,25 @@ async def serve(
         await lifespan.wait_for_startup()
         async with trio.open_nursery() as connections:
             try:
-                async with trio.open_nursery() as listening:
-                    await listening.start(
-                        partial(trio.serve_listeners, connected, [listener], handler_nursery=connections)
-                    )
+
+                def accepted(stream: trio.SocketStream) -> None:
+                    connection = _Connection(wrapped, config, context, state, stream, send_timeout, crowd)
+                    crowd.add(connection)
+                    connections.start_soon(carry, connection)
+
+                async with listener, trio.open_nursery() as listening:
                     address = listener.socket
                     task_status.started(f"http://{repr_socket_addr(address.family, address.getsockname())}")
+                    listening.start_soon(crowd.accept, listener, accepted)
                     await stop.wait()
                     listening.cancel_scope.cancel(reason="the server stops")
                 await context.terminated.set()
                 with trio.move_on_after(GRACE):
-                    await changed.wait_until(lambda: not streams)
+                    await crowd.wait_empty()
             finally:
                 connections.cancel_scope.cancel(reason="the server has stopped")
                 # Wakes those who send too; they are shielded from the cancellation.
-                for stream in streams:
-                    stream.socket.close()
+                crowd.close_all()
         await lifespan.wait_for_shutdown()
         life.cancel_scope.cancel(reason="the server has stopped")
 
@@ -150,6 +158,7 @@ class _Connection:
         state: LifespanState,
         stream: trio.SocketStream,
         send_timeout: float,
+        crowd: Crowd,
     ) -> None:
         self._app, self._config, self._context, self._state = app, config, context, state
         self._stream = stream
@@ -158,6 +167,36 @@ class _Connection:
         self._reading = trio.CancelScope()
         self._idle = TrioSingleTask()
         self._closing = False
+        self._protocol: _Http1
+        self._begun = False
+        self._since = trio.current_time()
+        self._blocked_since: float | None = None
+        self._crowd = crowd
+        self.large = False
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Since when it waits for its client; None while it is our turn."""
+        if self._blocked_since is not None or not self._begun:
+            return self._blocked_since
+        return self._since if self._protocol.connection.their_state in (h11.IDLE, h11.SEND_BODY) else None
+
+    def give_up(self, why: str) -> None:
+        """Closes the socket, which wakes whoever reads from it or writes to it."""
+        self._stream.socket.close()
+
+    def may_ask(self, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether there is room for this request."""
+        if not target.startswith(b"/health") and not self._crowd.has_room(self):
+            return False
+        large = any(
+            name == b"transfer-encoding" or (name == b"content-length" and int(value) > SMALL_BODY)
+            for name, value in headers
+        )
+        if large and not self._crowd.takes_large():
+            return False
+        self.large = large
+        return True
 
     async def run(self) -> None:
         try:
@@ -176,6 +215,7 @@ class _Connection:
                     server,
                     self._send,
                 )
+                self._protocol.may_ask, self._begun = self.may_ask, True
                 await self._idle.restart(self._tasks, self._end_when_idle)
                 with self._reading:
                     await self._read()
@@ -205,6 +245,7 @@ class _Connection:
             case Closed():
                 await self._close()
             case Updated(idle=True):
+                self._since, self.large = trio.current_time(), False
                 await self._idle.restart(self._tasks, self._end_when_idle)
             case Updated(idle=False):
                 await self._idle.stop()
@@ -213,8 +254,10 @@ class _Connection:
         async with self._sending:
             # Shielded: half an answer is none, and a request's end cancels the task that sends it.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._send_timeout) as patience:
+                self._blocked_since = trio.current_time()
                 try:
                     await self._stream.send_all(data)
+                    self._blocked_since = None
                     return
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     pass
@@ -252,6 +295,8 @@ class _NotServed(Exception):
 class _Http1(H11Protocol):
     """hypercorn's HTTP/1.1, without the ways out of it."""
 
+    may_ask: Callable[[bytes, Iterable[tuple[bytes, bytes]]], bool]
+
     async def handle(self, event: Event) -> None:
         try:
             await super().handle(event)
@@ -271,6 +316,8 @@ class _Http1(H11Protocol):
             target = absolute[1] if absolute[1].startswith(b"/") else b"/" + absolute[1]
         if not target.startswith(b"/") and target != b"*":
             raise _NotServed(400)
+        if not self.may_ask(target, request.headers):
+            raise _NotServed(503)
         headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
         await super()._create_stream(
             h11.Request(method=request.method, target=target, headers=headers, http_version=request.http_version)
@@ -282,6 +329,7 @@ class _Http1(H11Protocol):
             return
         text = {
             431: "the request line and headers are too large",
+            503: "there are too many connections or large requests at once; try again in a second",
             501: "this transfer encoding is not known here; send the body as it is, or chunked",
             505: "this service speaks HTTP/1.1",
         }.get(status_code, "this is not a proper HTTP/1.1 request")
@@ -291,6 +339,7 @@ class _Http1(H11Protocol):
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(data)),
             (b"connection", b"close"),
+            *([(b"retry-after", b"1")] if status_code == 503 else []),
             *self.config.response_headers("h11"),
         ]
         # All at once: between two sends a request under way could begin its own answer.

@@ -134,6 +134,10 @@ class Settings(BaseModel):
     http_port: Whole = _setting(
         "8082", "a port from 0 to 65535", "where the API listens; 0 picks a free one and logs it", ge=0, le=65535
     )
+    http_max_connections: Whole = _setting(
+        "500", "a whole number from 1 to 100000",
+        "connections to the API at once; beyond them those that wait longest for their client are closed", ge=1, le=100_000,
+    )  # fmt: skip
     api_token: SecretStr | None = _setting(
         None, "at least 8 characters, none of them a blank", "bearer token that every request that changes something needs",
     )  # fmt: skip

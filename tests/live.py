@@ -66,6 +66,15 @@ class Instance:
                 assert self._process.poll() is None or self._reader.is_alive(), "".join(self.output)
                 await trio.sleep(0.02)
 
+    async def logged_like(self, words: str, *, within: float = 20) -> dict[str, Any]:
+        """The first log line whose event holds these words."""
+        with trio.fail_after(within):
+            while True:
+                for line in list(self.logs):
+                    if words in line["event"]:
+                        return line
+                await trio.sleep(0.02)
+
     async def started(self) -> str:
         """The API's URL, once the service serves and has read the key."""
         self.url = str((await self.logged("started"))["api"])

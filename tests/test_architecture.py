@@ -18,6 +18,7 @@ LAYERS = [
         "logs",
         "progress",
         "event_loop",
+        "crowd",
         "devstack_leash",
         "devstack_sqs",
     },
