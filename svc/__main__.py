@@ -4,18 +4,31 @@ The imports take about a second. Until `service.py` has its signal receiver open
 PID 1 of a container, be dropped by the kernel, and the orchestrator would wait out its whole grace period.
 """
 
+import os
 import signal
 import sys
 
 
 def main() -> None:
     """The `svc` command. Nothing has been taken yet when a signal comes this early: ending at once is a clean stop."""
+    _open_standard_streams()
     if sys.argv[1:2] in (["run"], ["dev"]):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
     from svc.cli import main as cli
 
     cli()
+
+
+def _open_standard_streams() -> None:
+    """Started with a standard stream closed, as by `2>&-`, the next socket would become that stream, and take what libraries
+    write to it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
 
 
 if __name__ == "__main__":

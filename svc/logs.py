@@ -2,13 +2,25 @@
 
 Our own code logs through structlog, everything else through the standard library; both end in one handler on stderr, and both
 carry what is bound to the task they run in (the message id). Colours only on a terminal.
+
+Logging never holds up the service and never ends it: a line that cannot be written (the disk is full, the reader has gone) or not
+soon (nobody reads) is dropped, and counted in a line of its own when writing works again.
 """
 
 import logging
+import os
+import select
 import sys
 from typing import Literal, TextIO
 
 import structlog
+
+PATIENCE = 0.1
+"""Seconds that the first line waits for a reader who does not read; those after it do not wait at all until he reads again. The
+event loop stands still meanwhile, and heartbeats, the drain and /health with it: hence so little."""
+
+CHUNK = 4096
+"""Bytes at once. A pipe that polls as writable takes so many without blocking (pipe(7), PIPE_BUF)."""
 
 
 def through_stdlib() -> list[structlog.typing.Processor]:
@@ -34,6 +46,66 @@ def through_stdlib() -> list[structlog.typing.Processor]:
     return shared
 
 
+class _Lines(logging.Handler):
+    """Whole lines to a stream. To its descriptor where it has one: Python's own buffer would block, keep what the disk did not
+    take, and change the exit code when it cannot be flushed at the end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lost = 0
+        self._why = ""
+        self._broken_off = False
+        self._blocked = False
+        self._descriptor: int | None
+        try:
+            self._descriptor = stream.fileno()
+        except OSError:  # a stream in memory
+            self._descriptor = None
+        else:
+            self._writable = select.poll()
+            self._writable.register(self._descriptor, select.POLLOUT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        if self._lost and self._write(self._loss()):
+            self._lost = 0
+        if not self._write(line):
+            self._lost += 1
+
+    def _loss(self) -> str:
+        told = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
+        return self.format(
+            logging.makeLogRecord({**told, "msg": "%d log lines were lost: %s", "args": (self._lost, self._why)})
+        )
+
+    def _write(self, line: str) -> bool:
+        if self._descriptor is None:
+            self._stream.write(f"{line}\n")
+            return True
+        data = f"{line}\n".encode(self._stream.encoding or "utf-8", "backslashreplace")
+        if self._broken_off:
+            data = b"\n" + data
+        rest = data
+        try:
+            while rest:
+                if not self._writable.poll(0 if self._blocked else PATIENCE * 1000):
+                    self._blocked = True
+                    raise TimeoutError("nobody reads them")
+                self._blocked = False
+                rest = rest[os.write(self._descriptor, rest[:CHUNK]) :]
+        except OSError as error:
+            self._broken_off = self._broken_off or len(rest) < len(data)
+            self._why = str(error.strerror or error)
+            return False
+        self._broken_off = False
+        return True
+
+
 def configure(form: Literal["console", "json"], level: str, stream: TextIO = sys.stderr) -> None:
     """Set logging up for the whole process. `level` is `debug`, `info`, `warning` or `error`."""
     shared = through_stdlib()
@@ -44,7 +116,7 @@ def configure(form: Literal["console", "json"], level: str, stream: TextIO = sys
         renderer = [
             structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
-    handler = logging.StreamHandler(stream)
+    handler = _Lines(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
