@@ -5,6 +5,7 @@ Pure bookkeeping over the ledger's counts; `worker.py` does the draining.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import trio
 
@@ -33,6 +34,8 @@ class Drain:
     """Ids of the messages whose work was cancelled because the time was over."""
     stubborn: tuple[str, ...] = ()
     """Ids of those of them whose processor ignored the cancellation; they were released all the same."""
+    threads: Mapping[str, str] = field(default_factory=dict)
+    """Of those of them that a plain `def` works on in a thread, which cannot be stopped: message id → thread, at the end."""
     next_receive_dead_letters: tuple[str, ...] = ()
     """Ids of those of them that had their last receive: the queue moves them to the dead-letter queue at the next one."""
     unsettled: tuple[str, ...] = ()
@@ -85,6 +88,7 @@ class DrainTally:
     def note(
         self,
         *,
+        threads: Mapping[str, str] = MappingProxyType({}),
         timed_out: Sequence[Entry] = (),
         stubborn: Sequence[Entry] = (),
         next_receive_dead_letters: Sequence[Entry] = (),
@@ -92,7 +96,8 @@ class DrainTally:
         self._drain = replace(
             self._drain,
             timed_out=self._drain.timed_out + _ids(timed_out),
-            stubborn=self._drain.stubborn + _ids(stubborn),
+            stubborn=self._drain.stubborn + _ids(stubborn) + tuple(threads),
+            threads={**self._drain.threads, **threads},
             next_receive_dead_letters=self._drain.next_receive_dead_letters + _ids(next_receive_dead_letters),
         )
 

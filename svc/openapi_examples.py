@@ -31,6 +31,8 @@ DRAIN: dict[str, Any] = {
         "timed_out_count": 0,
         "stubborn": [],
         "stubborn_count": 0,
+        "threads": {},
+        "threads_count": 0,
         "next_receive_dead_letters": [],
         "next_receive_dead_letters_count": 0,
         "unsettled": [],

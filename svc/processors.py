@@ -16,6 +16,7 @@ import importlib
 import inspect
 import json
 import random
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ import trio
 log = structlog.get_logger(__name__)
 
 Process = Callable[["Message"], Awaitable[None]]
-"""What the worker calls for each message."""
+"""What the worker calls for each message. What it raises is the message's fate; it returns nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,21 +145,100 @@ async def opened(found: Callable[..., object], settings: object, *, threads: int
 def _as_async(function: Callable[..., object], threads: int) -> Process:
     plain = _without_partials(function)
     if inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__):
-        return function  # type: ignore[return-value]  # the check above is what the type would say
-    limiter = trio.CapacityLimiter(threads)
+        return _Direct(function)
+    return _InThreads(function, threads)
 
-    async def in_thread(message: Message) -> None:
-        # Abandoned, not awaited, when cancelled: a thread cannot be stopped, and a drain has to end on time.
-        # In a list: Trio refuses coroutines as results.
-        (result,) = await trio.to_thread.run_sync(lambda: [function(message)], abandon_on_cancel=True, limiter=limiter)
-        # A plain function that only made a coroutine (a lambda, a decorator) has done nothing yet. Were it taken for a success,
-        # the message would be deleted unprocessed.
+
+def unstoppable(process: Process) -> Mapping[str, str]:
+    """Message id → thread, of those threads of a plain `def` that go on although their message was given back."""
+    found: Mapping[str, str] = getattr(inspect.unwrap(process), "unstoppable", {})
+    return found
+
+
+class _Direct:
+    """An `async def`."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._function: Any = function
+        self._warned = False
+
+    async def __call__(self, message: Message) -> None:
+        result = await self._function(message)
+        if result is not None:
+            await self._returned(result)
+
+    async def _returned(self, result: object) -> None:
+        """Returning is success, whatever is returned; except for what looks like a slip by which a message would be deleted
+        unprocessed."""
         if inspect.isawaitable(result):
-            await result
-        elif inspect.isgenerator(result) or inspect.isasyncgen(result) or hasattr(result, "__aenter__"):
+            # A plain function that only made a coroutine (a lambda, a decorator), or a forgotten await: nothing is done yet.
+            result = await result
+        if isinstance(result, BaseException):
+            raise result  # `return Retry()` instead of `raise Retry()`
+        if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
             raise TypeError(f"the processor returned {_kind(result)} instead of doing the work")
+        if hasattr(result, "__aenter__"):
+            raise TypeError(f"the processor returned {_kind(result)} instead of doing the work")
+        if result is not None and not self._warned:
+            self._warned = True
+            log.warning(
+                "the processor returned something; that is ignored, the message is processed. To have it tried again, raise "
+                "Retry (told once)",
+                returned=_kind(result),
+            )
 
-    return in_thread
+
+class _InThreads(_Direct):
+    """A plain `def`, in worker threads."""
+
+    def __init__(self, function: Callable[..., object], threads: int) -> None:
+        super().__init__(function)
+        self._limiter = trio.CapacityLimiter(threads)
+        self._running: dict[object, _Thread] = {}
+
+    @property
+    def unstoppable(self) -> Mapping[str, str]:
+        return {one.message_id: one.name for one in list(self._running.values()) if one.abandoned_at is not None}
+
+    async def __call__(self, message: Message) -> None:
+        this = _Thread(message.id)
+        try:
+            # Abandoned, not awaited, when cancelled: a thread cannot be stopped, and a drain has to end on time.
+            # In a list: Trio refuses coroutines as results.
+            (result,) = await trio.to_thread.run_sync(
+                lambda: [self._work(this, message)], abandon_on_cancel=True, limiter=self._limiter
+            )
+        except trio.Cancelled:
+            if this in self._running:
+                this.abandoned_at = trio.current_time()
+                log.warning(
+                    "a thread goes on although its message was given back: threads cannot be stopped",
+                    message_id=message.id,
+                    thread=this.name,
+                )
+            raise
+        if result is not None:
+            await self._returned(result)
+
+    def _work(self, this: "_Thread", message: Message) -> object:
+        current = threading.current_thread()
+        this.name = f"{_name(self._function)} in thread {current.native_id}"
+        self._running[this] = this
+        try:
+            return self._function(message)
+        finally:
+            del self._running[this]
+            if this.abandoned_at is not None:
+                log.info("the thread that went on has ended", message_id=message.id, thread=this.name)
+
+
+class _Thread:
+    """One call in a thread."""
+
+    def __init__(self, message_id: str) -> None:
+        self.message_id = message_id
+        self.name = ""
+        self.abandoned_at: float | None = None
 
 
 def _opens(found: object) -> bool:

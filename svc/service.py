@@ -27,6 +27,7 @@ from svc.fence import STALL
 from svc.metrics import Metrics
 from svc.observer import Several
 from svc.settings import Settings
+from svc.watchdog import watched
 from svc.worker import LAST_RELEASE, MAX_RECEIVERS
 
 log = structlog.get_logger(__name__)
@@ -83,7 +84,7 @@ async def run(
                 else:
                     os._exit(DRAIN_EXPIRED)
 
-            async with trio.open_nursery() as outermost:
+            async with watched(), trio.open_nursery() as outermost:
                 outermost.start_soon(_watch, signals, on_signal)
                 outermost.start_soon(measure_lag, metrics.lagged)
                 async with trio.open_nursery() as serving:

@@ -375,6 +375,7 @@ class SimulatedService:
                 self._note(f"processor ends {message.id} {short(message.body)}: {_how(error)}")
 
         self._messages: dict[str, Message] = {}
+        run.__wrapped__ = process  # type: ignore[attr-defined]  # as functools.wraps does: for processors.unstoppable()
         return run
 
     def _listen(self, ledger: Ledger) -> None:

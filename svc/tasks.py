@@ -94,19 +94,20 @@ class MessageTasks:
             return
         structlog.contextvars.bind_contextvars(message_id=entry.message.id)
         error: BaseException | None = None
+        entry.scope = scope = trio.CancelScope()
         try:
-            with trio.CancelScope() as entry.scope:
-                try:
+            try:
+                with scope:
                     await self._run_processor(entry)
-                except trio.Cancelled:
-                    raise
-                except BaseException as raised:
-                    error = _without_cancellation(raised)
+            except (
+                BaseException
+            ) as raised:  # SystemExit and the like too: a processor ends its message, never the service
+                error = _its_own(raised)
             # From here to the settlement there is no checkpoint: what is finished cannot be released by a cancellation.
             if not entry.is_undecided():  # lost, or taken from a processor that ignored its cancellation
-                if error is None and not entry.scope.cancelled_caught:
+                if error is None and not scope.cancelled_caught:
                     self._ledger.remember(entry.message.id)
-            elif entry.scope.cancelled_caught:
+            elif scope.cancelled_caught:
                 self._settlement.settle(entry, RELEASED)
             elif error is None:
                 self._settlement.settle(entry, PROCESSED)
@@ -121,23 +122,33 @@ class MessageTasks:
         self._observer.begins(entry)
         try:
             await self._process(entry.message)
+            _close_what_was_left_open()
         except BaseException as error:
             self._observer.worked(entry, error)
+            _close_what_was_left_open(error)
             raise
         self._observer.worked(entry, None)
 
     def _settle_raised(self, entry: Entry, error: BaseException) -> None:
-        match _single(error):
-            case Retry() as retry:
-                log.info("message will be retried", after_seconds=retry.after, reason=str(retry))
-                after = math.ceil(retry.after)
-                self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
-            case Reject() as reject:
-                log.warning("message rejected", reason=reject.reason)
-                self._ledger.note_error(entry.message.id, f"rejected: {reject.reason}")
-                self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.REJECTED, reason=reject.reason))
-            case other:
-                self._fail(entry, error, f"{type(other).__name__}: {other}")
+        try:
+            match _single(error):
+                case Retry() as retry:
+                    after, reason = math.ceil(retry.after), str(retry)
+                    log.info("message will be retried", after_seconds=after, reason=reason)
+                    self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
+                    return
+                case Reject() as reject:
+                    reason = str(reject.reason)
+                    log.warning("message rejected", reason=reason)
+                    self._ledger.note_error(entry.message.id, f"rejected: {reason}")
+                    self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.REJECTED, reason=reason))
+                    return
+        except Exception as broken:
+            # The user's own class of it, which lacks something, or cannot be shown.
+            if not entry.is_undecided():
+                raise
+            error = broken
+        self._fail(entry, error, _told(error))
 
     def _fail(self, entry: Entry, error: BaseException, told: str) -> None:
         receives = entry.message.receive_count
@@ -165,12 +176,35 @@ def _single(error: BaseException) -> BaseException:
     return inner
 
 
-def _without_cancellation(raised: BaseException) -> BaseException:
-    """What the processor raised. A cancellation that is part of it is raised on instead: it is Trio's, or ours."""
-    if isinstance(raised, BaseExceptionGroup):
-        cancelled, rest = raised.split(trio.Cancelled)
-        if cancelled is not None:
+def _its_own(raised: BaseException) -> BaseException:
+    """What the processor raised. When the whole worker is cancelled, a cancellation that is part of it is raised on instead; any
+    other one is the processor's own mistake (a stored one, one that left its scope) and fails its message like any error."""
+    if trio.current_effective_deadline() == -math.inf:
+        if isinstance(raised, trio.Cancelled):
+            raise raised
+        if isinstance(raised, BaseExceptionGroup) and (cancelled := raised.split(trio.Cancelled)[0]) is not None:
             raise cancelled
-        assert rest is not None
-        return rest
     return raised
+
+
+def _close_what_was_left_open(error: BaseException | None = None) -> None:
+    """A nursery that the processor has opened and not closed (an exit stack that nobody closes) would end this task, and with it
+    the service, with a RuntimeError. Its tasks are cancelled instead, and the message has failed."""
+    task = trio.lowlevel.current_task()
+    left_open = task.child_nurseries
+    if not left_open:
+        return
+    for nursery in left_open:
+        nursery.cancel_scope.cancel(reason="its processor has ended and left it open")
+    # Trio has no public way to let go of a nursery; by this list it decides whether a task may end (`task_exited`, Trio 0.35).
+    task._child_nurseries.clear()
+    if error is None:
+        raise RuntimeError("the processor returned and left a nursery open; what runs in it is cancelled")
+
+
+def _told(error: BaseException) -> str:
+    single = _single(error)
+    try:
+        return f"{type(single).__name__}: {single}"
+    except Exception:
+        return f"{type(single).__name__} (whose text cannot be had)"

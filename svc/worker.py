@@ -25,7 +25,7 @@ from svc.leases import Heartbeat
 from svc.ledger import PROCESSED, RELEASED, Counts, Entry, ErrorRecord, Ledger, Outcome
 from svc.observer import UNOBSERVED, Observer
 from svc.probe import Probe
-from svc.processors import Process
+from svc.processors import Process, unstoppable
 from svc.queue import Queue, QueueError, Received
 from svc.retry import backoff
 from svc.settlement import Settlement
@@ -113,6 +113,7 @@ class Worker:
         rng = rng or random.Random()
         self._observer = observer
         self._queue = queue
+        self._process = process
         self._config = config
         self._rng = rng
         self._changed = Bell()
@@ -214,7 +215,10 @@ class Worker:
         with trio.CancelScope(deadline=deadline - self._config.reserve / 2):
             await self._changed.wait_until(lambda: not self.ledger.undecided)
         await trio.lowlevel.checkpoint_if_cancelled()
-        self.tally.note(stubborn=self._release_undecided())
+        # The task of a message that a thread works on ends at once when it is cancelled; the thread goes on.
+        theirs = {entry.message.id for entry in unfinished}
+        threads = {id_: thread for id_, thread in unstoppable(self._process).items() if id_ in theirs}
+        self.tally.note(stubborn=self._release_undecided(), threads=threads)
         with trio.CancelScope(deadline=deadline + LATE):
             await self._changed.wait_until(lambda: not self.ledger and not self.intake.outstanding)
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -58,6 +58,7 @@ LAYERS = [
     {"feed"},
     {"api_page"},
     {"api"},
+    {"watchdog"},
     {"service"},
     {"cli", "cli_maintenance", "commands"},
     {"__main__"},
