@@ -28,9 +28,9 @@ from tests.etcd_cluster import EtcdCluster, Member
 from tests.live import Calls, Instance, Stand, recorded, stand
 
 INSTANCES = 5
-TTL = 2
+TTL = 5
 """Seconds of an instance's lease: INSTANCE_TTL."""
-VISIBILITY = 15
+VISIBILITY = 25
 """Seconds after which what a killed instance held is visible again; a frozen one keeps its own over the freeze."""
 FREEZE = TTL + 3.0
 """Seconds. etcd keeps a lease for its TTL, and a new leader extends every lease once by that."""
