@@ -21,8 +21,9 @@ import trio
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
-from svc import sqs_client
+from svc import lived_time, sqs_client
 from svc import sqs_wire as wire
+from svc.lived_time import LivedTime
 from svc.queue import QueueError, QueueMisconfigured, QueueTimeout, QueueUnavailable, Received, Refusal
 from svc.settings import Settings
 from svc.sqs_client import Call, Pool
@@ -44,10 +45,12 @@ REDRIVE_POLICY = "the queue's redrive policy"
 class SqsQueue:
     """The queue that `SQS_QUEUE_URL` names. Made by `opened()`; for the methods see `svc.queue.Queue`."""
 
-    def __init__(self, url: str, *, poll: Call, call: Call) -> None:
+    def __init__(self, url: str, *, poll: Call, call: Call, lived: LivedTime | None = None) -> None:
+        """`lived`: what bounds receives; None is an ordinary clock, for a queue from which nobody receives for long."""
         self._url = url
         self._poll = poll
         self._call = call
+        self._lived = lived
         self._max_receive_count: int | None = None
         self._dead_letters: tuple[float, str | None] | None = None  # when it was read, and the URL
 
@@ -56,8 +59,12 @@ class SqsQueue:
         return self._max_receive_count
 
     async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
+        # In time that we have lived through: after a stop of this process the answer lies there, with messages that are ours.
         with _bounded(
-            wait + LANDING_SECONDS, "receiving", then="messages it handed out stay invisible until their lease ends"
+            wait + LANDING_SECONDS,
+            "receiving",
+            then="messages it handed out stay invisible until their lease ends",
+            clock=self._lived,
         ):
             answer = await self._poll(
                 "receive_message",
@@ -192,8 +199,8 @@ async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
     # failed, and it would let the receive land after twice its time, when the drain that waits for it is over. Stale
     # connections need no second one either: polls follow each other closely, and idle connections are dropped.
     pools = [Pool(polls, attempts=1), Pool(others)]
-    async with sqs_client.opened(settings, pools) as [poll, call]:
-        yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call)
+    async with sqs_client.opened(settings, pools) as [poll, call], lived_time.running() as lived:
+        yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call, lived=lived)
 
 
 @contextmanager
@@ -204,6 +211,7 @@ def _bounded(
     then: str = "it may have acted all the same",
     what: str = "SQS_QUEUE_URL",
     message: bool = False,
+    clock: LivedTime | None = None,
 ) -> Iterator[None]:
     """Give one call so many seconds, and turn whatever botocore raises into a `QueueError`.
 
@@ -211,7 +219,7 @@ def _bounded(
     requests.
     """
     try:
-        with trio.fail_after(seconds):
+        with clock.fail_after(seconds) if clock else trio.fail_after(seconds):
             yield
     except trio.TooSlowError:
         raise QueueTimeout(f"{doing}: SQS did not answer within {seconds:g} s; {then}") from None

@@ -31,12 +31,14 @@ from botocore import exceptions as boto
 from svc import __version__
 from svc.queue import QueueMisconfigured
 from svc.settings import Settings
-from svc.sqs_wire import LANDING_SECONDS
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
 """How long making a connection may take."""
+
+READ_SECONDS = 3600.0
+"""How long a connection may say nothing, as far as the client is concerned."""
 
 CLOSING_SECONDS = 5.0
 """How long closing the clients may take."""
@@ -94,8 +96,9 @@ async def opened(settings: Settings, pools: Sequence[Pool]) -> AsyncIterator[lis
 def _config(session: AioSession, settings: Settings, pool: Pool, **more: Any) -> AioConfig:
     return AioConfig(
         connect_timeout=CONNECT_SECONDS,
-        # Only a backstop, above every deadline that sqs.py sets, which also covers connecting and the second attempt.
-        read_timeout=settings.sqs_wait_time_seconds + LANDING_SECONDS + 5,
+        # Only a backstop, far above every deadline that sqs.py sets: those also cover connecting and the second attempt, and know
+        # of time in which this process was stopped (lived_time.py).
+        read_timeout=READ_SECONDS,
         max_pool_connections=pool.connections,
         retries={"mode": "standard", "total_max_attempts": pool.attempts},
         # sqs.py makes the requests, of values that were checked before: by settings.py, outgoing.py and sqs_wire.check().

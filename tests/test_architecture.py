@@ -18,6 +18,7 @@ LAYERS = [
         "logs",
         "progress",
         "event_loop",
+        "lived_time",
         "crowd",
         "devstack_leash",
         "devstack_sqs",

@@ -206,3 +206,22 @@ async def test_rejected_messages_go_to_the_dead_letter_queue(place: Stand, moto:
         (letter,) = await letters.receive(limit=10, wait=1, visibility=30)
     assert letter.message.attributes["RejectReason"] == "not for us"
     assert await place.depth() == (0, 0)
+
+
+async def test_a_message_that_came_while_the_process_was_stopped_is_not_stranded(place: Stand, moto: Moto) -> None:
+    """Its receive is long overdue when the process goes on, and its answer lies in the socket."""
+    with recorded(moto.url) as calls:
+        service = await place.start(
+            SQS_WAIT_TIME_SECONDS="2", SQS_VISIBILITY_TIMEOUT_SECONDS="60", WORK_SECONDS="0", AWS_ENDPOINT=calls.url
+        )
+        await place.until(lambda: len(calls.of("ReceiveMessage")) >= 2)
+        service.signal(signal.SIGSTOP)
+        await place.send(["came meanwhile"])
+        await place.until(lambda: calls.held)  # SQS has handed it out
+        await trio.sleep(
+            8
+        )  # past the receive's wait and the time for its way: what is tested is that this time does not count
+        service.signal(signal.SIGCONT)
+        await place.until(lambda: place.succeeded() == ["came meanwhile"], within=10)
+        await place.empty(within=10)
+        assert not [line for line in service.logs if line["event"] == "receiving failed, trying again"]
