@@ -77,6 +77,7 @@ class Entry:
         "fate",
         "hidden_until",
         "landed_at",
+        "lease_group",
         "lease_until",
         "next_try",
         "received_at",
@@ -104,6 +105,8 @@ class Entry:
         """Set at the end, if somebody waits for it."""
         self.extending = False
         """A heartbeat for it is on the wire: a change of visibility sent now could be overtaken by it."""
+        self.lease_group: dict[Entry, None] | None = None
+        """Those with which its lease is kept (`leases.py`)."""
         self.next_try = float("-inf")
         """Not before then may the next heartbeat (undecided) or the settlement (decided) be tried."""
         self.attempts = 0
@@ -145,7 +148,7 @@ class Counts:
 
 
 class Ledger:
-    def __init__(self, *, on_end: Callable[[Entry], None], on_decided: Callable[[], None]) -> None:
+    def __init__(self, *, on_end: Callable[[Entry], None], on_decided: Callable[[Entry], None]) -> None:
         self._on_end = on_end
         self._on_decided = on_decided
         self._entries: dict[str, Entry] = {}  # by receipt handle
@@ -199,7 +202,7 @@ class Ledger:
         if entry.fate is None:
             self._undecided -= 1
         entry.fate, entry.attempts, entry.next_try = fate, 0, float("-inf")
-        self._on_decided()
+        self._on_decided(entry)
 
     def end(self, entry: Entry, outcome: Outcome) -> None:
         """The delivery is out of our hands."""

@@ -123,7 +123,7 @@ class Worker:
         self._holding = False  # a drain waits for receives to land
         self._held: list[Entry] = []  # landed meanwhile, to be released when all have landed
         self._twins: dict[str, list[Entry]] = {}  # further copies of messages that are being worked on, by message id
-        self.ledger = Ledger(on_end=self._on_end, on_decided=self._changed.ring)
+        self.ledger = Ledger(on_end=self._on_end, on_decided=self._on_decided)
         self.settlement = Settlement(
             queue, self.ledger, observer=observer, linger=0 if config.fifo else LINGER, rng=rng
         )
@@ -315,15 +315,17 @@ class Worker:
 
     def _land(self, deliveries: Sequence[Received], sent: float) -> None:
         """A receive has landed: enter what it brought, and choose the way of each. No checkpoint."""
+        landed = []
         for delivery in deliveries:
             if delivery.receipt in self.ledger:
                 log.warning("the queue handed out one receipt handle twice", message_id=delivery.message.id)
                 continue
             twin = self.ledger.at_work_on(delivery.message.id)
             entry = self.ledger.add(delivery, received_at=sent, lease_until=sent + self._config.visibility)
-            self.heartbeat.cover(entry)
             self._observer.landed(entry)
             self._route(entry, twin)
+            landed.append(entry)
+        self.heartbeat.cover(landed)
 
     def _route(self, entry: Entry, twin: Entry | None) -> None:
         if self.ledger.is_finished(entry.message.id):
@@ -403,7 +405,12 @@ class Worker:
         if entry.scope is not None:
             entry.scope.cancel(reason="lease lost")
 
+    def _on_decided(self, entry: Entry) -> None:
+        self.heartbeat.uncover(entry)
+        self._changed.ring()
+
     def _on_end(self, entry: Entry) -> None:
+        self.heartbeat.uncover(entry)
         self._observer.ended(entry)
         if entry.ended is Outcome.LOST:
             self.tally.note_lost(entry)

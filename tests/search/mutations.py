@@ -14,7 +14,7 @@ import trio
 
 from svc.bell import Bell
 from svc.core import Core
-from svc.ledger import PROCESSED, RELEASED, Entry, Fate, Ledger, Outcome
+from svc.ledger import PROCESSED, RELEASED, Entry, Fate, Outcome
 from svc.maintenance import Phase, Switch
 from svc.processors import Message, Reject, Retry
 from svc.queue import Received
@@ -121,20 +121,21 @@ def lease_from_task_start(core: Core) -> None:
     worker.intake._land = lambda deliveries, sent: worker._land(deliveries, trio.current_time())
 
 
-class _InHands:
-    """Of the ledger what a processor has."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter([entry for entry in self._ledger if entry.scope is not None])
-
-
 def heartbeat_skips_waiting(core: Core) -> None:
     """Only messages in the processor's hands are kept: those that wait for their turn, or are held by a drain, are not."""
+    heartbeat = core.worker.heartbeat
+    timeouts, lost = heartbeat._timeouts, heartbeat._on_lost
 
-    core.worker.heartbeat._ledger = _InHands(core.worker.ledger)  # type: ignore[assignment]
+    def of_those_in_hands(batch: Sequence[Entry]) -> dict[str, int]:
+        for entry in batch:
+            entry.next_try = -math.inf
+        return timeouts([entry for entry in batch if entry.scope is not None])
+
+    def lose(entry: Entry, why: str) -> None:
+        if entry.scope is not None:
+            lost(entry, why)
+
+    heartbeat._timeouts, heartbeat._on_lost = of_those_in_hands, lose  # type: ignore[method-assign]
 
 
 def edge_triggered_switch(core: Core) -> None:
