@@ -168,6 +168,8 @@ def worker_config(settings: Settings) -> WorkerConfig:
         wait=settings.sqs_wait_time_seconds,
         visibility=settings.sqs_visibility_timeout_seconds,
         poll_interval=settings.sqs_poll_interval,
+        receivers=settings.sqs_max_receivers,
+        linger=settings.sqs_batch_linger,
         drain_timeout=settings.drain_timeout,
         retry_backoff=settings.retry_backoff,
         fifo=settings.sqs_queue_url.endswith(".fifo"),

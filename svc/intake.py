@@ -21,14 +21,15 @@ from svc.retry import backoff
 
 log = structlog.get_logger(__name__)
 
-MAX_RECEIVERS = 10
-"""Receives on the wire at once, under load."""
-
 BACKOFF_CAP = 5.0
 """Seconds; the longest pause after failed receives, unless SQS_POLL_INTERVAL is longer. Recovery is a matter of seconds."""
 
 GATHER = 0.1
-"""Seconds that a receive for less than a full batch waits for more free places, while the queue is full."""
+"""Seconds that a receive for less than a full batch waits for more free places, while the queue is full: each receive costs the
+same, and so does each place that is free meanwhile."""
+
+FEW = 0.1
+"""The part of the places that may be free for ten times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class IntakeConfig:
     """Long-poll wait."""
     visibility: int = 30
     poll_interval: float = 1.0
+    receivers: int = 10
+    """Receives on the wire at once, under load."""
 
 
 class Intake:
@@ -81,10 +84,17 @@ class Intake:
         """Receives on the wire."""
         self.received_once = False
         """A receive has been answered since the start."""
+        self.last_brought_at = -math.inf
+        """Trio time at which a receive last brought something."""
         self.error: str | None = None
         """Why receives fail at present."""
         self.error_since: float | None = None
         """Trio time."""
+
+    @property
+    def is_asking(self) -> bool:
+        """A receive is on the wire, or about to be sent."""
+        return self._receivers > 0
 
     def open(self) -> None:
         self.is_open = True
@@ -117,13 +127,16 @@ class Intake:
             free = self._config.places - self._in_flight() - self._places_asked_for
             if free < 1 or self._receivers >= self._receivers_wanted:
                 return None
-            if free < self._batch and now < self._last_full_at + GATHER:
-                return self._last_full_at + GATHER
+            if free < self._batch and now < (until := self._last_full_at + self._gathering(free)):
+                return until
             limit = min(free, self._batch)
             self._receivers += 1
             self._places_asked_for += limit
             wire.start_soon(self._receive, limit)
         return None
+
+    def _gathering(self, free: int) -> float:
+        return GATHER if free > FEW * self._config.places else 10 * GATHER
 
     async def _receive(self, limit: int) -> None:
         """One receive, from its sending to its landing."""
@@ -167,7 +180,7 @@ class Intake:
         self.received_once = True
         if len(deliveries) >= limit:
             if limit == self._batch:
-                self._receivers_wanted = min(self._receivers_wanted + 1, MAX_RECEIVERS)
+                self._receivers_wanted = min(self._receivers_wanted + 1, config.receivers)
             self._last_full_at = now
         else:
             self._receivers_wanted = 1
@@ -176,4 +189,6 @@ class Intake:
             # Without long polling there is a pause after nothing; and a queue that cuts our polls short makes no hot loop.
             pause = now + config.poll_interval if config.wait == 0 else sent + min(config.poll_interval, config.wait)
             self._pause_until = max(self._pause_until, pause)
+        else:
+            self.last_brought_at = now
         self._land(deliveries, sent)

@@ -28,7 +28,7 @@ from svc.metrics import Metrics
 from svc.observer import Several
 from svc.settings import Settings
 from svc.watchdog import watched
-from svc.worker import LAST_RELEASE, MAX_RECEIVERS
+from svc.worker import LAST_RELEASE
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ async def run(
     with _signals() as signals, _hard_exit() as arm_hard_exit:
         async with (
             tracing.opened(settings) as spans,
-            sqs.opened(settings, polls=MAX_RECEIVERS) as queue,
+            sqs.opened(settings, polls=settings.sqs_max_receivers) as queue,
             processors.opened(processor, settings, threads=settings.max_concurrency) as process,
         ):
             metrics = Metrics(__version__)

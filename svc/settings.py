@@ -169,6 +169,13 @@ class Settings(BaseModel):
         "pause after a receive that returned nothing while SQS_WAIT_TIME_SECONDS=0, and the first pause after an error",
         ge=0.01, le=3600,
     )  # fmt: skip
+    sqs_max_receivers: Whole = _setting(
+        "10", "a whole number from 1 to 50", "receives at once under load; one when there is little", ge=1, le=50
+    )
+    sqs_batch_linger: Seconds = _setting(
+        "0.1s", "a duration from 0 to 5s", "how long a delete or release may wait for others to share its request with",
+        ge=0, le=5,
+    )  # fmt: skip
     drain_timeout: Seconds = _setting(
         "30s", "a duration from 1s to 12h",
         "how long in-flight work may take after maintenance starts or a stop is asked for", ge=1, le=43_200,

@@ -1,16 +1,17 @@
 """Settlement: carries decided fates to the queue, in batches, and ends a delivery only when the queue has confirmed it.
 
-A batch leaves for one of three named reasons: *size* (ten are ready), *time* (the first of them has lingered long enough) or
-*flush* (nothing else is being worked on, or a drain wants everything out now). What a batch call refuses, or what never got an
+A batch leaves for one of three named reasons: *size* (ten are ready), *time* (one of them has lingered long enough) or *flush*
+(no more can be expected to join it soon, or a drain wants everything out now). What a batch call refuses, or what never got an
 answer, is tried again with back-off until its lease is over; then it is lost, and the ledger remembers what was finished.
 
 Settlement has its own tasks and never runs within the cancel scope of the work it settles. It decides nothing about messages.
 """
 
+import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 import trio
@@ -23,6 +24,10 @@ from svc.retry import backoff
 
 log = structlog.get_logger(__name__)
 
+CALLS_AT_ONCE = 40
+"""Settlement calls on the wire at once: the rest waits here, where it can still join a batch, and not for a connection, where its
+time-out runs. Enough for 400 messages per round trip."""
+
 CALL_LIMIT = 10.0
 """Seconds after which a settlement call on the wire is given up and tried again."""
 
@@ -31,14 +36,32 @@ RETRY_FIRST, RETRY_CAP = 0.2, 2.0
 
 
 class Settlement:
-    def __init__(self, queue: Queue, ledger: Ledger, *, observer: Observer, linger: float, rng: random.Random) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        ledger: Ledger,
+        *,
+        observer: Observer,
+        linger: float,
+        more_may_come: Callable[[], bool],
+        rng: random.Random,
+    ) -> None:
+        """`linger` is the longest that a settlement waits for company, while `more_may_come()` says that some may."""
         self._queue = queue
         self._ledger = ledger
         self._observer = observer
         self._linger = linger
         self._rng = rng
+        self._more_may_come = more_may_come
         self._bell = Bell()
-        self._waiting: dict[Action, deque[tuple[float, Entry]]] = {action: deque() for action in Action}
+        self._ready: dict[Action, deque[tuple[float, Entry]]] = {action: deque() for action in Action}
+        # ready, and until when it lingers at the longest
+        self._later: list[tuple[float, int, Action, Entry]] = []  # a heap, by when it may be tried again
+        self._failed = 0  # since the start: no two of `_later` compare equal
+        self._overtaken: list[
+            tuple[float, Entry]
+        ] = []  # changes of visibility, until a heartbeat on the wire has landed
+        self._on_wire = 0
         self._calls: trio.Nursery | None = None
         self._failing = False
         self.flushing = False
@@ -49,7 +72,13 @@ class Settlement:
     def settle(self, entry: Entry, fate: Fate) -> None:
         """The fate of a delivery is known; from here on it is this file's task. Does not wait."""
         self._ledger.decide(entry, fate)
-        self._waiting[fate.action].append((trio.current_time(), entry))
+        now = trio.current_time()
+        # A quarter at most of what is left of the lease: the rest is for trying again.
+        until = now + max(0.0, min(self._linger, (entry.lease_until - now) / 4))
+        if entry.extending and fate.action is Action.CHANGE_VISIBILITY:
+            self._overtaken.append((until, entry))  # sent now, the heartbeat might undo it
+        else:
+            self._ready[fate.action].append((until, entry))
         self._observer.decided(entry)
         self._bell.ring()
 
@@ -71,36 +100,34 @@ class Settlement:
         """Send every batch that has a reason to leave; returns when the next one will have, if that is a matter of time."""
         now = trio.current_time()
         assert self._calls is not None
-        next_look = math.inf
-        for action, waiting in self._waiting.items():
-            ready, later = [], deque[tuple[float, Entry]]()
-            for since, entry in waiting:
-                # A visibility change that is overtaken by a heartbeat on the wire would be undone by it.
-                held_up = entry.extending and action is Action.CHANGE_VISIBILITY
-                if held_up or entry.next_try > now:
-                    later.append((since, entry))
-                    next_look = min(next_look, math.inf if held_up else entry.next_try)
-                else:
-                    ready.append((since, entry))
+        while self._later and self._later[0][0] <= now:
+            _, _, action, entry = heapq.heappop(self._later)
+            self._ready[action].append((now, entry))
+        if self._overtaken:
+            self._ready[Action.CHANGE_VISIBILITY].extend(held for held in self._overtaken if not held[1].extending)
+            self._overtaken = [held for held in self._overtaken if held[1].extending]
+        next_look = self._later[0][0] if self._later else math.inf
+        for action, ready in self._ready.items():
             size = 1 if action is Action.DEAD_LETTER else MAX_BATCH
-            while ready and (reason := self._reason(now, ready, size)):
+            while ready and self._on_wire < CALLS_AT_ONCE:
+                reason, until = self._reason(now, ready, size)
+                if reason is None:
+                    next_look = min(next_look, until)
+                    break
                 self.left[reason] += 1
-                batch = [entry for _, entry in ready[:size]]
-                del ready[:size]
+                self._on_wire += 1
+                batch = [ready.popleft()[1] for _ in range(min(size, len(ready)))]
                 self._calls.start_soon(self._send, action, batch)
-            if ready:
-                next_look = min(next_look, ready[0][0] + self._linger)
-            self._waiting[action] = deque(ready) + later
         return next_look
 
-    def _reason(self, now: float, ready: Sequence[tuple[float, Entry]], size: int) -> str | None:
+    def _reason(self, now: float, ready: Sequence[tuple[float, Entry]], size: int) -> tuple[str | None, float]:
+        """Why a batch leaves now, or None and when it will leave at the latest."""
         if len(ready) >= size:
-            return "size"
-        if self.flushing or not self._ledger.undecided:
-            return "flush"
-        if now >= ready[0][0] + self._linger:
-            return "time"
-        return None
+            return "size", now
+        if self.flushing or not self._more_may_come():
+            return "flush", now
+        until = min(until for until, _ in ready)
+        return ("time" if until <= now else None), until
 
     async def _send(self, action: Action, batch: Sequence[Entry]) -> None:
         refused: Mapping[str, Refusal] | None = None
@@ -110,6 +137,8 @@ class Settlement:
                 refused = await self._call(action, batch)
         except QueueError as failure:
             error = str(failure)
+        finally:
+            self._on_wire -= 1
         self._tell(refused is not None, action, len(batch), error)
         again: list[tuple[Entry, str]] = []
         for entry in batch:
@@ -165,7 +194,8 @@ class Settlement:
             if next_try >= entry.lease_until:
                 self._lost(entry, f"its lease ran out before the queue confirmed {action.value}: {error}")
             else:
-                self._waiting[action].append((now, entry))
+                self._failed += 1
+                heapq.heappush(self._later, (next_try, self._failed, action, entry))
 
     def _lost(self, entry: Entry, why: str) -> None:
         if entry.fate is not None and entry.fate.outcome is Outcome.FAILED:

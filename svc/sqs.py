@@ -29,6 +29,10 @@ from svc.settings import Settings
 from svc.sqs_client import Call, Pool
 from svc.sqs_wire import CALL_SECONDS, LANDING_SECONDS, NoSuchQueue
 
+OTHER_CALLS = 80
+"""Calls at once beside the polls: 40 settlements and 10 heartbeats (`CALLS_AT_ONCE` of `settlement.py` and `leases.py`), and 30
+for the API."""
+
 REDRIVE_POLICY_SECONDS = 300.0
 """How long `dead_letter` believes in the redrive policy that it has read."""
 
@@ -193,12 +197,10 @@ def _message(
 async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
     """Open the queue for at most `polls` receives at once, and close it at the end. For what it raises see
     `sqs_client.opened`."""
-    # Settlement goes in batches of ten, slow processors settle one by one, and the API asks now and then.
-    others = min(100, 20 + settings.max_concurrency // 5)
     # One attempt for polls: a second one would not bring back what the first may have stranded, it would hide that the first
     # failed, and it would let the receive land after twice its time, when the drain that waits for it is over. Stale
     # connections need no second one either: polls follow each other closely, and idle connections are dropped.
-    pools = [Pool(polls, attempts=1), Pool(others)]
+    pools = [Pool(polls, attempts=1), Pool(OTHER_CALLS)]
     async with sqs_client.opened(settings, pools) as [poll, call], lived_time.running() as lived:
         yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call, lived=lived)
 

@@ -20,7 +20,7 @@ import trio
 
 from svc.bell import Bell
 from svc.drain import DrainTally
-from svc.intake import MAX_RECEIVERS, Intake, IntakeConfig
+from svc.intake import Intake, IntakeConfig
 from svc.leases import Heartbeat
 from svc.ledger import PROCESSED, RELEASED, Counts, Entry, ErrorRecord, Ledger, Outcome
 from svc.observer import UNOBSERVED, Observer
@@ -31,7 +31,7 @@ from svc.retry import backoff
 from svc.settlement import Settlement
 from svc.tasks import MessageTasks
 
-__all__ = ["LAST_RELEASE", "MAX_RECEIVERS", "Worker", "WorkerConfig", "WorkerStatistics"]
+__all__ = ["LAST_RELEASE", "Worker", "WorkerConfig", "WorkerStatistics"]
 
 log = structlog.get_logger(__name__)
 
@@ -40,9 +40,6 @@ LAST_RELEASE = 2.0
 
 LATE = 1.0
 """Seconds that a drain may outlast its deadline, for settlement calls that are on the wire."""
-
-LINGER = 0.1
-"""Seconds that a settlement may wait for company."""
 
 LEARN_EVERY = 300.0
 """Seconds between two looks at the queue's redrive policy."""
@@ -58,6 +55,10 @@ class WorkerConfig:
     visibility: int = 30
     poll_interval: float = 1.0
     drain_timeout: float = 30.0
+    receivers: int = 10
+    """Receives on the wire at once, under load."""
+    linger: float = 0.1
+    """How long a settlement may wait for company."""
     fifo: bool = False
     retry_backoff: tuple[float, float] | None = None
     """How long a failed message stays invisible: after its first receive, and at most. None: until its lease ends."""
@@ -125,7 +126,14 @@ class Worker:
         self._twins: dict[str, list[Entry]] = {}  # further copies of messages that are being worked on, by message id
         self.ledger = Ledger(on_end=self._on_end, on_decided=self._on_decided)
         self.settlement = Settlement(
-            queue, self.ledger, observer=observer, linger=0 if config.fifo else LINGER, rng=rng
+            queue,
+            self.ledger,
+            observer=observer,
+            linger=0
+            if config.fifo
+            else config.linger,  # the next message of a group waits for the delete of the one before
+            more_may_come=self._more_may_come,
+            rng=rng,
         )
         self.tasks = MessageTasks(
             process,
@@ -155,6 +163,7 @@ class Worker:
                 wait=config.effective_wait,
                 visibility=config.visibility,
                 poll_interval=config.poll_interval,
+                receivers=config.receivers,
             ),
             in_flight=lambda: len(self.ledger),
             land=self._land,
@@ -404,6 +413,13 @@ class Worker:
         self.ledger.end(entry, Outcome.LOST)
         if entry.scope is not None:
             entry.scope.cancel(reason="lease lost")
+
+    def _more_may_come(self) -> bool:
+        """Whether a settlement that waits a little may get company: something is being worked on, or the last receive has brought
+        something just now and another one is out."""
+        if self.ledger.undecided:
+            return True
+        return self.intake.is_asking and trio.current_time() < self.intake.last_brought_at + self._config.linger
 
     def _on_decided(self, entry: Entry) -> None:
         self.heartbeat.uncover(entry)

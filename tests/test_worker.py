@@ -79,6 +79,70 @@ async def test_a_receive_asks_for_no_more_than_there_is_room_for(autojump_clock)
     assert len(queue.deleted) == 30
 
 
+@pytest.mark.parametrize("most", [1, 4, 10])
+async def test_receivers_follow_the_load(autojump_clock, most: int) -> None:
+    """One when there is little; one more for each receive that comes back full, up to the setting; one again afterwards."""
+    queue = SimulatedQueue(request_seconds=(0.01, 0.01), answer_seconds=(0.01, 0.01))
+    out = []
+    async with SimulatedService(queue, work(0), SQS_MAX_RECEIVERS=str(most), MAX_CONCURRENCY="1000") as service:
+        intake = service.core.worker.intake
+
+        async def watch() -> None:
+            while True:
+                out.append(intake.outstanding)
+                await trio.sleep(0.001)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            await trio.sleep(1)
+            assert max(out) == 1
+            for number in range(1000):
+                queue.put(str(number))
+            await service.idle()
+            assert max(out) == most
+            await trio.sleep(21)  # the polls of the busy time land, within 20 s
+            assert intake.outstanding == 1
+            nursery.cancel_scope.cancel()
+    assert queue.calls["receive"] <= 100 + 2 * most + 3
+
+
+async def test_a_full_queue_is_asked_for_full_batches_only(autojump_clock) -> None:
+    """Places become free one by one, every 0.05 s or so: a receive waits until ten are, as long as that is few of all."""
+    queue = SimulatedQueue()
+    for number in range(1000):
+        queue.put(str(number))
+
+    async def handle(message: Message) -> None:
+        await trio.sleep(2 + int(message.body) % 100 / 50)
+
+    async with SimulatedService(queue, handle, MAX_CONCURRENCY="100") as service:
+        await service.wait_for(lambda: len(queue.deleted) > 900)
+    brought = [count for _, count in landed(queue)]
+    assert sum(brought) / len(brought) > 9.5
+
+
+async def test_a_trickle_costs_two_requests_for_each_message(autojump_clock) -> None:
+    queue = SimulatedQueue(request_seconds=(0.005, 0.005), answer_seconds=(0.005, 0.005))
+    async with SimulatedService(queue, work(0)) as service:
+        for number in range(600):
+            queue.put(str(number))
+            await trio.sleep(1)
+        await service.idle()
+        assert queue.calls.total() / 600 <= 2.01
+
+
+async def test_saturation_costs_a_fifth_of_a_request_for_each_message(autojump_clock) -> None:
+    queue = SimulatedQueue(request_seconds=(0.001, 0.01), answer_seconds=(0.001, 0.01))
+    for number in range(3000):
+        queue.put(str(number))
+    async with SimulatedService(queue, work(0), MAX_CONCURRENCY="200") as service:
+        await service.idle()
+        assert service.core.worker.settlement.left == {"size": 300, "time": 0, "flush": 0}
+        assert (
+            queue.calls.total() / 3000 <= 0.21
+        )  # 300 receives, 300 deletes; and the last receives, which find nothing
+
+
 async def test_errors_are_answered_with_growing_pauses_and_no_hot_loop(autojump_clock) -> None:
     queue = SimulatedQueue(faults=[Fault("error", "receive", start=0, end=60)])
     async with SimulatedService(queue) as service:
@@ -120,6 +184,37 @@ async def test_extensions_go_ten_at_a_time(autojump_clock) -> None:
         await service.idle()
         assert queue.calls["change_visibility"] == 4
     assert len(queue.deleted) == 40
+
+
+async def test_heartbeats_look_at_what_is_due_and_leave_room_for_deletes(autojump_clock) -> None:
+    queue = SimulatedQueue(request_seconds=(0.05, 0.05), answer_seconds=(0.05, 0.05))
+    for number in range(600):
+        queue.put(str(number))
+    on_wire = most = 0
+    async with SimulatedService(queue, work(35), MAX_CONCURRENCY="600") as service:
+        heartbeat = service.core.worker.heartbeat
+        looked_at = 0
+        covers, send = heartbeat._covers, heartbeat._send
+
+        def counted(entry) -> bool:
+            nonlocal looked_at
+            looked_at += 1
+            return covers(entry)
+
+        async def watched(*args) -> None:
+            nonlocal on_wire, most
+            on_wire += 1
+            most = max(most, on_wire)
+            await send(*args)
+            on_wire -= 1
+
+        heartbeat._covers, heartbeat._send = counted, watched
+        await service.idle()
+        assert queue.calls["change_visibility"] == 60
+        assert most == 10
+        # Each is looked at when it lands, when it is due and when its extension is confirmed; not at every look.
+        assert looked_at <= 600 * 6
+        assert heartbeat._groups == [] or sum(len(group) for _, _, group in heartbeat._groups) == 0
 
 
 async def test_a_lost_lease_cancels_the_work_and_deletes_nothing(autojump_clock) -> None:
@@ -169,6 +264,64 @@ async def test_a_single_message_is_deleted_without_lingering(autojump_clock) -> 
         assert service.core.worker.settlement.left == {"size": 0, "time": 0, "flush": 1}
 
 
+async def test_deletes_of_one_message_each_wait_for_each_other(autojump_clock) -> None:
+    """Twenty messages a second, each done at once: the receives bring one each, and the deletes take what comes in 0.1 s."""
+    queue = SimulatedQueue()
+    async with SimulatedService(queue, work(0)) as service:
+        for number in range(100):
+            queue.put(str(number))
+            await trio.sleep(0.05)
+        await service.idle()
+        assert queue.calls["receive"] == 101
+        assert 33 <= queue.calls["delete"] <= 50
+        left = service.core.worker.settlement.left
+        assert left["time"] == queue.calls["delete"] - left["flush"]
+        assert left["flush"] <= 1
+
+
+async def test_no_settlement_waits_for_company_that_cannot_come(autojump_clock) -> None:
+    """All five places are taken by messages that are done: no receive is out, and nobody can join."""
+    queue = SimulatedQueue()
+    for number in range(50):
+        queue.put(str(number))
+    async with SimulatedService(queue, work(0), MAX_CONCURRENCY="5") as service:
+        await service.idle()
+        assert trio.current_time() < 0.1
+        assert service.core.worker.settlement.left == {"size": 0, "time": 0, "flush": 10}
+
+
+@pytest.mark.parametrize("linger", ["0", "0.5", "5s"])
+async def test_the_linger_is_a_setting_and_no_drain_waits_for_it(autojump_clock, linger: str) -> None:
+    queue = SimulatedQueue()
+    for body in ("2", "9"):
+        queue.put(body)
+
+    async def handle(message: Message) -> None:
+        await trio.sleep(float(message.body))
+
+    async with SimulatedService(queue, handle, SQS_BATCH_LINGER=linger, DRAIN_TIMEOUT="10s") as service:
+        await trio.sleep(3)
+        deleted = [event.at for event in queue.history if type(event).__name__ == "Deleted"]
+        assert deleted == ([] if linger == "5s" else [2 + float(linger)])
+        service.maintenance("on")
+        await service.wait_for(lambda: len(queue.deleted) == 1)
+        assert trio.current_time() == pytest.approx(3, abs=0.02)
+
+
+async def test_no_linger_uses_up_a_lease(autojump_clock) -> None:
+    """A quarter of what is left of the lease at most: (4 - 1) / 4 s."""
+    queue = SimulatedQueue()
+    for body in ("1", "9"):
+        queue.put(body)
+
+    async def handle(message: Message) -> None:
+        await trio.sleep(float(message.body))
+
+    async with SimulatedService(queue, handle, SQS_BATCH_LINGER="5s", SQS_VISIBILITY_TIMEOUT_SECONDS="4") as service:
+        await service.wait_for(lambda: len(queue.deleted) == 1)
+        assert trio.current_time() == pytest.approx(1.75, abs=0.02)
+
+
 async def test_a_delete_lingers_for_company_while_others_are_at_work(autojump_clock) -> None:
     queue = SimulatedQueue()
     for body in ("1", "1.05", "5"):
@@ -215,7 +368,8 @@ async def test_retry_makes_it_visible_then(autojump_clock) -> None:
 
     async with SimulatedService(queue, handle) as service:
         await service.idle()
-        assert [run.began for run in service.runs] == [0, pytest.approx(100)]
+        # The change of visibility has waited for company first.
+        assert [run.began for run in service.runs] == [0, pytest.approx(0.1 + 100)]
         counts = service.core.worker.statistics().counts
         assert (counts.released, counts.processed, counts.failed) == (1, 1, 0)
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent
 
 RECEIVERS = 10
-"""Receives on the wire at once: what `svc` goes up to (`intake.MAX_RECEIVERS`), and the floors beside it."""
+"""Receives on the wire at once: what `svc` goes up to (`SQS_MAX_RECEIVERS`), and the floors beside it."""
 
 
 class CannotRun(Exception):
