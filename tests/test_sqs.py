@@ -436,6 +436,30 @@ async def test_calls_that_were_cut_off_leave_the_client_usable(nursery: trio.Nur
             await queue.attributes()
 
 
+async def test_a_call_that_swallows_its_cancellation_is_cancelled_again(road: sqs_client.Road) -> None:
+    if road == "native":
+        pytest.skip("Trio tells of a cancellation at every step")
+    import trio_asyncio
+
+    swallowed = 0
+
+    async def deaf() -> str:
+        nonlocal swallowed
+        while swallowed < 2:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                swallowed += 1
+        return "ended"
+
+    async with trio_asyncio.open_loop() as loop:
+        with trio.fail_after(10), trio.move_on_after(0.1) as scope:
+            assert await sqs_client._ended(loop.create_task(deaf()), loop) == "ended"
+        assert swallowed == 2
+        assert scope.cancel_called
+        assert not scope.cancelled_caught  # it did end: what it brought is not thrown away
+
+
 async def test_what_is_raised_inside_comes_out_as_it_is(moto: Moto) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with sqs.opened(settings(moto.url), polls=1):
