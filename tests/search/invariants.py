@@ -43,7 +43,7 @@ from svc.ledger import Counts
 from svc.maintenance import DrainOutcome, Phase
 from svc.queue import Received
 from svc.simulated_history import DeadLettered, Deleted
-from svc.worker import LAST_RELEASE, LATE, WorkerConfig
+from svc.worker import LAST_RELEASE, LATE
 
 if TYPE_CHECKING:
     from .witness import Instance, Running, Witness
@@ -295,7 +295,7 @@ class Invariants:
     def _calls_are_bounded(self, instance: "Instance") -> None:
         lasted = trio.current_time() - instance.began
         setup, landed = self._setup, len(instance.landed)
-        receives = 2 * WorkerConfig().receivers + 2.5 * lasted / setup.poll_interval + 2 * landed
+        receives = 2 * setup.receivers + 2.5 * lasted / setup.poll_interval + 2 * landed
         if instance.calls["receive"] > receives:
             self._violated(f"16 {instance}: {instance.calls['receive']} receives in {lasted:g} s for {landed} messages")
         others = sum(instance.calls.values()) - instance.calls["receive"]

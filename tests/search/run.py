@@ -148,6 +148,8 @@ class World:
             "SQS_POLL_INTERVAL": str(setup.poll_interval),
             "DRAIN_TIMEOUT": str(setup.drain_timeout),
             "RETRY_BACKOFF": setup.retry_backoff,
+            "SQS_BATCH_LINGER": str(setup.linger),
+            "SQS_MAX_RECEIVERS": str(setup.receivers),
             "MAX_CONCURRENCY": str(setup.concurrency),
         }
 

@@ -63,6 +63,8 @@ class Setup(_Short):
     reread: float = 10.0
     """Every so many seconds the switch is read again."""
     retry_backoff: str = "off"
+    linger: float = 0.1
+    receivers: int = 10
 
 
 @dataclass(frozen=True, repr=False)
@@ -220,6 +222,9 @@ def random_schedule(seed: int) -> Schedule:
             start = moment()
             lives.append(Life(start, start + moment(), rng.choice(ENDS)) if rng.random() < 0.5 else Life(start))
     faults = random_faults(rng, most=rng.choice((0, 0, 2, 5)), calls=12, until=float(span), what=FAULTS)
+    setup = dataclasses.replace(
+        setup, linger=rng.choice((0.1, 0.1, 0.0, 2.0, 5.0)), receivers=rng.choice((10, 10, 1, 3))
+    )
     return Schedule(
         seed=seed,
         setup=setup,
@@ -253,6 +258,8 @@ def schedules(draw: st.DrawFn) -> Schedule:
         missed=draw(chances),
         reread=draw(st.sampled_from((10.0, 3.0))),
         retry_backoff=draw(st.sampled_from(BACKOFFS)),
+        linger=draw(st.sampled_from((0.1, 0.0, 2.0, 5.0))),
+        receivers=draw(st.sampled_from((10, 1, 3))),
     )
     works = st.builds(
         lambda does, seconds, again, stubborn: Work(does, seconds, again if does == "retry" else 0, stubborn),
