@@ -31,7 +31,9 @@ def authorise(settings: Settings, *, token_needed: bool = False) -> None:
     scheme, _, token = quart.request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthorised
-    if not hmac.compare_digest(token.strip().encode(), settings.api_token.get_secret_value().encode()):
+    # The bytes that were sent against those of the environment: the one is decoded as ISO 8859-1, the other as UTF-8.
+    sent = token.strip().encode("latin-1", "replace")
+    if not hmac.compare_digest(sent, settings.api_token.get_secret_value().encode("utf-8", "surrogateescape")):
         quart.abort(403, "the bearer token is not the one that this service was given in API_TOKEN")
 
 

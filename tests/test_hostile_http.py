@@ -182,9 +182,9 @@ RAW: dict[str, tuple[Sequence[bytes | float], set[int | None]]] = {
     "a word as path": ([b"GET word HTTP/1.1\r\nHost: x\r\n\r\n"], {400}),
     "asterisk": ([b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"], {404}),
     "absolute": ([b"GET http://elsewhere/health/live HTTP/1.1\r\nHost: x\r\n\r\n"], {200}),
-    "absolute without path": ([b"GET http://elsewhere HTTP/1.1\r\nHost: x\r\n\r\n"], {404}),
-    "absolute with only a query": ([b"GET http://elsewhere?x HTTP/1.1\r\nHost: x\r\n\r\n"], {404}),
-    "absolute and bad": ([b"GET http://[x HTTP/1.1\r\nHost: x\r\n\r\n"], {404}),
+    "absolute without path": ([b"GET http://elsewhere HTTP/1.1\r\nHost: x\r\n\r\n"], {200}),
+    "absolute with only a query": ([b"GET http://elsewhere?x HTTP/1.1\r\nHost: x\r\n\r\n"], {200}),
+    "absolute and bad": ([b"GET http://[x HTTP/1.1\r\nHost: x\r\n\r\n"], {200}),
     "CONNECT": ([b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n"], {400}),
     "bad method": ([b"G\xc3T /health HTTP/1.1\r\nHost: x\r\n\r\n"], {400}),
     "long method": ([b"A" * 300 + b" /health HTTP/1.1\r\nHost: x\r\n\r\n"], {405}),
@@ -586,3 +586,14 @@ async def test_hosts(host: str) -> None:
         async with httpx.AsyncClient(trust_env=False, verify=NO_TLS) as client:
             assert (await client.get(url + "/health/live")).status_code == 200
         stop.set()
+
+
+async def test_a_token_is_compared_as_the_bytes_it_is() -> None:
+    token = os.fsdecode("pässwörd".encode() + b"\xff")
+    rest = b"\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(GOOD) + GOOD
+    async with served(API_TOKEN=token) as held:
+        for sent, status in {
+            os.fsencode(token): 200, "pässwörd".encode() + b"\xfe": 403, "pässwördÿ".encode("latin1"): 403, b"\xff": 403,
+            "pässwördÿ".encode(): 403, b"x" * 8000: 403, b"": 401,
+        }.items():  # fmt: skip
+            assert split(await talk(held, POST + b"Authorization: Bearer " + sent + rest))[0] == status, sent
