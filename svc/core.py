@@ -173,4 +173,5 @@ def worker_config(settings: Settings) -> WorkerConfig:
         drain_timeout=settings.drain_timeout,
         retry_backoff=settings.retry_backoff,
         fifo=settings.sqs_queue_url.endswith(".fifo"),
+        most_bytes=settings.max_in_flight_bytes,
     )

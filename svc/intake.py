@@ -4,7 +4,8 @@ A loop looks at the whole state (open? free places? receives out? a pause?) and 
 cancels this loop and never a receive: the receives run in a nursery that outlives it, land, and hand over what they bring.
 
 Places first: a receive asks for at most the places that are free, holds them while it is on the wire, and so nothing ever lands
-that there is no room for. One receive is out when the queue has little; more follow while they come back full.
+that there is no room for. Large messages need room of their own (`_fits`). One receive is out when the queue has little; more
+follow while they come back full.
 """
 
 import math
@@ -46,6 +47,8 @@ class IntakeConfig:
     poll_interval: float = 1.0
     receivers: int = 10
     """Receives on the wire at once, under load."""
+    most_bytes: int = 268_435_456
+    """Memory that the bodies in flight may take."""
 
 
 class Intake:
@@ -55,6 +58,7 @@ class Intake:
         config: IntakeConfig,
         *,
         in_flight: Callable[[], int],
+        bytes_in_flight: Callable[[], int],
         land: Callable[[Sequence[Received], float], None],
         on_change: Callable[[], None],
         may_begin: Callable[[], bool] = lambda: True,
@@ -67,6 +71,7 @@ class Intake:
         self._config = config
         self._batch = min(config.batch, config.places)
         self._in_flight = in_flight
+        self._bytes_in_flight = bytes_in_flight
         self._land = land
         self._on_change = on_change
         self._may_begin = may_begin
@@ -76,6 +81,7 @@ class Intake:
         self._receivers = 0  # of which some may not have been sent yet
         self._places_asked_for = 0
         self._receivers_wanted = 1
+        self._bytes_expected = 0.0  # of one receive
         self._pause_until = -math.inf
         self._last_full_at = -math.inf
         self._failures = 0
@@ -127,6 +133,8 @@ class Intake:
             free = self._config.places - self._in_flight() - self._places_asked_for
             if free < 1 or self._receivers >= self._receivers_wanted:
                 return None
+            if not self._fits():
+                return None
             if free < self._batch and now < (until := self._last_full_at + self._gathering(free)):
                 return until
             limit = min(free, self._batch)
@@ -137,6 +145,12 @@ class Intake:
 
     def _gathering(self, free: int) -> float:
         return GATHER if free > FEW * self._config.places else 10 * GATHER
+
+    def _fits(self) -> bool:
+        """Whether the receives that are out and one more stay within the bytes that may be in flight, if they bring as much as
+        those before them. One may always be out when nothing is in flight."""
+        bytes_then = self._bytes_in_flight() + (self._receivers + 1) * self._bytes_expected
+        return bytes_then <= self._config.most_bytes or not (self._receivers or self._in_flight())
 
     async def _receive(self, limit: int) -> None:
         """One receive, from its sending to its landing."""
@@ -191,4 +205,6 @@ class Intake:
             self._pause_until = max(self._pause_until, pause)
         else:
             self.last_brought_at = now
+        brought = sum(delivery.size for delivery in deliveries)
+        self._bytes_expected = max(brought, self._bytes_expected * 0.9)
         self._land(deliveries, sent)

@@ -10,7 +10,7 @@ This file decides nothing, waits for nothing and calls nobody but its two listen
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import trio
@@ -116,6 +116,11 @@ class Entry:
     def message(self) -> Message:
         return self.delivery.message
 
+    def forget_body(self) -> None:
+        """Deferred entries are kept for as long as their messages are invisible, which may be hours: without what is large."""
+        slim = replace(self.message, body="", attributes={})
+        self.delivery = Received(slim, self.delivery.receipt)
+
     def is_undecided(self) -> bool:
         """Waiting for its turn, or being processed."""
         return self.fate is None and self.ended is None
@@ -160,6 +165,8 @@ class Ledger:
         self._sweep_deferred_at = 1000
         self.errors: deque[ErrorRecord] = deque(maxlen=RECENT_ERRORS)
         self.last_received_at: float | None = None
+        self.bytes = 0
+        """Memory that the bodies in flight take."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -184,6 +191,7 @@ class Ledger:
         self._entries[delivery.receipt] = entry
         self._by_message.setdefault(delivery.message.id, entry)
         self._undecided += 1
+        self.bytes += delivery.size
         self.last_received_at = received_at
         return entry
 
@@ -209,6 +217,7 @@ class Ledger:
         if entry.ended is not None:
             raise ValueError(f"message {entry.message.id}: ended twice ({entry.ended}, now {outcome})")
         del self._entries[entry.delivery.receipt]
+        self.bytes -= entry.delivery.size
         if self._by_message.get(entry.message.id) is entry:
             del self._by_message[entry.message.id]
         if entry.fate is None:
@@ -223,6 +232,8 @@ class Ledger:
         if entry.done is not None:
             entry.done.set()
         self._on_end(entry)
+        if entry.delivery.receipt in self._deferred:
+            entry.forget_body()
 
     def _defer(self, entry: Entry) -> None:
         if len(self._deferred) >= self._sweep_deferred_at:

@@ -183,6 +183,11 @@ class Settings(BaseModel):
     max_concurrency: Whole = _setting(
         "100", "a whole number from 1 to 100000", "messages being processed at once in this process", ge=1, le=100_000
     )
+    max_in_flight_bytes: Whole = _setting(
+        "268435456", "a whole number of bytes from 1048576 to 100000000000",
+        "memory that the bodies of messages in flight may take; beyond it nothing more is received", ge=1_048_576,
+        le=100_000_000_000,
+    )  # fmt: skip
     message_processor: str = _setting(
         "svc.processors:simulated", "module:attribute of a processor", "the user's processor",
         pattern=r"^[^\s:]+:[^\s:]+$",

@@ -60,6 +60,8 @@ class WorkerConfig:
     linger: float = 0.1
     """How long a settlement may wait for company."""
     fifo: bool = False
+    most_bytes: int = 268_435_456
+    """Memory that the bodies in flight may take."""
     retry_backoff: tuple[float, float] | None = None
     """How long a failed message stays invisible: after its first receive, and at most. None: until its lease ends."""
 
@@ -164,8 +166,10 @@ class Worker:
                 visibility=config.visibility,
                 poll_interval=config.poll_interval,
                 receivers=config.receivers,
+                most_bytes=config.most_bytes,
             ),
             in_flight=lambda: len(self.ledger),
+            bytes_in_flight=lambda: self.ledger.bytes,
             land=self._land,
             on_change=self._changed.ring,
             may_begin=may_receive,

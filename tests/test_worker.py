@@ -28,6 +28,57 @@ def begun(queue: SimulatedQueue) -> list[float]:
 # -- asking --
 
 
+async def test_bytes_in_flight_are_bounded_and_do_not_slow_small_messages(autojump_clock) -> None:
+    """200 messages of 1 MB, then 200 small ones, while 35 MiB may be in flight: that is three large receives at once, whatever
+    is free of MAX_CONCURRENCY; the fourth may have been sent before the size of the first was known."""
+    for body, most, seconds in (("x" * 1_000_000, 40_100_000, 7), ("x", 20_000, 2)):
+        queue = SimulatedQueue()
+        for _ in range(200):
+            queue.put(body)
+        peak = 0
+
+        async def process(message: Message) -> None:
+            nonlocal peak
+            peak = max(peak, service.core.worker.ledger.bytes)
+            await trio.sleep(1)
+
+        async with SimulatedService(
+            queue, process, MAX_CONCURRENCY="1000", MAX_IN_FLIGHT_BYTES=str(35 * 1024 * 1024)
+        ) as service:
+            began = trio.current_time()
+            await service.idle()
+            assert trio.current_time() - began <= seconds
+        assert len(queue.deleted) == 200
+        assert peak <= most
+
+
+async def test_a_message_larger_than_the_bytes_that_may_be_in_flight_is_processed(autojump_clock) -> None:
+    queue = SimulatedQueue()
+    for _ in range(30):
+        queue.put("x" * 500_000)
+    async with SimulatedService(queue, work(1), MAX_IN_FLIGHT_BYTES="1048576") as service:
+        await service.idle()
+    assert len(queue.deleted) == 30
+
+
+@pytest.mark.expects_errors
+async def test_failed_messages_leave_nothing_large_behind(autojump_clock) -> None:
+    queue = SimulatedQueue()
+    for _ in range(50):
+        queue.put("x" * 500_000)
+
+    async def fail(message: Message) -> None:
+        raise ValueError("always")
+
+    async with SimulatedService(queue, fail) as service:
+        await trio.sleep(1)
+        ledger = service.core.worker.ledger
+        assert ledger.counts().failed == 50
+        assert len(ledger.deferred(trio.current_time())) == 50
+        assert ledger.bytes == 0
+        assert sum(len(entry.message.body) for entry in ledger._deferred.values()) == 0
+
+
 async def test_an_idle_instance_makes_180_receives_an_hour(autojump_clock) -> None:
     queue = SimulatedQueue()
     async with SimulatedService(queue):
