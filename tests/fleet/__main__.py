@@ -1,6 +1,7 @@
-"""python -m tests.fleet --rounds 20 [--seed N]: a fleet of real processes through maintenance after maintenance.
+"""python -m tests.fleet [--rounds 20] [--seed N]: a fleet of real processes through maintenance after maintenance, then through a
+rolling restart. Prints a line per round and the tally of all messages; exit code 1 when anything was not as it should be.
 
-Prints a line per round and the tally of all messages; exit code 1 when anything was not as it should be.
+python -m tests.fleet --timing: how long fleets of 1, 5, 20 and 50 take to answer, and what they cost etcd.
 """
 
 import argparse
@@ -13,7 +14,8 @@ from pathlib import Path
 import trio
 
 from tests.conftest import _ENVIRONMENT
-from tests.fleet.proof import RoundResult, rounds
+from tests.fleet import timing
+from tests.fleet.proof import RoundResult, Tally, rolling, rounds
 
 
 def tell(result: RoundResult) -> None:
@@ -30,19 +32,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--timing", action="store_true")
     told = parser.parse_args()
-    print(f"seed {told.seed}")
+    if not told.timing:
+        print(f"seed {told.seed}")
+    if told.timing:
+        trio.run(timing.table)
+        return 0
     with tempfile.TemporaryDirectory(prefix="svc-fleet-") as folder:
         results, tally = trio.run(partial(rounds, Path(folder), told.rounds, told.seed, tell=tell))
-    print(
-        f"{len(results)} rounds; messages: {tally.sent} sent, {tally.lost} lost, {tally.stranded} stranded, "
-        f"{tally.duplicates} processed again ({tally.explained} of them begun by an instance that was killed), "
-        f"{tally.concurrent} in two runs at once"
-    )
+    print(f"{len(results)} rounds; {said(tally)}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="svc-fleet-") as folder:
+        faults, restarted = trio.run(rolling, Path(folder), told.seed)
+    print(f"rolling restart: {'; '.join(faults) or 'holds'}; {said(restarted)}")
     faulty = [result for result in results if result.faults]
-    clean = not (faulty or tally.lost or tally.stranded or tally.concurrent or tally.duplicates - tally.explained)
-    print("every round holds" if clean else f"{len(faulty)} round(s) do not hold")
+    clean = not faults and not faulty and holds(tally) and holds(restarted)
+    print("everything holds" if clean else f"{len(faulty)} of {len(results)} rounds do not hold, or the tally does not")
     return 0 if clean else 1
+
+
+def said(tally: Tally) -> str:
+    return (
+        f"messages: {tally.sent} sent, {tally.lost} lost, {tally.stranded} stranded, {tally.duplicates} processed again "
+        f"({tally.explained} of them begun by an instance that was killed), {tally.concurrent} in two runs at once"
+    )
+
+
+def holds(tally: Tally) -> bool:
+    return not (tally.lost or tally.stranded or tally.concurrent or tally.duplicates - tally.explained)
 
 
 if __name__ == "__main__":
