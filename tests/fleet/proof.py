@@ -290,6 +290,35 @@ def _concurrent(events: list[dict[str, Any]], killed: set[int]) -> int:
     return found
 
 
+async def rolling_restart(fleet: Fleet) -> list[str]:
+    """Stop each instance as an orchestrator does, and start a new one in its place; what should not have been."""
+    faults = []
+    for name in sorted(fleet.live):
+        instance, calls = fleet.live[name]
+        instance.signal(signal.SIGTERM)
+        code = await instance.exit_code()
+        if code != 0:
+            faults.append(f"{name} ended with {code}")
+        if calls.held:
+            faults.append(f"{name} has ended and holds {len(calls.held)} message(s)")
+        fleet.dead[name] = fleet.live.pop(name)
+        await fleet.start()
+    return faults
+
+
+async def rolling(folder: Path, seed: int) -> tuple[list[str], Tally]:
+    """A rolling restart of a fleet under load."""
+    async with fleet(folder) as held:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(held.load, random.Random(seed), 12.0)
+            await held.place.until(lambda: len(held.place.succeeded()) >= 10)
+            faults = await rolling_restart(held)
+            nursery.cancel_scope.cancel(reason="all are new")
+        held.dead.clear()  # none of them was killed: nothing explains a second run
+        tally = await settle(held)
+    return faults, tally
+
+
 async def rounds(
     folder: Path, count: int, seed: int, *, tell: Any = lambda result: None
 ) -> tuple[list[RoundResult], Tally]:
