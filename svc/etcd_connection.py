@@ -47,6 +47,9 @@ ONE_SHOT_TIMEOUT = 5.0
 _ANSWER = 3.0
 """Seconds that an endpoint may take to connect, authenticate and answer the first read."""
 
+_TRY_AGAIN = 0.2
+"""Seconds before a one-shot begins anew at another endpoint."""
+
 _STAGGER = 0.3
 """Seconds after which the next endpoint is tried beside one that has not answered yet."""
 
@@ -122,18 +125,28 @@ class Put:
 
 
 async def one_shot(settings: Settings, key: str, on: "Callable[[Connection, Any], Awaitable[T]]") -> T:
-    """`on` with a connection and what it answered to a read of the key."""
-    endpoint = ""
+    """`on` with a connection and what it answered to a read of the key. An endpoint that fails us in the middle (killed, or
+    without its leader) is no answer: `on` begins anew at another, so it must be something that may be done twice."""
+    endpoint, endpoints, failed = "", list(settings.etcd_endpoints), ""
     with trio.move_on_after(ONE_SHOT_TIMEOUT):
-        async with connected(settings, key, settings.etcd_endpoints) as (connection, answer):
-            endpoint = connection.endpoint
+        while True:
             try:
-                return await on(connection, answer)
+                async with connected(settings, key, endpoints) as (connection, answer):
+                    endpoint = connection.endpoint
+                    return await on(connection, answer)
             except Trouble as trouble:
-                raise EtcdError(f"etcd {endpoint}: {trouble.said}. {trouble.remedy}") from None
+                failed = f"etcd {endpoint}: {trouble.said}. {trouble.remedy}"
+                if trouble.denied or trouble.remedy not in (CHECK_ENDPOINT, NO_QUORUM):
+                    raise EtcdError(failed) from None
+            except EtcdError:
+                if not failed:
+                    raise  # nobody answers: told at once
+            endpoints.append(endpoints.pop(0))
+            await trio.sleep(_TRY_AGAIN)
+    failed = failed or f"etcd {endpoint or _listed(settings.etcd_endpoints)}: no full answer"
     raise EtcdError(
-        f"etcd {endpoint or _listed(settings.etcd_endpoints)}: no full answer within {ONE_SHOT_TIMEOUT:g} s; a change "
-        "may have been made all the same. Check that etcd is well, then look at the key before you try again."
+        f"{failed} (Tried for {ONE_SHOT_TIMEOUT:g} s; a change may have been made all the same. Check that etcd is well, then "
+        "look at the key before you try again.)"
     )
 
 
@@ -441,6 +454,8 @@ def _details(error: Any) -> str:
     return str(error.details() or "")
 
 
+NO_QUORUM = "The etcd cluster has no quorum: bring its members back."
+
 CHECK_ENDPOINT = "Check ETCD_ENDPOINTS, and that etcd runs there and is healthy; if it wants TLS, set ETCD_CA_CERT."
 
 # Not Trio's default one: whoever fills that must not delay the switch.
@@ -459,7 +474,7 @@ _REMEDIES = (
         "Check ETCD_CA_CERT: its certificate is not of this authority, or not for this host.",
     ),
     ("andshake", "Check that etcd speaks TLS there, and ETCD_CA_CERT, ETCD_CERT and ETCD_KEY."),
-    ("no leader", "The etcd cluster has no quorum: bring its members back."),
+    ("no leader", NO_QUORUM),
 )
 
 LONGEST_LEASE = 9_000_000_000

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from svc import etcd as subject
+from svc import etcd_connection
 from svc.devstack import Etcd, etcd_binary
 from svc.etcd import EtcdError, KeyWatcher
 from svc.settings import Settings, load
@@ -544,3 +545,25 @@ def test_importing_warns_of_nothing() -> None:
         [sys.executable, "-W", "error", "-c", "import svc.etcd"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_a_one_shot_begins_anew_when_its_endpoint_fails_in_the_middle(etcd: Etcd, key_prefix: str) -> None:
+    settings = load({"ETCD_ENDPOINTS": f"{etcd.endpoint},{etcd.endpoint}", "MAINTENANCE_KEY": key_prefix + "key"})
+    said: list[str] = []
+
+    async def order(connection: etcd_connection.Connection, answer: Any) -> str:
+        said.append("asked")
+        if len(said) == 1:
+            raise etcd_connection.Trouble("Socket closed", etcd_connection.CHECK_ENDPOINT)
+        return "done"
+
+    assert await etcd_connection.one_shot(settings, settings.maintenance_key, order) == "done"
+    assert len(said) == 2
+
+    async def forbidden(connection: etcd_connection.Connection, answer: Any) -> str:
+        said.append("asked")
+        raise etcd_connection.Trouble("permission denied", "Grant it.", denied=True)
+
+    with pytest.raises(EtcdError, match=r"permission denied. Grant it"):
+        await etcd_connection.one_shot(settings, settings.maintenance_key, forbidden)
+    assert len(said) == 3  # a refusal is an answer
