@@ -316,6 +316,9 @@ class _Http1(H11Protocol):
             target = absolute[1] if absolute[1].startswith(b"/") else b"/" + absolute[1]
         if not target.startswith(b"/") and target != b"*":
             raise _NotServed(400)
+        names = {name for name, _ in request.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            raise _NotServed(400)  # which of the two counts is what request smuggling is about (RFC 9112, 6.3)
         if not self.may_ask(target, request.headers):
             raise _NotServed(503)
         headers = [(name, value) for name, value in request.headers if name != b"upgrade"]

@@ -229,6 +229,17 @@ RAW: dict[str, tuple[Sequence[bytes | float], set[int | None]]] = {
     "length beyond all": ([POST + b"Content-Length: " + b"9" * 400 + b"\r\n\r\nabc"], {400, 413}),
     "two lengths": ([POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"], {400}),
     "the same length twice": ([POST + b"Content-Length: 16\r\nContent-Length: 16\r\n\r\n" + GOOD], {200, 400}),
+    "length and good chunks": (
+        [
+            POST
+            + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n"
+            + GOOD
+            + b"\r\n0\r\n\r\n"
+            + GET
+            + b"\r\n"
+        ],
+        {400},
+    ),
     "length and chunks": ([POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], {400}),
     "chunked": ([chunked(b"%x\r\n" % len(GOOD), GOOD, b"\r\n0\r\n\r\n")], {200}),
     "chunked with trailer": ([chunked(b"%x\r\n" % len(GOOD), GOOD, b"\r\n0\r\nX: y\r\n\r\n")], {200}),
