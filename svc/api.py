@@ -215,7 +215,8 @@ def _add_open_routes(app: QuartTrio, core: Core, metrics: Metrics) -> None:
             "switch": render.switch(state),
             "drain": render.drain(state.drain),
             "queue_url": core.settings.sqs_queue_url,
-            "queue_error": core.worker.statistics().queue_error or core.worker.probe_error,
+            **render.queue_trouble(core.worker.statistics(), core.worker.probe_trouble),
+            "breaker": render.breaker(core.worker.statistics().breaker),
             "timestamp": render.now(),
         }
         return body, 503 if status in ("starting", "unhealthy") else 200

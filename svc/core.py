@@ -12,6 +12,7 @@ from typing import Protocol
 import trio
 
 from svc.bell import Bell
+from svc.breaker import BreakerConfig
 from svc.fence import Fence
 from svc.fleet import Registration, described, own_key
 from svc.gate import Gate
@@ -172,6 +173,14 @@ def worker_config(settings: Settings) -> WorkerConfig:
         linger=settings.sqs_batch_linger,
         drain_timeout=settings.drain_timeout,
         retry_backoff=settings.retry_backoff,
+        breaker=_breaker(settings),
         fifo=settings.sqs_queue_url.endswith(".fifo"),
         most_bytes=settings.max_in_flight_bytes,
     )
+
+
+def _breaker(settings: Settings) -> BreakerConfig | None:
+    if settings.breaker_failures is None:
+        return None
+    share, least = settings.breaker_failures
+    return BreakerConfig(share=share, least=least, window=settings.breaker_window, pause=settings.breaker_pause)

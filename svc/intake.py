@@ -17,13 +17,17 @@ import structlog
 import trio
 
 from svc.bell import Bell
-from svc.queue import Queue, QueueError, Received
+from svc.queue import Queue, QueueError, QueueMisconfigured, Received
 from svc.retry import backoff
 
 log = structlog.get_logger(__name__)
 
 BACKOFF_CAP = 5.0
 """Seconds; the longest pause after failed receives, unless SQS_POLL_INTERVAL is longer. Recovery is a matter of seconds."""
+
+MISCONFIGURED_CAP = 30.0
+"""Seconds; the longest pause where an operator has to act first (no such queue, no permission, wrong credentials): nothing is
+gained by asking more often, and when it is put right the work goes on within this time."""
 
 GATHER = 0.1
 """Seconds that a receive for less than a full batch waits for more free places, while the queue is full: each receive costs the
@@ -62,11 +66,13 @@ class Intake:
         land: Callable[[Sequence[Received], float], None],
         on_change: Callable[[], None],
         may_begin: Callable[[], bool] = lambda: True,
+        grants: Callable[[], tuple[float, float | None]] = lambda: (math.inf, None),
         rng: random.Random,
     ) -> None:
         """`land(deliveries, sent)` must enter them into the ledger without a checkpoint; `sent` is the Trio time at which
         their receive was sent. `on_change()` tells that a receive has ended. While `may_begin()` says no, no receive
-        begins; who changes that says `look_again()`."""
+        begins; who changes that says `look_again()`. `grants()` is how many more messages may be asked for, whatever the free
+        places, and when to ask that again (None: when told)."""
         self._queue = queue
         self._config = config
         self._batch = min(config.batch, config.places)
@@ -75,6 +81,7 @@ class Intake:
         self._land = land
         self._on_change = on_change
         self._may_begin = may_begin
+        self._grants = grants
         self._rng = rng
         self._bell = Bell()
         self._scope = trio.CancelScope()
@@ -130,7 +137,10 @@ class Intake:
         while self.is_open and self._may_begin():
             if now < self._pause_until:
                 return self._pause_until
-            free = self._config.places - self._in_flight() - self._places_asked_for
+            granted, ask_again = self._grants()
+            if granted < 1:
+                return ask_again
+            free = int(min(self._config.places - self._in_flight(), granted)) - self._places_asked_for
             if free < 1 or self._receivers >= self._receivers_wanted:
                 return None
             if not self._fits():
@@ -156,7 +166,7 @@ class Intake:
         """One receive, from its sending to its landing."""
         config = self._config
         try:
-            if not (self.is_open and self._may_begin()):
+            if not (self.is_open and self._may_begin() and self._grants()[0] >= 1):
                 return  # closed between the decision and this first step
             sent = trio.current_time()
             self.outstanding += 1
@@ -178,7 +188,8 @@ class Intake:
         self._failures += 1
         self._receivers_wanted = 1
         now, first = trio.current_time(), self._config.poll_interval
-        self._pause_until = now + backoff(self._failures, first=first, cap=max(first, BACKOFF_CAP), rng=self._rng)
+        cap = MISCONFIGURED_CAP if isinstance(error, QueueMisconfigured) else BACKOFF_CAP
+        self._pause_until = now + backoff(self._failures, first=first, cap=max(first, cap), rng=self._rng)
         if self.error is None:
             self.error_since = now
         if self.error != str(error):

@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from svc.breaker import State
 from svc.core import WatcherSnapshot
 from svc.gate import GateStatistics
 from svc.ledger import Entry, Outcome
@@ -228,6 +229,13 @@ def _of_the_worker(worker: WorkerStatistics) -> Iterable[Metric]:
     yield _gauge("svc_messages_in_flight", "Deliveries received and not ended.", counts.in_flight)
     yield _gauge("svc_receives_outstanding", "Receives on the wire.", worker.receives_outstanding)
     yield _gauge("svc_queue_reachable", "1 unless receives fail.", worker.queue_error is None)
+    if worker.breaker is not None:
+        yield _gauge(
+            "svc_breaker",
+            "1 for the state that the circuit breaker is in.",
+            {(("state", state.value),): worker.breaker.state is state for state in State},
+        )
+        yield _counter("svc_breaker_opened", "How often the circuit breaker has opened.", worker.breaker.opened)
     yield _counter(
         "svc_settlement_batches",
         "Batches of deletes and releases by why they left: full, waited long enough, or nothing else to wait for.",

@@ -72,6 +72,8 @@ _HEALTH = {
         "drain": {"type": ["object", "null"]},
         "queue_url": {"type": "string"},
         "queue_error": {"type": ["string", "null"]},
+        "queue_error_since": {"type": ["string", "null"], "format": "date-time"},
+        "breaker": {"type": ["object", "null"]},
         "timestamp": {"type": "string", "format": "date-time"},
     },
 }

@@ -59,6 +59,8 @@ HEALTH: dict[str, Any] = {
     "drain": None,
     "queue_url": QUEUE_URL,
     "queue_error": None,
+    "queue_error_since": None,
+    "breaker": {"state": "closed", "since": None, "until": None, "runs": 214, "failures": 1, "opened": 0},
     "timestamp": NOW,
 }
 
@@ -67,6 +69,7 @@ UNHEALTHY: dict[str, Any] = HEALTH | {
     "handlers": {"http": True, "sqs": False},
     "drain": DRAIN,
     "queue_error": "receiving: SQS is out of reach (connection refused); see AWS_ENDPOINT",
+    "queue_error_since": "2026-11-25T02:09:12.008Z",
 }
 
 LIVE: dict[str, Any] = {"status": "live", "timestamp": NOW}
@@ -103,6 +106,7 @@ STATS: dict[str, Any] = {
         "receives_outstanding": 1,
         "queue_error": None,
         "queue_error_since": None,
+        "breaker": {"state": "closed", "since": None, "until": None, "runs": 214, "failures": 1, "opened": 0},
         "recent_errors": [
             {"timestamp": "2026-11-25T02:09:12.008Z", "message_id": MESSAGE_ID, "error": "ValueError: no such order"}
         ],

@@ -22,6 +22,8 @@ class Probe:
         self._worked = False
         self.error: str | None = None
         """What the last call that failed said; None after one that worked."""
+        self.error_since: float | None = None
+        """Trio time since which no call has worked."""
 
     async def works(self) -> bool:
         """Whether the last call worked, making one if the last is older than a second. Never raises `QueueError`."""
@@ -34,7 +36,7 @@ class Probe:
                     await trio.sleep_until(self._asked_at + EVERY)
                     await self._ask()
         if patience.cancelled_caught:
-            self._worked, self.error = False, f"no answer in {PATIENCE:g} s"
+            self._failed(f"no answer in {PATIENCE:g} s")
         return self._worked
 
     def _fresh(self) -> bool:
@@ -45,7 +47,12 @@ class Probe:
         try:
             await self._call()
         except QueueError as error:
-            self._worked, self.error = False, str(error)
+            self._failed(str(error))
         else:
-            self._worked, self.error = True, None
+            self._worked, self.error, self.error_since = True, None, None
         self._answered_at = trio.current_time()
+
+    def _failed(self, error: str) -> None:
+        self._worked, self.error = False, error
+        if self.error_since is None:
+            self.error_since = trio.current_time()

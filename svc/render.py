@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import trio
 
+from svc.breaker import BreakerSnapshot
 from svc.core import WatcherSnapshot
 from svc.maintenance import DrainReport, MaintenanceState, Phase
 from svc.worker import WorkerStatistics
@@ -88,6 +89,25 @@ def _bounded(figures: Mapping[str, object]) -> dict[str, object]:
     return shown
 
 
+def queue_trouble(held: WorkerStatistics, probe: tuple[str | None, float | None]) -> dict[str, object]:
+    """What is wrong with the queue and since when: what receives say, else what the last health check said."""
+    error, since = (held.queue_error, held.queue_error_since) if held.queue_error is not None else probe
+    return {"queue_error": error, "queue_error_since": date(since)}
+
+
+def breaker(held: BreakerSnapshot | None) -> dict[str, object] | None:
+    if held is None:
+        return None
+    return {
+        "state": held.state.value,
+        "since": date(held.since),
+        "until": date(held.until),
+        "runs": held.runs,
+        "failures": held.failures,
+        "opened": held.opened,
+    }
+
+
 def in_maintenance(state: MaintenanceState) -> bool:
     """Whether maintenance is on, drained or still draining."""
     return state.phase in (Phase.DRAINING, Phase.MAINTENANCE) or state.in_force is not None
@@ -114,6 +134,7 @@ def worker(
         "receives_outstanding": held.receives_outstanding,
         "queue_error": held.queue_error,
         "queue_error_since": date(held.queue_error_since),
+        "breaker": breaker(held.breaker),
         "recent_errors": [
             {"timestamp": date(error.at), "message_id": error.message_id, "error": error.error[:1000]}
             for error in held.recent_errors

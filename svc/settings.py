@@ -65,19 +65,34 @@ def _http_url(text: object) -> object:
 
 
 def _range_or_off(text: object) -> object:
-    if isinstance(text, str) and text.lower() == "off":
-        return None
+    return None if isinstance(text, str) and text.lower() == "off" else _pause_range(text)
+
+
+def _pause_range(text: object) -> object:
     pair = _range(text)
     if isinstance(pair, tuple) and pair[0] < 1:
         raise ValueError("begins below a second")
     return pair
 
 
+def _failures(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    if text.lower() == "off":
+        return None
+    match = re.fullmatch(r"([0-9]{1,3})% *of +([0-9]{1,6})", text)
+    if not match or not (1 <= int(match[1]) <= 100 and 1 <= int(match[2]) <= 100_000):
+        raise ValueError("not a share of a number")
+    return int(match[1]) / 100, int(match[2])
+
+
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Endpoints = Annotated[tuple[tuple[str, int], ...], BeforeValidator(_endpoints)]
 SecondsRange = Annotated[tuple[float, float], BeforeValidator(_range)]
+PauseRange = Annotated[tuple[float, float], BeforeValidator(_pause_range)]
 SecondsRangeOrOff = Annotated[tuple[float, float] | None, BeforeValidator(_range_or_off)]
+ShareOrOff = Annotated[tuple[float, int] | None, BeforeValidator(_failures)]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
 Lower = BeforeValidator(lambda text: text.lower() if isinstance(text, str) else text)
 
@@ -163,6 +178,18 @@ class Settings(BaseModel):
         "5s-15m", "two durations from 1s to 12h such as 5s-15m, or off",
         "how long a failed message stays invisible: the first duration after its first receive, doubled with each further one up "
         "to the second, and of that a random half to whole; off: until its visibility timeout ends",
+    )  # fmt: skip
+    breaker_failures: ShareOrOff = _setting(
+        "90% of 30", "a share of a number such as 90% of 30 (1% to 100%, 1 to 100000), or off",
+        "the share of the processor's runs within BREAKER_WINDOW that has to fail, of at least so many, for receiving to pause",
+    )  # fmt: skip
+    breaker_window: Seconds = _setting(
+        "60s", "a duration from 1s to 1h", "over which failures are counted", ge=1, le=3600
+    )
+    breaker_pause: PauseRange = _setting(
+        "10s-5m", "two durations from 1s to 12h such as 10s-5m",
+        "how long receiving pauses before a few messages are tried: the first duration, doubled up to the second while those "
+        "fail, and of that a random half to whole",
     )  # fmt: skip
     sqs_poll_interval: Seconds = _setting(
         "1s", "a duration from 10ms to 1h",
@@ -290,6 +317,9 @@ def _shown(field: str, value: object) -> str:
     if field == "etcd_endpoints":
         assert isinstance(value, tuple)
         return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in value)
+    if field == "breaker_failures":
+        assert isinstance(value, tuple)
+        return f"{round(value[0] * 100)}% of {value[1]}"
     if isinstance(value, tuple):
         return "-".join(_shown_seconds(part, field) for part in value)
     if isinstance(value, float):
@@ -303,7 +333,7 @@ def _shown_seconds(value: float, field: str) -> str:
     return f"{value / 60:g}m" if value >= 60 and value % 60 == 0 else f"{value:g}s"
 
 
-_MAY_BE_OFF = {"retry_backoff"}
+_MAY_BE_OFF = {"retry_backoff", "breaker_failures"}
 
 
 def _without_credentials(text: str) -> str:

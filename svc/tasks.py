@@ -32,8 +32,10 @@ class MessageTasks:
         fifo: bool,
         retry_backoff: tuple[float, float] | None,
         had_last_receive: Callable[[Entry], bool],
+        on_verdict: Callable[[Entry, bool], None],
         rng: random.Random,
     ) -> None:
+        """`on_verdict(entry, failed)`: the processor has failed, or it has succeeded or asked for a retry or a rejection."""
         self._process = process
         self._ledger = ledger
         self._settlement = settlement
@@ -41,6 +43,7 @@ class MessageTasks:
         self._fifo = fifo
         self._retry_backoff = retry_backoff
         self._had_last_receive = had_last_receive
+        self._on_verdict = on_verdict
         self._rng = rng
         self._groups: dict[str, deque[Entry]] = {}
 
@@ -111,6 +114,7 @@ class MessageTasks:
                 self._settlement.settle(entry, RELEASED)
             elif error is None:
                 self._settlement.settle(entry, PROCESSED)
+                self._on_verdict(entry, False)
             else:
                 self._settle_raised(entry, error)
         finally:
@@ -136,12 +140,14 @@ class MessageTasks:
                     after, reason = math.ceil(retry.after), str(retry)
                     log.info("message will be retried", after_seconds=after, reason=reason)
                     self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
+                    self._on_verdict(entry, False)
                     return
                 case Reject() as reject:
                     reason = str(reject.reason)
                     log.warning("message rejected", reason=reason)
                     self._ledger.note_error(entry.message.id, f"rejected: {reason}")
                     self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.REJECTED, reason=reason))
+                    self._on_verdict(entry, False)
                     return
         except Exception as broken:
             # The user's own class of it, which lacks something, or cannot be shown.
@@ -153,6 +159,7 @@ class MessageTasks:
     def _fail(self, entry: Entry, error: BaseException, told: str) -> None:
         receives = entry.message.receive_count
         self._ledger.note_error(entry.message.id, told)
+        self._on_verdict(entry, True)
         if self._retry_backoff is None:
             log.error("message failed", receive_count=receives, exc_info=error)
             self._ledger.end(entry, Outcome.FAILED)

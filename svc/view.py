@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from svc import __version__, render
+from svc.breaker import State
 from svc.core import Core
 from svc.history import Sample
 from svc.ledger import Entry
@@ -146,6 +147,11 @@ def troubles(
             "" if held.queue_error_since is None else f"For {duration(trio.current_time() - held.queue_error_since)}: "
         )
         found.append({"title": "SQS does not answer as it should", "text": f"{since}{held.queue_error}"})
+    if held.breaker is not None and held.breaker.state is not State.CLOSED:
+        told = "Nearly every message failed, so receiving pauses"
+        found.append(
+            {"title": "The circuit breaker is open", "text": f"{told}; a few messages are tried now and then."}
+        )
     if state.unreadable:
         found.append({"title": "The maintenance key's value is ignored", "text": f"{state.unreadable}."})
     return [{name: text[:LONGEST] for name, text in trouble.items()} for trouble in found]

@@ -19,6 +19,8 @@ import structlog
 import trio
 
 from svc.bell import Bell
+from svc.brake import Brake
+from svc.breaker import BreakerConfig, BreakerSnapshot
 from svc.drain import DrainTally
 from svc.intake import Intake, IntakeConfig
 from svc.leases import Heartbeat
@@ -62,6 +64,8 @@ class WorkerConfig:
     fifo: bool = False
     most_bytes: int = 268_435_456
     """Memory that the bodies in flight may take."""
+    breaker: BreakerConfig | None = None
+    """None: no circuit breaker."""
     retry_backoff: tuple[float, float] | None = None
     """How long a failed message stays invisible: after its first receive, and at most. None: until its lease ends."""
 
@@ -96,6 +100,8 @@ class WorkerStatistics:
     """Why receives fail at present."""
     queue_error_since: float | None
     """Trio time."""
+    breaker: BreakerSnapshot | None
+    """None: switched off."""
 
 
 class Worker:
@@ -137,6 +143,7 @@ class Worker:
             more_may_come=self._more_may_come,
             rng=rng,
         )
+        self.brake = Brake(config.breaker, self.ledger, rng)
         self.tasks = MessageTasks(
             process,
             self.ledger,
@@ -145,6 +152,7 @@ class Worker:
             fifo=config.fifo,
             retry_backoff=config.retry_backoff,
             had_last_receive=self._had_its_last_receive,
+            on_verdict=self._verdict,
             rng=rng,
         )
         self.tally = DrainTally(self.ledger)
@@ -173,6 +181,7 @@ class Worker:
             land=self._land,
             on_change=self._changed.ring,
             may_begin=may_receive,
+            grants=self.brake.grants,
             rng=rng,
         )
 
@@ -194,6 +203,7 @@ class Worker:
         for entry in held:
             if entry.is_undecided():
                 self._start(entry)
+        self.brake.resume()
         self.intake.open()
 
     async def wait_drained(self, deadline: float) -> str | None:
@@ -249,6 +259,11 @@ class Worker:
         """What the queue said to the last `health()`, if that failed."""
         return self._probe.error
 
+    @property
+    def probe_trouble(self) -> tuple[str | None, float | None]:
+        """That, and since when (Trio time)."""
+        return self._probe.error, self._probe.error_since
+
     def statistics(self) -> WorkerStatistics:
         return WorkerStatistics(
             counts=self.ledger.counts(),
@@ -260,6 +275,7 @@ class Worker:
             recent_errors=tuple(self.ledger.errors),
             queue_error=self.intake.error,
             queue_error_since=self.intake.error_since,
+            breaker=self.brake.snapshot(),
         )
 
     # -- running --
@@ -409,6 +425,10 @@ class Worker:
         for entry in undecided:
             self.settlement.settle(entry, RELEASED)
         return undecided
+
+    def _verdict(self, entry: Entry, failed: bool) -> None:
+        self.brake.verdict(entry, failed=failed)
+        self.intake.look_again()
 
     def _lose(self, entry: Entry, why: str) -> None:
         """The lease is over while the work goes on: stop the work, touch the message no more."""

@@ -32,12 +32,15 @@ strongest form that nothing but the service itself can break:
 17. *A drain does not dead-letter.* A delivery that is the last one that the redrive policy grants is run, or named in the report
     of a drain whose time ran out; so if it lands before the end of a drain, in time for its lease, at an instance that has read
     the policy and has no other copy of it. Not on FIFO queues, where the order comes first.
+18. *The circuit breaker holds back receives and nothing else.* Open, no receive begins; probing, no more messages than a few are
+    asked for. (That a drain ends and the calm finishes everything says the rest.)
 """
 
 from typing import TYPE_CHECKING
 
 import trio
 
+from svc.breaker import PROBES, State
 from svc.drain import Drain
 from svc.ledger import Counts
 from svc.maintenance import DrainOutcome, Phase
@@ -243,12 +246,15 @@ class Invariants:
             return False
         return True
 
-    def receive_begins(self, instance: "Instance") -> None:
+    def receive_begins(self, instance: "Instance", limit: int) -> None:
         if instance.core is None or instance.crashed:
             return
         phase = instance.core.manager._phase
         if phase is not Phase.RUNNING:
             self._violated(f"10 {instance}: a receive begins in phase {phase.value}")
+        breaker = instance.core.worker.brake.snapshot()
+        if breaker is not None and (breaker.state is State.OPEN or (breaker.state is State.PROBING and limit > PROBES)):
+            self._violated(f"18 {instance}: a receive of {limit} begins, the circuit breaker is {breaker.state.value}")
 
     def receive_cancelled(self, instance: "Instance") -> None:
         if instance.crashed or instance.core is None:

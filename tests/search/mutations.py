@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from svc.bell import Bell
+from svc.breaker import State
 from svc.core import Core
 from svc.ledger import PROCESSED, RELEASED, Entry, Fate, Outcome
 from svc.maintenance import Phase, Switch
@@ -263,6 +264,47 @@ def no_back_off(core: Core) -> None:
     intake._landed, intake._failed = at_once, failed_at_once  # type: ignore[method-assign]
 
 
+def breaker_holds_up_the_drain(core: Core) -> None:
+    """A drain waits until the circuit breaker has closed."""
+    worker = core.worker
+    wait_drained = worker.wait_drained
+
+    async def when_closed(deadline: float) -> str | None:
+        while (held := worker.brake.snapshot()) is not None and held.state is not State.CLOSED:
+            await trio.sleep(1)
+        return await wait_drained(deadline)
+
+    worker.wait_drained = when_closed  # type: ignore[method-assign]
+
+
+def breaker_without_effect(core: Core) -> None:
+    """Receives begin however it stands."""
+    core.worker.intake._grants = lambda: (math.inf, None)
+
+
+def breaker_never_asks_again(core: Core) -> None:
+    """The pause has no end, because nobody looks at the time."""
+    brake = core.worker.brake
+    grants = brake.grants
+    core.worker.intake._grants = lambda: (grants()[0], None)
+
+
+def back_off_unknown_to_the_queue(core: Core) -> None:
+    """A failed message is written off, and its delay is never sent: the report tells a time that is not true."""
+    settlement = core.worker.settlement
+    settle = settlement.settle
+
+    def forget(entry: Entry, fate: Fate) -> None:
+        if fate.outcome is Outcome.FAILED:
+            core.worker.ledger.decide(entry, fate)
+            entry.hidden_until = trio.current_time()
+            core.worker.ledger.end(entry, fate.outcome)
+        else:
+            settle(entry, fate)
+
+    settlement.settle = forget  # type: ignore[method-assign]
+
+
 MUTATIONS: Mapping[str, Spoil] = {
     spoil.__name__: spoil
     for spoil in (
@@ -281,6 +323,10 @@ MUTATIONS: Mapping[str, Spoil] = {
         retry_forgets_the_deferral,
         delete_what_failed,
         no_back_off,
+        breaker_holds_up_the_drain,
+        breaker_without_effect,
+        breaker_never_asks_again,
+        back_off_unknown_to_the_queue,
     )
 }
 

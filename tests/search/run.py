@@ -32,6 +32,11 @@ MakeCore = Callable[..., Core]
 BACKED_OFF = {"off": 0.0, "1s-4s": 4.0, "5s-15m": 900.0, "20s": 20.0}
 """The most that a back-off takes, in seconds."""
 
+FAILS = ("fail", "exit", "leave")
+
+PAUSE = 4.0
+"""The longest pause of the circuit breaker, in seconds."""
+
 AFTERWARDS = Work("succeed", 0.1)
 """What the processor does in runs that the schedule says nothing about."""
 
@@ -150,6 +155,9 @@ class World:
             "RETRY_BACKOFF": setup.retry_backoff,
             "SQS_BATCH_LINGER": str(setup.linger),
             "SQS_MAX_RECEIVERS": str(setup.receivers),
+            "BREAKER_FAILURES": setup.breaker,
+            "BREAKER_WINDOW": "20s",
+            "BREAKER_PAUSE": "1s-4s",
             "MAX_CONCURRENCY": str(setup.concurrency),
         }
 
@@ -215,8 +223,11 @@ class World:
         work = sum(run.seconds + run.stubborn + 1 for arrival in self.schedule.arrivals for run in arrival.runs)
         retries = sum(run.again for arrival in self.schedule.arrivals for run in arrival.runs)
         # A receive that a drain wasted counts for the back-off all the same: hence the cap, not the steps.
-        failures = sum(run.does == "fail" for arrival in self.schedule.arrivals for run in arrival.runs)
+        failures = sum(run.does in FAILS for arrival in self.schedule.arrivals for run in arrival.runs)
         retries += failures * BACKED_OFF[setup.retry_backoff]
+        if setup.breaker != "off":
+            # After each failure a pause, and then no more than a few messages at once: the work is done as good as one by one.
+            retries += sum(rounds) * (PAUSE + min(setup.wait, 20))
         most = sum(rounds) if setup.fifo else max(rounds, default=0)
         each = setup.visibility + min(setup.wait, 20) + 8 * setup.latency[1] + 2
         return 10 + setup.reread + work + retries + len(rounds) + most * each
@@ -311,5 +322,10 @@ class World:
                     raise Retry(after=work.again)
                 case "reject":
                     raise Reject("no good")
+                case "exit":
+                    raise SystemExit(3)
+                case "leave":
+                    nursery = await trio.open_nursery().__aenter__()
+                    nursery.start_soon(trio.sleep_forever)
         finally:
             witness.ends(run, finished=finished, rejected=rejected)

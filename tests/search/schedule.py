@@ -65,13 +65,16 @@ class Setup(_Short):
     retry_backoff: str = "off"
     linger: float = 0.1
     receivers: int = 10
+    breaker: str = "off"
+    """BREAKER_FAILURES; the window is 20 s, the pause 1 to 4 s."""
 
 
 @dataclass(frozen=True, repr=False)
 class Work(_Short):
     """What the processor does in one run."""
 
-    does: Literal["succeed", "fail", "retry", "reject"] = "succeed"
+    does: Literal["succeed", "fail", "retry", "reject", "exit", "leave"] = "succeed"
+    """`exit`: raises SystemExit. `leave`: returns and leaves a nursery open, with a task in it. Both fail."""
     seconds: float = 0.1
     """After so many."""
     again: int = 0
@@ -153,8 +156,22 @@ FAULTS: tuple[What, ...] = (
     "partial",
     "denied",
 )
-WORKS = ("succeed", "succeed", "succeed", "fail", "retry", "reject")
+WORKS = (
+    "succeed",
+    "succeed",
+    "succeed",
+    "succeed",
+    "fail",
+    "fail",
+    "retry",
+    "retry",
+    "reject",
+    "reject",
+    "exit",
+    "leave",
+)
 BACKOFFS = ("off", "1s-4s", "5s-15m", "20s")
+BREAKERS = ("off", "50% of 1", "60% of 3")
 ENDS = ("stop", "crash", "cancel")
 GROUPS = "abc"
 
@@ -187,6 +204,7 @@ def random_schedule(seed: int) -> Schedule:
         missed=rng.choice((0.0, 0.3)) if odd else 0.0,
         reread=rng.choice((3.0, 10.0)),
         retry_backoff=rng.choice(BACKOFFS),
+        breaker=rng.choice(BREAKERS),
     )
     burst = rng.random() < 0.3
 
@@ -260,10 +278,11 @@ def schedules(draw: st.DrawFn) -> Schedule:
         retry_backoff=draw(st.sampled_from(BACKOFFS)),
         linger=draw(st.sampled_from((0.1, 0.0, 2.0, 5.0))),
         receivers=draw(st.sampled_from((10, 1, 3))),
+        breaker=draw(st.sampled_from(BREAKERS)),
     )
     works = st.builds(
         lambda does, seconds, again, stubborn: Work(does, seconds, again if does == "retry" else 0, stubborn),
-        st.sampled_from(("succeed", "fail", "retry", "reject")),
+        st.sampled_from(("succeed", "fail", "retry", "reject", "exit", "leave")),
         st.sampled_from((0.1, 0.0, 0.5, 1.0, 3.0, visibility * 1.0, visibility * 2.5)),
         st.sampled_from((0, 1, 3, 7)),
         st.sampled_from((0.0, 0.0, 0.5, 3.0, 40.0)),

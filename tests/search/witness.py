@@ -295,7 +295,7 @@ class WatchedQueue:
         instance = self._instance
         await self._seen("receive")
         sent = trio.current_time()
-        self._witness.check.receive_begins(instance)
+        self._witness.check.receive_begins(instance, limit)
         instance.on_the_wire += 1
         try:
             deliveries = await self._queue.receive(limit=limit, wait=wait, visibility=visibility)
