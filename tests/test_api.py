@@ -298,7 +298,7 @@ async def test_stats_body(autojump_clock: MockClock) -> None:
             case "stay":
                 await trio.sleep_forever()
 
-    async with running(by_body, queue=SimulatedQueue()) as held:
+    async with running(by_body, queue=SimulatedQueue(), RETRY_BACKOFF="off") as held:
         for body in ("fine", "fine", "fail", "retry", "reject", "stay"):
             held.queue.put(body)
         await trio.sleep(6)
@@ -327,7 +327,7 @@ async def test_only_the_last_ten_errors_are_shown_and_a_long_one_is_cut(autojump
     async def fail(message: Message) -> None:
         raise ValueError(message.body + "!" * 5000)
 
-    async with running(fail, MAX_CONCURRENCY="1") as held:
+    async with running(fail, MAX_CONCURRENCY="1", RETRY_BACKOFF="off") as held:
         for number in range(12):
             held.queue.put(str(number))
         await trio.sleep(10)

@@ -60,7 +60,7 @@ async def test_every_figure_of_a_life_with_a_drain(autojump_clock: MockClock) ->
     for seconds in (2, 2, -1, 1000):
         queue.put(str(seconds))
     await trio.sleep(3)
-    settings = load({"SQS_WAIT_TIME_SECONDS": "5", "DRAIN_TIMEOUT": "10s", "SQS_VISIBILITY_TIMEOUT_SECONDS": "30"})
+    settings = load({"SQS_WAIT_TIME_SECONDS": "5", "DRAIN_TIMEOUT": "10s", "RETRY_BACKOFF": "off"})
     core = Core(settings, queue, work, switch.watcher, observer=metrics)
     watched(metrics, core)
     async with trio.open_nursery() as nursery:
@@ -84,6 +84,7 @@ async def test_every_figure_of_a_life_with_a_drain(autojump_clock: MockClock) ->
         'svc_messages_total{outcome="failed"}': 1,
         'svc_messages_total{outcome="released"}': 1,
         "svc_queue_reachable": 1,
+        'svc_breaker{state="closed"}': 1,
         "svc_receive_messages_sum": 4,
         "svc_message_queue_wait_seconds_count": 4,
         "svc_message_queue_wait_seconds_sum": 4 * 3,

@@ -245,7 +245,7 @@ async def test_texts_from_outside_are_cut_and_newest_errors_stand_first(autojump
     async def fail(message: Message) -> None:
         raise (Reject if message.body == "1" else ValueError)(message.body + "<script>" * 500)
 
-    async with running(fail, MAX_CONCURRENCY="1") as held:
+    async with running(fail, MAX_CONCURRENCY="1", RETRY_BACKOFF="off") as held:
         for number in range(3):
             held.queue.put(str(number))
         await trio.sleep(10)
