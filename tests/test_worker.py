@@ -70,7 +70,7 @@ async def test_failed_messages_leave_nothing_large_behind(autojump_clock) -> Non
     async def fail(message: Message) -> None:
         raise ValueError("always")
 
-    async with SimulatedService(queue, fail) as service:
+    async with SimulatedService(queue, fail, BREAKER_FAILURES="off") as service:
         await trio.sleep(1)
         ledger = service.core.worker.ledger
         assert ledger.counts().failed == 50
