@@ -22,7 +22,7 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge, RequestTimeout
 
-from svc import __version__, api_page, outgoing, render, server
+from svc import __version__, api_fleet, api_page, outgoing, render, server
 from svc.api_answers import Answer, Unauthorised, authorise, error
 from svc.core import Core
 from svc.feed import Feed, TooManyWatchers
@@ -32,6 +32,7 @@ from svc.metrics import CONTENT_TYPE, Metrics
 from svc.openapi import DESCRIPTION
 from svc.queue import MessageRefused, MessageTooLong, QueueError, QueueTimeout
 from svc.settings import Settings
+from svc.switching import NoFleet, Switchboard
 
 log = structlog.get_logger(__name__)
 
@@ -74,9 +75,15 @@ class _App(QuartTrio):
 
 
 def make(
-    core: Core, metrics: Metrics | None = None, feed: Feed | None = None, *, body_timeout: float = BODY_TIMEOUT
+    core: Core,
+    metrics: Metrics | None = None,
+    feed: Feed | None = None,
+    switchboard: Switchboard | None = None,
+    *,
+    body_timeout: float = BODY_TIMEOUT,
 ) -> QuartTrio:
-    """The application with its routes. `metrics`: what observes the core, if anything does. The page lives while `feed` runs."""
+    """The application with its routes. `metrics`: what observes the core, if anything does. The page lives while `feed` runs.
+    `switchboard`: the fleet, if it belongs to one."""
     app = _App(__name__, static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=outgoing.BODY_LIMIT, BODY_TIMEOUT=body_timeout, PROVIDE_AUTOMATIC_OPTIONS=False
@@ -85,6 +92,7 @@ def make(
     _add_open_routes(app, core, metrics or Metrics(__version__))
     _add_gated_routes(app, core)
     api_page.add(app, feed or Feed(core))
+    api_fleet.add(app, core.settings, switchboard or NoFleet())
     return app
 
 

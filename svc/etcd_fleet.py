@@ -25,7 +25,7 @@ from svc.etcd_connection import (
 )
 from svc.fleet import Entry, Fleet, Request, Standing, Wait, entry, own_keys, registrations
 from svc.settings import Settings
-from svc.switching import NoSuchInstance, Order
+from svc.switching import NoSuchInstance, Order, OutOfReach
 
 log = structlog.get_logger(__name__)
 
@@ -172,3 +172,26 @@ def _entries(found: Found, key: str) -> dict[str, Entry]:
         for name, held in found.keys.items()
         if name.startswith(start) and held.value is not None
     }
+
+
+class Switchboard:
+    """`look` and `ask` for who knows no etcd: a `switching.Switchboard`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def look(self) -> Fleet:
+        try:
+            return await look(self._settings)
+        except EtcdError as error:
+            raise _out_of_reach(error) from None
+
+    async def ask(self, order: Order) -> Request:
+        try:
+            return await ask(self._settings, order)
+        except EtcdError as error:
+            raise _out_of_reach(error) from None
+
+
+def _out_of_reach(error: EtcdError) -> OutOfReach:
+    return OutOfReach(str(error), timed_out="answer within" in str(error))

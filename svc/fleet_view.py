@@ -14,10 +14,10 @@ COLUMNS = ("instance", "phase", "in flight", "revision", "version", "note")
 def row(one: Entry) -> dict[str, object]:
     """An instance, ready for JSON."""
     if one.held is None:
-        return {"instance": one.id, "phase": "unreadable"}
+        return {"id": one.id, "phase": "unreadable"}
     held, said = one.held, one.held.acknowledgement
     return {
-        "instance": one.id,
+        "id": one.id,
         "phase": said.phase,
         "in_flight": said.in_flight,
         "revision": said.revision,
@@ -138,7 +138,7 @@ def changes(before: Standing | None, now: Standing) -> list[tuple[str, dict[str,
         ("stopped", "has stopped", now.stopped),
     ):
         known = getattr(before, event_name) if before is not None else ()
-        found += [(f"{id}: {text}", {"event": event_name, "instance": id}) for id in ids if id not in known]
+        found += [(f"{id}: {text}", {"event": event_name, "id": id}) for id in ids if id not in known]
     return found
 
 

@@ -4,61 +4,12 @@ Tests hold it to what is there: the same paths and methods as the routes have, e
 other, every body within its schema, an example for each that is within it too (`tests/test_openapi.py`).
 """
 
-from http import HTTPStatus
 from typing import Any
 
 from svc import __version__, outgoing
 from svc import openapi_examples as examples
-
-_ERROR = {
-    "type": "object",
-    "required": ["error", "message", "code"],
-    "properties": {
-        "error": {"type": "string", "description": "HTTP reason"},
-        "message": {"type": "string", "description": "what to do about it"},
-        "code": {"type": "integer"},
-    },
-}
-
-
-def _answer(text: str, schema: dict[str, Any] | None = None, example: Any = None) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": schema or {"type": "object"}}
-    if example is not None:
-        content["example"] = example
-    return {"description": text, "content": {"application/json": content}}
-
-
-def _page(text: str, kind: str) -> dict[str, Any]:
-    """An answer for browsers."""
-    return {"200": {"description": text, "content": {kind: {"schema": {"type": "string"}}}}}
-
-
-def _errors(*codes: int) -> dict[str, Any]:
-    texts = {
-        400: ("Bad input; the message says what to change", '"message" is missing'),
-        401: (
-            "API_TOKEN is set and the request carries no bearer token",
-            "this request changes something: send Authorization: Bearer <the service's API_TOKEN>",
-        ),
-        403: ("The bearer token is wrong", "the bearer token is not the one that this service was given in API_TOKEN"),
-        408: ("The body did not arrive in time", "the request body did not arrive within 10 s"),
-        413: ("The message is larger than SQS takes", "the request body is over 2097152 bytes"),
-        415: ("The body is not application/json", "send the body as Content-Type: application/json"),
-        502: (
-            "SQS is out of reach or refuses the service",
-            "sending a message: SQS is out of reach (connection refused)",
-        ),
-        503: ("Maintenance, draining, starting or stopping; see Retry-After", "the service is in maintenance"),
-        504: ("SQS did not answer in time", "SQS did not answer within 15 s"),
-    }
-    answers = {}
-    for code in codes:
-        told, message = texts[code]
-        reason = "Content Too Large" if code == 413 else HTTPStatus(code).phrase
-        example = {"error": reason, "message": message, "code": code}
-        answers[str(code)] = _answer(told, {"$ref": "#/components/schemas/Error"}, example)
-    return answers
-
+from svc.openapi_fleet import PATHS
+from svc.openapi_parts import ERROR, answer, errors, page
 
 _HEALTH = {
     "type": "object",
@@ -149,27 +100,27 @@ DESCRIPTION: dict[str, Any] = {
                 "summary": "Whether the service works, in maintenance too",
                 "description": "SQS is asked once a second at most, and waited for no longer than 5 s.",
                 "responses": {
-                    "200": _answer("It works", _HEALTH, examples.HEALTH),
-                    "503": _answer("It starts, or does not work", _HEALTH, examples.UNHEALTHY),
+                    "200": answer("It works", _HEALTH, examples.HEALTH),
+                    "503": answer("It starts, or does not work", _HEALTH, examples.UNHEALTHY),
                 },
             }
         },
         "/health/live": {
             "get": {
                 "summary": "Liveness probe",
-                "responses": {"200": _answer("The process answers", _PROBE, examples.LIVE)},
+                "responses": {"200": answer("The process answers", _PROBE, examples.LIVE)},
             }
         },
         "/health/ready": {
             "get": {
                 "summary": "Readiness probe",
-                "responses": {"200": _answer("Messages are received", _PROBE, examples.READY), **_errors(503)},
+                "responses": {"200": answer("Messages are received", _PROBE, examples.READY), **errors(503)},
             }
         },
         "/metrics": {
             "get": {
                 "summary": "Prometheus metrics",
-                "responses": _page("Text format", "text/plain"),
+                "responses": page("Text format", "text/plain"),
             }
         },
         "/messages/send": {
@@ -181,7 +132,7 @@ DESCRIPTION: dict[str, Any] = {
                     "content": {"application/json": {"schema": _SEND, "example": examples.SEND}},
                 },
                 "responses": {
-                    "200": _answer(
+                    "200": answer(
                         "Sent",
                         {
                             "type": "object",
@@ -195,7 +146,7 @@ DESCRIPTION: dict[str, Any] = {
                         },
                         examples.SENT,
                     ),
-                    **_errors(400, 401, 403, 408, 413, 415, 502, 503, 504),
+                    **errors(400, 401, 403, 408, 413, 415, 502, 503, 504),
                 },
             }
         },
@@ -203,8 +154,8 @@ DESCRIPTION: dict[str, Any] = {
             "get": {
                 "summary": "What happened to the messages",
                 "responses": {
-                    "200": _answer("The figures", _STATS, examples.STATS),
-                    "503": _answer(
+                    "200": answer("The figures", _STATS, examples.STATS),
+                    "503": answer(
                         "Maintenance, draining, starting or stopping: the error form and the figures together",
                         _STATS_IN_MAINTENANCE,
                         examples.STATS_IN_MAINTENANCE,
@@ -216,7 +167,7 @@ DESCRIPTION: dict[str, Any] = {
             "get": {
                 "summary": "The queue's attributes, asked of SQS now",
                 "responses": {
-                    "200": _answer(
+                    "200": answer(
                         "Every attribute that SQS returns",
                         {
                             "type": "object",
@@ -229,7 +180,7 @@ DESCRIPTION: dict[str, Any] = {
                         },
                         examples.QUEUE_INFO,
                     ),
-                    **_errors(502, 503, 504),
+                    **errors(502, 503, 504),
                 },
             }
         },
@@ -237,22 +188,23 @@ DESCRIPTION: dict[str, Any] = {
             "get": {
                 "summary": "This description, for programs",
                 "responses": {
-                    "200": _answer("OpenAPI 3.1", None, {"openapi": "3.1.0", "info": {"title": "svc"}, "paths": {}}),
-                    **_errors(503),
+                    "200": answer("OpenAPI 3.1", None, {"openapi": "3.1.0", "info": {"title": "svc"}, "paths": {}}),
+                    **errors(503),
                 },
             }
         },
+        **PATHS,
         "/docs": {
             "get": {
                 "summary": "This description, for people",
-                "responses": {**_page("A page without outside resources", "text/html"), **_errors(503)},
+                "responses": {**page("A page without outside resources", "text/html"), **errors(503)},
             }
         },
         "/": {
             "get": {
                 "summary": "The page: what the service does, live",
                 "description": "Answers in maintenance too. No outside resources, no cookies.",
-                "responses": _page("The page", "text/html"),
+                "responses": page("The page", "text/html"),
             }
         },
         "/events": {
@@ -261,15 +213,15 @@ DESCRIPTION: dict[str, Any] = {
                 "description": "`state` once a second, `charts` every five seconds, `end` when the service stops; each with "
                 "JSON. What it holds is the page's own business and may change. Answers in maintenance too. A stream ends "
                 "after 15 minutes, when a browser connects again by itself.",
-                "responses": {**_page("A stream of events", "text/event-stream"), **_errors(503)},
+                "responses": {**page("A stream of events", "text/event-stream"), **errors(503)},
             }
         },
-        "/page.css": {"get": {"summary": "The page's style", "responses": _page("CSS", "text/css")}},
-        "/page.js": {"get": {"summary": "The page's script", "responses": _page("JavaScript", "text/javascript")}},
-        "/page.svg": {"get": {"summary": "The page's sign", "responses": _page("SVG", "image/svg+xml")}},
+        "/page.css": {"get": {"summary": "The page's style", "responses": page("CSS", "text/css")}},
+        "/page.js": {"get": {"summary": "The page's script", "responses": page("JavaScript", "text/javascript")}},
+        "/page.svg": {"get": {"summary": "The page's sign", "responses": page("SVG", "image/svg+xml")}},
     },
     "components": {
-        "schemas": {"Error": _ERROR},
+        "schemas": {"Error": ERROR},
         "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
     },
 }

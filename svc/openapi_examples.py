@@ -146,3 +146,56 @@ QUEUE_INFO: dict[str, Any] = {
     },
     "timestamp": NOW,
 }
+
+ORDER: dict[str, Any] = {"reason": "database upgrade", "by": "ops", "for": "30m"}
+
+OBEYED: dict[str, Any] = {
+    "maintenance": True,
+    "key": "/maintenance/sqs-service",
+    "instance": None,
+    "revision": 57,
+    "timestamp": NOW,
+}
+
+FLEET: dict[str, Any] = {
+    "key": "/maintenance/sqs-service",
+    "maintenance": True,
+    "reason": "database upgrade",
+    "by": "ops",
+    "until": "2026-11-25T03:00:00Z",
+    "ignored_value": None,
+    "expires_in": 2680.0,
+    "revision": 57,
+    "drained": True,
+    "only": [],
+    "instances": [
+        {
+            "id": "orders-1-4711-9f3a",
+            "phase": "drained",
+            "in_flight": 0,
+            "revision": 57,
+            "own_revision": 41,
+            "keys": ["all"],
+            "host": "orders-1",
+            "pid": 4711,
+            "version": "0.1.0",
+            "started": "2026-11-24T08:00:12Z",
+            "queue": QUEUE_URL,
+            "drain": {
+                "cause": "maintenance",
+                "outcome": "drained",
+                "seconds": 11.395,
+                "in_flight": 12,
+                "completed": 11,
+                "failed": 1,
+                "released": 2,
+                "rejected": 0,
+                "lost": 0,
+                "timed_out": 0,
+                "unsettled": 0,
+            },
+            "current": True,
+        }
+    ],
+    "timestamp": NOW,
+}

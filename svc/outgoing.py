@@ -48,7 +48,7 @@ class Outgoing:
 
 def read(body: bytes) -> Outgoing:
     """The message that the body describes. Raises `Unacceptable`."""
-    document = _object(body)
+    document = json_object(body, such_as='{"message": "text"}')
     unknown = sorted(set(document) - set(Outgoing.__slots__))
     if unknown:
         raise Unacceptable(f"unknown field {unknown[0][:100]!r}; known are {', '.join(Outgoing.__slots__)}")
@@ -69,7 +69,8 @@ def read(body: bytes) -> Outgoing:
     return outgoing
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes, *, such_as: str) -> dict[str, Any]:
+    """The JSON object that the body is. Raises `Unacceptable`."""
     try:
         document = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError:
@@ -78,7 +79,7 @@ def _object(body: bytes) -> dict[str, Any]:
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise Unacceptable(f"the body is not JSON: {what}") from None
     if not isinstance(document, dict):
-        raise Unacceptable('the body must be a JSON object such as {"message": "text"}')
+        raise Unacceptable(f"the body must be a JSON object such as {such_as}")
     return document
 
 

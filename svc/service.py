@@ -20,6 +20,7 @@ import trio
 from svc import __version__, api, processors, sqs, tracing
 from svc.core import Core, worker_config
 from svc.etcd import KeyWatcher
+from svc.etcd_fleet import Switchboard
 from svc.etcd_registrar import Registrar, identity
 from svc.event_loop import measure_lag
 from svc.feed import Feed
@@ -66,7 +67,7 @@ async def run(
                 clock=_clock,
             )
             feed = Feed(core)
-            app = api.make(core, metrics, feed)
+            app = api.make(core, metrics, feed, Switchboard(settings))
             if spans is not None:
                 app.asgi_app = spans.within(app.asgi_app)  # type: ignore[method-assign]
             stop_api = trio.Event()

@@ -16,14 +16,16 @@ What a test waits for is noticed in the very step in which it comes true, so tha
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 import trio
 
-from svc import processors
+from svc import __version__, processors
 from svc import simulated_history as happened
 from svc.core import Core
+from svc.fleet import Registration
 from svc.ledger import Entry, Ledger, Outcome
 from svc.maintenance import DrainOutcome, DrainReport, Phase
 from svc.processors import Message, Reject, Retry
@@ -150,7 +152,13 @@ class SimulatedService:
             with self._scope:
                 async with processors.opened(self._processor, self.settings, threads=10) as process:
                     self._core = self._make_core(
-                        self.settings, self._line, self._recorded(process), self.switch.watcher, rng=self._rng
+                        self.settings,
+                        self._line,
+                        self._recorded(process),
+                        self.switch.watcher,
+                        rng=self._rng,
+                        identity=self._identity(),
+                        make_registrar=partial(self.switch.registrar, is_dead=lambda: self._line.is_cut),
                     )
                     self._listen(self._core.worker.ledger)
                     self._note("service starts")
@@ -177,6 +185,10 @@ class SimulatedService:
         report = self.core.manager.state().drain
         assert report is not None
         return report
+
+    def _identity(self) -> Registration:
+        id = self.settings.instance_id or self._label.replace(" ", "-") or "service"
+        return Registration(id, "simulated", 1, __version__, "2026-01-01T00:00:00Z", self.settings.sqs_queue_url, id)
 
     @property
     def ended(self) -> bool:

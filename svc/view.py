@@ -55,6 +55,7 @@ def state(core: Core, depth: Depth | None) -> dict[str, Any]:
         "troubles": troubles(maintenance, held, etcd.connected, now - etcd.since, etcd.last_error),
         "switch": render.switch(maintenance) if maintenance.in_force is not None else None,
         "key": core.settings.maintenance_key,
+        "fleet": core.registrar is not None,
         "can_switch": core.settings.api_token is not None,
         "queue_url": core.settings.sqs_queue_url,
         "counts": {name: getattr(counts, name) for name in counts.__slots__},

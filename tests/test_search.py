@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from svc.simulated_faults import Fault
 from svc.testing import Outage
 from tests.search.run import muted, run_schedule
-from tests.search.schedule import Arrival, Flip, Life, Schedule, Setup, Work, random_schedule, schedules
+from tests.search.schedule import Arrival, Ask, Flip, Life, Schedule, Setup, Work, random_schedule, schedules
 
 SEEDED = 200
 
@@ -42,7 +42,7 @@ def test_a_schedule_runs_in_the_same_way_each_time():
 
 
 def test_a_schedule_prints_as_what_makes_it():
-    names = {cls.__name__: cls for cls in (Schedule, Setup, Arrival, Work, Flip, Life, Outage, Fault)}
+    names = {cls.__name__: cls for cls in (Schedule, Setup, Arrival, Ask, Work, Flip, Life, Outage, Fault)}
     for seed in range(50):
         schedule = random_schedule(seed)
         assert eval(repr(schedule), names) == schedule

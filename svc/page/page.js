@@ -438,7 +438,7 @@ async function send() {
   }
   let answer;
   try {
-    answer = await fetch("/maintenance", request);
+    answer = await fetch(asking === "on" ? "/maintenance" : "/maintenance?by=the%20page", request);
   } catch {
     throw new Error("The service did not answer.");
   }

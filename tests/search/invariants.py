@@ -34,6 +34,9 @@ strongest form that nothing but the service itself can break:
     the policy and has no other copy of it. Not on FIFO queues, where the order comes first.
 18. *The circuit breaker holds back receives and nothing else.* Open, no receive begins; probing, no more messages than a few are
     asked for. (That a drain ends and the calm finishes everything says the rest.)
+19. *No false "drained".* When the wait for the fleet says that all have drained at a revision of the key, no instance that lives
+    has anything in flight, at work or on the wire; and while the key stands so, none begins a receive. Exempt are instances that
+    were killed, or told twice to stop.
 """
 
 from typing import TYPE_CHECKING
@@ -63,6 +66,7 @@ class Invariants:
         self._witness = witness
         self._violated = witness.violated
         self._calls_at = (0.0, 0)
+        self._drained_at: set[int] = set()
         self._setup = witness.schedule.setup
 
     # -- at each step --
@@ -255,6 +259,25 @@ class Invariants:
         breaker = instance.core.worker.brake.snapshot()
         if breaker is not None and (breaker.state is State.OPEN or (breaker.state is State.PROBING and limit > PROBES)):
             self._violated(f"18 {instance}: a receive of {limit} begins, the circuit breaker is {breaker.state.value}")
+        revision = self._witness.switch.mod_revision()
+        if revision in self._drained_at:
+            self._violated(f"19 {instance}: a receive begins, but all had drained at revision {revision}, which stands")
+
+    def fleet_has_drained(self, revision: int) -> None:
+        self._drained_at.add(revision)
+        for instance in self._witness.instances:
+            if not instance.watched or instance.cancelled_at is not None:
+                continue
+            assert instance.core is not None
+            held, calls = len(instance.core.worker.ledger), instance.on_the_wire
+            runs = sum(
+                run.instance is instance and run.until is None for runs in self._witness.runs.values() for run in runs
+            )
+            if held or calls or runs:
+                self._violated(
+                    f"19 {instance}: {held} in flight, {runs} at work and {calls} receives on the wire, but all are said"
+                    f" to have drained at revision {revision}"
+                )
 
     def receive_cancelled(self, instance: "Instance") -> None:
         if instance.crashed or instance.core is None:

@@ -15,6 +15,7 @@ import trio
 from svc.bell import Bell
 from svc.breaker import State
 from svc.core import Core
+from svc.fleet import Registration
 from svc.ledger import PROCESSED, RELEASED, Entry, Fate, Outcome
 from svc.maintenance import Phase, Switch
 from svc.processors import Message, Reject, Retry
@@ -305,6 +306,43 @@ def back_off_unknown_to_the_queue(core: Core) -> None:
     settlement.settle = forget  # type: ignore[method-assign]
 
 
+class _Stamping:
+    """The switch, where each registration gets the revision that the key has when it arrives."""
+
+    def __init__(self, switch: Any) -> None:
+        self._switch = switch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._switch, name)
+
+    def _register(self, told: Registration) -> None:
+        said = replace(told.acknowledgement, revision=self._switch.mod_revision())
+        self._switch._register(replace(told, acknowledgement=said))
+
+
+def acknowledge_what_was_not_acted_on(core: Core) -> None:
+    """An acknowledgement is bound to the request that stands when it arrives, not to the one that the phase answers to."""
+    core.registrar._switch = _Stamping(core.registrar._switch)  # type: ignore[union-attr]
+
+
+def acknowledge_before_landing(core: Core) -> None:
+    """Drained is said as soon as nothing is in flight; the receive on the wire is forgotten."""
+    describe = core.registrar._describe  # type: ignore[union-attr]
+
+    def early() -> Registration:
+        now = describe()
+        if now.acknowledgement.phase == "draining" and not core.worker.ledger:
+            return replace(now, acknowledgement=replace(now.acknowledgement, phase="drained"))
+        return now
+
+    core.registrar._describe = early  # type: ignore[union-attr]
+
+
+def receive_before_registration(core: Core) -> None:
+    """The first receive does not wait until the fleet can see the instance."""
+    core.worker.intake._may_begin = lambda: True
+
+
 MUTATIONS: Mapping[str, Spoil] = {
     spoil.__name__: spoil
     for spoil in (
@@ -327,6 +365,9 @@ MUTATIONS: Mapping[str, Spoil] = {
         breaker_without_effect,
         breaker_never_asks_again,
         back_off_unknown_to_the_queue,
+        acknowledge_what_was_not_acted_on,
+        acknowledge_before_landing,
+        receive_before_registration,
     )
 }
 

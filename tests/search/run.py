@@ -15,6 +15,8 @@ import trio
 import trio.testing
 
 from svc.core import Core
+from svc.fleet import Request, Standing, Wait
+from svc.fleet import Result as FleetResult
 from svc.maintenance import parse_switch
 from svc.processors import Message, Reject, Retry
 from svc.simulated_faults import Call, Fault, fault_for
@@ -23,7 +25,7 @@ from svc.testing import SimulatedQueue, SimulatedSwitch
 from svc.worker import LAST_RELEASE, LATE
 
 from .invariants import EPSILON
-from .schedule import Life, Schedule, Work
+from .schedule import Flip, Life, Schedule, Work
 from .witness import Instance, WatchedQueue, Witness, cancel_everything
 
 MakeCore = Callable[..., Core]
@@ -141,8 +143,17 @@ class World:
             faults=self._fault,
             rng=self._rng,
         )
-        self.switch = SimulatedSwitch("off", notices=schedule.notices, outages=schedule.outages, reread=setup.reread)
-        self.witness = Witness(schedule, self.queue)
+        self.switch = SimulatedSwitch(
+            "off",
+            notices=schedule.notices,
+            outages=schedule.outages,
+            reread=setup.reread,
+            # Only etcd's watches keep the order; for the rest of what is promised it is not needed.
+            ordered=bool(schedule.asks),
+            write_seconds=schedule.write_seconds,
+            rng=random.Random(f"switch {schedule.seed}"),
+        )
+        self.witness = Witness(schedule, self.queue, self.switch)
         self._make_core = make_core
         self._runs: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
@@ -171,7 +182,8 @@ class World:
         schedule, witness = self.schedule, self.witness
         actions: list[tuple[float, Callable[[], None]]] = []
         actions += [(arrival.at, partial(self._arrive, number)) for number, arrival in enumerate(schedule.arrivals)]
-        actions += [(flip.at, partial(self.switch.set, flip.value)) for flip in schedule.flips]
+        actions += [(flip.at, partial(self._flip, flip)) for flip in schedule.flips]
+        actions += [(ask.at, self._ask) for ask in schedule.asks]
         for number, life in enumerate(schedule.lives):
             actions.append((life.start, partial(self._start, number)))
             if life.end is not None:
@@ -184,6 +196,9 @@ class World:
             await trio.sleep_until(schedule.calm_at)
             if self._may_be_on():
                 self.switch.set("off")
+            for instance in {_name(flip.instance) for flip in schedule.flips if flip.instance is not None}:
+                if self.switch.mod_revision(instance):
+                    self.switch.set(None, instance=instance)
             if all(life.end is not None for life in schedule.lives):
                 self._start(len(schedule.lives))
             with trio.move_on_after(self.calm_lasts) as calm:
@@ -202,6 +217,7 @@ class World:
             runs=witness.runs_counted,
             calls=sum(self.queue.calls.values()),
             flips=len(schedule.flips),
+            asks=len(schedule.asks),
             crashes=sum(life.how == "crash" for life in schedule.lives if life.end is not None),
             drains=sum(witness.drains.values()),
             **{f"drains {outcome}": count for outcome, count in witness.drains.items()},
@@ -247,6 +263,32 @@ class World:
         else:
             self.queue.put(str(number))
 
+    def _flip(self, flip: Flip) -> None:
+        self.switch.set(flip.value, instance=None if flip.instance is None else _name(flip.instance))
+
+    def _ask(self) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._wait_for_the_fleet, Request(True, self.switch.set("on")))
+
+    async def _wait_for_the_fleet(self, request: Request) -> None:
+        """As `svc maintenance on --wait`, until the end of the schedule."""
+        wait, switch = Wait(request), self.switch
+        result: list[Standing] = []
+
+        def look() -> float | None:
+            wait.key(switch.mod_revision())
+            wait.all(switch.entries())
+            standing = wait.standing()
+            if standing.result is not None:
+                result.append(standing)
+            return switch.next_end()
+
+        while not result:
+            await switch.changed.wait(look)
+        self.tried[f"asks {result[0].result.value}"] += 1  # type: ignore[union-attr]
+        if result[0].result is FleetResult.DONE:
+            self.witness.check.fleet_has_drained(request.revision)
+
     def _start(self, number: int) -> None:
         make = partial(self._build, number)
         service = SimulatedService(
@@ -255,6 +297,7 @@ class World:
             switch=self.switch,
             rng=random.Random(self.schedule.seed + number),
             make_core=make,
+            INSTANCE_ID=_name(number),
             **self._settings,
         )
         instance = Instance(number, service, began=trio.current_time())
@@ -329,3 +372,8 @@ class World:
                     nursery.start_soon(trio.sleep_forever)
         finally:
             witness.ends(run, finished=finished, rejected=rejected)
+
+
+def _name(number: int) -> str:
+    """Of an instance, in the fleet."""
+    return f"instance-{number}"

@@ -103,6 +103,18 @@ class Flip(_Short):
     delay: float = 0.0
     copies: int = 1
     """Of the notice that the watchers get; 0: it is lost."""
+    instance: int | None = None
+    """The key of this instance alone."""
+
+
+@dataclass(frozen=True, repr=False)
+class Ask(_Short):
+    """An operator switches maintenance on and waits until the fleet has drained, as `svc maintenance on --wait` does."""
+
+    at: float = 0.0
+    delay: float = 0.0
+    copies: int = 1
+    """Of the notice that the watchers get."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,12 +138,16 @@ class Schedule(_Short):
     outages: tuple[Outage, ...] = ()
     lives: tuple[Life, ...] = (Life(),)
     faults: tuple[Fault, ...] = ()
+    asks: tuple[Ask, ...] = ()
+    write_seconds: tuple[float, float] = (0.0, 0.0)
+    """How long a registration is on its way, from-to."""
 
     @property
     def calm_at(self) -> float:
         """From then on nothing happens that the service did not begin: maintenance is off, one instance lives at least."""
         ends = [arrival.at for arrival in self.arrivals]
         ends += [flip.at + flip.delay for flip in self.flips]
+        ends += [ask.at + ask.delay for ask in self.asks]
         ends += [outage.end for outage in self.outages]
         ends += [life.end or life.start for life in self.lives]
         ends += [fault.end for fault in self.faults]
@@ -139,7 +155,8 @@ class Schedule(_Short):
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        return tuple(Notice(flip.delay, flip.copies) for flip in sorted(self.flips, key=lambda flip: flip.at))
+        told = sorted((*self.flips, *self.asks), key=lambda change: change.at)
+        return tuple(Notice(change.delay, change.copies) for change in told)
 
 
 FAULT_SECONDS = 8.0
@@ -243,6 +260,19 @@ def random_schedule(seed: int) -> Schedule:
     setup = dataclasses.replace(
         setup, linger=rng.choice((0.1, 0.1, 0.0, 2.0, 5.0)), receivers=rng.choice((10, 10, 1, 3))
     )
+    # From another seed, so that schedules with and without a fleet are alike in all else.
+    rng = random.Random(f"fleet {seed}")
+    asks: tuple[Ask, ...] = ()
+    write_seconds = (0.0, 0.0)
+    if rng.random() < 0.5:
+        asks = tuple(Ask(moment(), rng.choice((0.0, 0.0, 0.3))) for _ in range(rng.choice((1, 1, 2, 3))))
+        write_seconds = (0.0, rng.choice((0.0, 0.1, 0.6)))
+        flips += [Flip(ask.at + rng.choice((0.0, 0.2, 1.0, 4.0)), "off") for ask in asks if rng.random() < 0.4]
+        if rng.random() < 0.4:  # on, off and on again, before an answer to the first has had its time to arrive
+            off = round(asks[-1].at + rng.choice((0.1, 0.5, 1.0, 1.1, 2.1, 5.1)), 1)
+            flips.append(Flip(off, "off"))
+            asks = (*asks, Ask(round(off + rng.choice((0.1, 0.2, 0.4)), 1), rng.choice((0.0, 0.3))))
+        flips += [Flip(moment(), rng.choice(("on", None)), instance=0) for _ in range(rng.choice((0, 0, 2)))]
     return Schedule(
         seed=seed,
         setup=setup,
@@ -251,6 +281,8 @@ def random_schedule(seed: int) -> Schedule:
         outages=outages,
         lives=tuple(lives),
         faults=tuple(faults),
+        asks=tuple(sorted(asks, key=lambda ask: ask.at)),
+        write_seconds=write_seconds,
     )
 
 
@@ -327,4 +359,6 @@ def schedules(draw: st.DrawFn) -> Schedule:
         outages=draw(st.one_of(st.just(()), outages)),
         lives=(draw(st.one_of(st.just(Life()), lives)), *draw(st.lists(lives, max_size=2))),
         faults=tuple(draw(st.lists(st.one_of(single_faults, lasting_faults), max_size=4))),
+        asks=by_time(draw(st.lists(st.builds(Ask, moments, st.sampled_from((0.0, 0.3))), max_size=2))),
+        write_seconds=(0.0, draw(st.sampled_from((0.0, 0.1, 0.6)))),
     )

@@ -24,8 +24,8 @@ from svc.simulated_history import (
     Sent,
     VisibilityChanged,
 )
-from svc.simulated_queue import SimulatedQueue
 from svc.simulated_service import SimulatedService
+from svc.testing import SimulatedQueue, SimulatedSwitch
 
 from .invariants import Invariants
 from .schedule import Schedule
@@ -135,9 +135,10 @@ class Instance:
 
 
 class Witness(trio.abc.Instrument):
-    def __init__(self, schedule: Schedule, queue: SimulatedQueue) -> None:
+    def __init__(self, schedule: Schedule, queue: SimulatedQueue, switch: SimulatedSwitch) -> None:
         self.schedule = schedule
         self.queue = queue
+        self.switch = switch
         self.violations: list[str] = []
         self.instances: list[Instance] = []
         self.order: dict[str | None, list[str]] = {}
