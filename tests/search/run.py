@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from svc.core import Core
-from svc.fleet import Request, Standing, Wait
+from svc.fleet import Request, Wait
 from svc.fleet import Result as FleetResult
 from svc.maintenance import parse_switch
 from svc.processors import Message, Reject, Retry
@@ -273,20 +273,20 @@ class World:
     async def _wait_for_the_fleet(self, request: Request) -> None:
         """As `svc maintenance on --wait`, until the end of the schedule."""
         wait, switch = Wait(request), self.switch
-        result: list[Standing] = []
 
-        def look() -> float | None:
+        def answered() -> bool:
             wait.key(switch.mod_revision())
             wait.all(switch.entries())
-            standing = wait.standing()
-            if standing.result is not None:
-                result.append(standing)
-            return switch.next_end()
+            return wait.standing().result is not None
 
-        while not result:
-            await switch.changed.wait(look)
-        self.tried[f"asks {result[0].result.value}"] += 1  # type: ignore[union-attr]
-        if result[0].result is FleetResult.DONE:
+        # Judged in the moment in which it comes true, or a lease runs out.
+        while not answered():
+            with trio.move_on_at(switch.next_end()):
+                await switch.changed.wait_until(answered)
+        result = wait.standing().result
+        assert result is not None
+        self.tried[f"asks {result.value}"] += 1
+        if result is FleetResult.DONE:
             self.witness.check.fleet_has_drained(request.revision)
 
     def _start(self, number: int) -> None:

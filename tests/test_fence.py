@@ -1,0 +1,103 @@
+"""The fence: no receive before the switch was looked at by an instance that is registered, nor after a standstill."""
+
+import pytest
+import trio
+
+from svc.fence import STALL, TICK, Fence
+
+
+class Parts:
+    """A fence with a clock of its own, and what it asked for."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.asked: list[str] = []
+        self.fence = Fence(
+            stall=STALL,
+            clock=lambda: self.time,
+            check=lambda: self.asked.append("check"),
+            look=lambda: self.asked.append("look"),
+            on_open=lambda: self.asked.append("open"),
+        )
+
+
+@pytest.fixture
+def parts(autojump_clock) -> Parts:
+    return Parts()
+
+
+async def opened(parts: Parts) -> None:
+    parts.fence.registered(trio.current_time())
+    await trio.sleep(0.1)
+    parts.fence.looked(trio.current_time())
+    assert parts.fence.is_open
+    parts.asked.clear()
+
+
+async def test_it_opens_after_a_registration_and_a_look_that_began_after_it(autojump_clock) -> None:
+    parts = Parts()
+    assert not parts.fence.is_open
+    parts.fence.looked(trio.current_time())  # before the registration: who switches now does not see us
+    assert not parts.fence.is_open
+    await trio.sleep(1)
+    before = trio.current_time()
+    await trio.sleep(1)
+    parts.fence.registered(before)
+    parts.fence.looked(before)
+    assert not parts.fence.is_open
+    parts.fence.looked(trio.current_time())
+    assert parts.fence.is_open
+    assert parts.asked == ["look", "open"]
+
+
+async def test_a_standstill_closes_it_whoever_notices_first(autojump_clock) -> None:
+    for notice in ("receive", "tick"):
+        parts = Parts()
+        await opened(parts)
+        parts.time += STALL
+        assert parts.fence.is_open  # a busy loop is no standstill
+        parts.time += STALL + 0.1
+        await trio.sleep(1)
+        if notice == "tick":
+            parts.fence.tick()
+        assert not parts.fence.is_open
+        assert parts.asked == ["check"]
+
+
+async def test_answers_to_what_was_asked_before_the_standstill_do_not_open_it(autojump_clock) -> None:
+    parts = Parts()
+    await opened(parts)
+    asked_before = trio.current_time()
+    await trio.sleep(5)
+    parts.time += 5
+    assert not parts.fence.is_open
+    parts.fence.registered(asked_before)
+    parts.fence.looked(asked_before)
+    assert not parts.fence.is_open
+    parts.fence.looked(trio.current_time())
+    assert not parts.fence.is_open  # not registered since
+    await trio.sleep(1)
+    parts.fence.registered(trio.current_time())
+    assert not parts.fence.is_open
+    parts.fence.looked(trio.current_time())
+    assert parts.fence.is_open
+    parts.time += 5  # and again
+    assert not parts.fence.is_open
+
+
+async def test_it_ticks_by_itself(autojump_clock, nursery) -> None:
+    asked: list[float] = []
+    fence = Fence(stall=STALL, check=lambda: asked.append(trio.current_time()))
+    nursery.start_soon(fence.run)
+    await trio.sleep(60)
+    assert asked == []
+    assert TICK < STALL
+
+
+async def test_simulated_time_knows_no_standstill(autojump_clock) -> None:
+    fence = Fence()
+    fence.registered(trio.current_time())
+    fence.looked(trio.current_time())
+    await trio.sleep(80_000)
+    assert fence.is_open
+    await fence.run()  # nothing to tick for
