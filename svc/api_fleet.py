@@ -66,7 +66,7 @@ def add(app: quart.Quart, settings: Settings, switchboard: Switchboard) -> None:
 
     @app.errorhandler(NoSuchInstance)
     async def no_such_instance(raised: NoSuchInstance) -> Answer:
-        return error(404, str(raised))
+        return error(400, str(raised))
 
     @app.get("/fleet")
     async def fleet() -> Answer:

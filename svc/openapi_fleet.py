@@ -84,7 +84,6 @@ _OBEYED = answer(
 _TOLD: dict[str, str] = {
     "_401": "the request carries no bearer token",
     "_403": "the token is wrong, or the service was given no API_TOKEN",
-    "_404": "no instance of that name is registered",
     "_409": "the maintenance is somebody else's, and was not to be forced",
     "_413": "the body is too large",
     "_502": "etcd is out of reach or refuses the service",
@@ -123,7 +122,7 @@ PATHS: dict[str, Any] = {
                 "required": True,
                 "content": {"application/json": {"schema": _ORDER, "example": examples.ORDER}},
             },
-            "responses": {"200": _OBEYED, **errors(400, 401, 403, 404, 408, 409, 413, 415, 502, 504, **_TOLD)},
+            "responses": {"200": _OBEYED, **errors(400, 401, 403, 408, 409, 413, 415, 502, 504, **_TOLD)},
         },
         "delete": {
             "summary": "End maintenance, for all instances or for one",
