@@ -17,8 +17,8 @@ FIRST_SEEDS = {
     "lost_wake_up": 84,
     "successor_after_failure": 46,
     "edge_triggered_switch": 27,
-    "acknowledge_what_was_not_acted_on": 410,
-    "receive_before_registration": 80,
+    "acknowledge_what_was_not_acted_on": 300,
+    "receive_before_registration": 30,
 }
 """Where the search for the rarer ones begins, to keep this short."""
 

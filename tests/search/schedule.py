@@ -266,12 +266,12 @@ def random_schedule(seed: int) -> Schedule:
     write_seconds = (0.0, 0.0)
     if rng.random() < 0.5:
         asks = tuple(Ask(moment(), rng.choice((0.0, 0.0, 0.3))) for _ in range(rng.choice((1, 1, 2, 3))))
-        write_seconds = (0.0, rng.choice((0.0, 0.1, 0.6)))
+        write_seconds = (0.0, rng.choice((0.0, 0.1, 0.6, 2.5)))
         flips += [Flip(ask.at + rng.choice((0.0, 0.2, 1.0, 4.0)), "off") for ask in asks if rng.random() < 0.4]
         if rng.random() < 0.4:  # on, off and on again, before an answer to the first has had its time to arrive
             off = round(asks[-1].at + rng.choice((0.1, 0.5, 1.0, 1.1, 2.1, 5.1)), 1)
             flips.append(Flip(off, "off"))
-            asks = (*asks, Ask(round(off + rng.choice((0.1, 0.2, 0.4)), 1), rng.choice((0.0, 0.3))))
+            asks = (*asks, Ask(round(off + rng.choice((0.1, 0.4, 0.8)), 1), rng.choice((0.0, 0.3))))
         flips += [Flip(moment(), rng.choice(("on", None)), instance=0) for _ in range(rng.choice((0, 0, 2)))]
     return Schedule(
         seed=seed,
