@@ -17,7 +17,7 @@ FIRST_SEEDS = {
     "lost_wake_up": 84,
     "successor_after_failure": 46,
     "edge_triggered_switch": 27,
-    "acknowledge_what_was_not_acted_on": 300,
+    "acknowledge_what_was_not_acted_on": 30,
     "receive_before_registration": 30,
 }
 """Where the search for the rarer ones begins, to keep this short."""
