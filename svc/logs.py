@@ -129,5 +129,5 @@ def configure(form: Literal["console", "json"], level: str, stream: TextIO = sys
     root.addHandler(handler)
     root.setLevel(level.upper())
     # What these say below a warning is about single requests, or repeats what our own lines say.
-    for noisy in ("httpx", "hypercorn", "botocore", "aiobotocore", "asyncio", "quart"):
+    for noisy in ("httpx", "httpx2", "hypercorn", "botocore", "aiobotocore", "asyncio", "quart"):
         logging.getLogger(noisy).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)

@@ -76,6 +76,11 @@ _REFUSED_CHARACTER = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U00
 _ATTRIBUTE_NAME = re.compile(r"(?!(?i:aws\.|amazon\.))[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
+# Most messages have no attributes: they share these.
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_NO_ATTRIBUTES: Mapping[str, str | bytes] = MappingProxyType({})
+
+
 class NoSuchQueue(QueueMisconfigured):
     """The queue that was asked for does not exist, or not for this account."""
 
@@ -108,16 +113,19 @@ def _delivery(entry: Mapping[str, Any]) -> Received:
     if not (isinstance(receipt, str) and isinstance(message_id, str)):
         raise TypeError("ReceiptHandle and MessageId must be strings")
     system = entry.get("Attributes") or {}
-    native = entry.get("MessageAttributes") or {}
+    native = entry.get("MessageAttributes") or _NONE
+    attributes = (
+        MappingProxyType({name: value for name, value in map(_attribute, native.items()) if value is not None})
+        if native
+        else _NO_ATTRIBUTES
+    )
     message = Message(
-        id=message_id,
-        body=entry.get("Body") or "",
-        attributes=MappingProxyType(
-            {name: value for name, value in map(_attribute, native.items()) if value is not None}
-        ),
-        receive_count=_whole(system.get("ApproximateReceiveCount")) or 1,
-        sent_at=_moment(system.get("SentTimestamp")),
-        group_id=system.get("MessageGroupId"),
+        message_id,
+        entry.get("Body") or "",
+        attributes,
+        _whole(system.get("ApproximateReceiveCount")) or 1,
+        _moment(system.get("SentTimestamp")),
+        system.get("MessageGroupId"),
     )
     return Received(message, receipt, native)
 
