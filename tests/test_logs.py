@@ -25,7 +25,7 @@ def stream() -> Iterator[io.StringIO]:
     handlers, level = root.handlers[:], root.level
     named = {
         name: logging.getLogger(name).level
-        for name in ("httpx", "hypercorn", "botocore", "aiobotocore", "asyncio", "quart")
+        for name in ("httpx2", "httpx", "hypercorn", "botocore", "aiobotocore", "asyncio", "quart")
     }
     configured = structlog.get_config()
     yield io.StringIO()
@@ -145,6 +145,7 @@ def test_libraries_are_silent_about_single_requests(stream: io.StringIO) -> None
     logs.configure("json", "info", stream)
     for name in (
         "httpx",
+        "httpx2",
         "hypercorn.error",
         "hypercorn.access",
         "botocore.credentials",
