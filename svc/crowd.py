@@ -34,7 +34,10 @@ RETRY = 0.1
 """Seconds between two attempts to accept when there is no descriptor."""
 
 LOOK = 1.0
-"""Seconds without a connection after which it looks whether there are descriptors again."""
+"""Seconds without a connection after which it looks whether a trouble is over."""
+
+QUIET = 10.0
+"""Seconds without a connection too many after which there is room again. Clients come in waves; the log need not."""
 
 NEW = 0.2
 """Seconds in which a client may begin to speak before its connection may be made to give way: a flood of connections shall not
@@ -62,6 +65,7 @@ class Crowd:
         self._full = _Trouble()
         self._short = _Trouble()
         self._gave_way = 0
+        self._full_at = -math.inf
         self._changed = Bell()
 
     def __len__(self) -> int:
@@ -70,6 +74,7 @@ class Crowd:
     def add(self, connection: Connection) -> None:
         """A connection has been accepted."""
         if len(self._open) >= self._limit:
+            self._full_at = trio.current_time()
             if self._full.begins():
                 log.warning(
                     "too many connections to the API: those that wait longest for their client are closed",
@@ -86,9 +91,6 @@ class Crowd:
     def discard(self, connection: Connection) -> None:
         self._open.discard(connection)
         self._changed.ring()
-        if len(self._open) < 0.9 * self._limit and self._full.ends():
-            log.info("connections to the API: there is room again", closed_to_make_room=self._gave_way)
-            self._gave_way = 0
 
     def close_all(self) -> None:
         for connection in list(self._open):
@@ -108,10 +110,13 @@ class Crowd:
             while True:
                 await self._wait_for_a_place()
                 try:
-                    with trio.move_on_after(LOOK if self._short.lasts else math.inf) as patience:
+                    with trio.move_on_after(LOOK if self._short.lasts or self._full.lasts else math.inf) as patience:
                         start(await listener.accept())
                     if patience.cancelled_caught and spare.have() and self._short.ends():
                         log.info("there are file descriptors again")
+                    if trio.current_time() - self._full_at >= QUIET and self._full.ends():
+                        log.info("connections to the API: there is room again", closed_to_make_room=self._gave_way)
+                        self._gave_way = 0
                 except OSError as error:
                     if error.errno not in SHORT_OF_DESCRIPTORS:
                         raise

@@ -81,7 +81,10 @@ async def closed(stream: trio.SocketStream) -> None:
         pass
 
 
-async def test_who_waits_longest_for_its_client_gives_way(caplog: pytest.LogCaptureFixture) -> None:
+async def test_who_waits_longest_for_its_client_gives_way(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowd, "QUIET", 0.5)
     caplog.set_level(logging.INFO)
     async with served(limit=10) as held:
         idle = [await held.connect() for _ in range(3)]

@@ -503,7 +503,8 @@ async def test_stray_asyncio_errors_are_logged_and_kill_nothing(
         await trio.sleep(0.1)
         assert task is not None
         assert task.done()
-        task = None  # asyncio complains when a failed task is collected
+        task = None
+        gc.collect()  # asyncio complains when a failed task is collected
         await queue.send("still here")
     assert caplog.text.count("asyncio:") == 2
     assert "RuntimeError" in caplog.text
