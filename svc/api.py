@@ -338,7 +338,12 @@ def _add_gated_routes(app: QuartTrio, core: Core) -> None:
     @gated
     async def info() -> Answer:
         attributes = await core.queue.attributes()
-        return {"queue_url": queue_url, "attributes": dict(attributes), "timestamp": render.now()}, 200
+        return {
+            "queue_url": queue_url,
+            "attributes": dict(attributes),
+            **await render.dead_letter_queue(core.queue.dead_letter_queue),
+            "timestamp": render.now(),
+        }, 200
 
     @app.get("/openapi.json")
     @gated

@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from svc import __version__
+from svc.cli_dlq import dlq
 from svc.cli_maintenance import maintenance
 from svc.commands import FAILED, fail, first, settings_of, unusable
 from svc.progress import Progress
@@ -115,7 +116,11 @@ async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
             def ready(url: str) -> None:
                 announcement.enter_context(
                     devstack.announced(
-                        etcd_endpoints=stack.etcd.endpoint, maintenance_key=settings.maintenance_key, http_url=url
+                        etcd_endpoints=stack.etcd.endpoint,
+                        maintenance_key=settings.maintenance_key,
+                        http_url=url,
+                        sqs_url=stack.moto.url,
+                        queue_url=settings.sqs_queue_url,
                     )
                 )
                 click.echo(_DEV_BLOCK.format(url=url, sqs=stack.moto.url, etcd=stack.etcd.endpoint), err=True)
@@ -144,6 +149,7 @@ _DEV_BLOCK = """
 
 
 cli.add_command(maintenance)
+cli.add_command(dlq)
 
 
 # -- the processor, and the end of the process --

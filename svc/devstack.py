@@ -40,6 +40,14 @@ from typing import Any, Self
 
 import trio
 
+_MOTO_TAKES_ANY = {
+    "AWS_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "dev",
+    "AWS_SECRET_ACCESS_KEY": "dev",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+"""Credentials."""
+
 START_TIMEOUT = 30.0
 """Seconds that a child may take until it is ready. Half a second is usual; a loaded machine takes many times that."""
 
@@ -402,10 +410,7 @@ class DevStack:
             "SQS_QUEUE_URL": self.moto.queue_url("test-queue"),
             "SQS_DLQ_NAME": "test-queue-dlq",
             "AWS_ENDPOINT": self.moto.url,
-            "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "dev",
-            "AWS_SECRET_ACCESS_KEY": "dev",  # moto takes any
-            "AWS_EC2_METADATA_DISABLED": "true",
+            **_MOTO_TAKES_ANY,
             "ETCD_ENDPOINTS": self.etcd.endpoint,
         }
 
@@ -432,22 +437,35 @@ class Announced:
     maintenance_key: str
     http_url: str
     """Base URL of its API, without a slash at the end."""
+    sqs_url: str = ""
+    """Endpoint of its SQS."""
+    queue_url: str = ""
 
     def environ(self) -> dict[str, str]:
         """The variables with which `svc maintenance` reaches it."""
         return {"ETCD_ENDPOINTS": self.etcd_endpoints, "MAINTENANCE_KEY": self.maintenance_key}
 
+    def queue_environ(self) -> dict[str, str]:
+        """The variables with which `svc dlq` reaches its queue."""
+        return {"SQS_QUEUE_URL": self.queue_url, "AWS_ENDPOINT": self.sqs_url, **_MOTO_TAKES_ANY}
+
 
 @contextlib.contextmanager
 def announced(
-    *, etcd_endpoints: str, maintenance_key: str, http_url: str, environ: Mapping[str, str] | None = None
+    *,
+    etcd_endpoints: str,
+    maintenance_key: str,
+    http_url: str,
+    sqs_url: str = "",
+    queue_url: str = "",
+    environ: Mapping[str, str] | None = None,
 ) -> Iterator[Announced]:
     """Let `find_announced()` in other processes of this user find this one, inside the block.
 
     `environ` (default: the process's) says where the file lies. When it cannot be written, nothing is announced and
     the block runs all the same: the user can still give `ETCD_ENDPOINTS`.
     """
-    what = Announced(os.getpid(), etcd_endpoints, maintenance_key, http_url)
+    what = Announced(os.getpid(), etcd_endpoints, maintenance_key, http_url, sqs_url, queue_url)
     folder = _announcements(os.environ if environ is None else environ)
     path = folder / f"dev-{what.pid}.json"
     with contextlib.suppress(OSError):

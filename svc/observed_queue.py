@@ -11,6 +11,7 @@ import trio
 
 from svc.observer import Action, Observer, Result
 from svc.queue import (
+    DeadLetterQueue,
     MessageRefused,
     Queue,
     QueueError,
@@ -68,6 +69,10 @@ class ObservedQueue:
     async def attributes(self) -> Mapping[str, str]:
         with _Call(self._observer, "attributes", 0):
             return await self._queue.attributes()
+
+    async def dead_letter_queue(self) -> DeadLetterQueue | None:
+        with _Call(self._observer, "attributes", 0):
+            return await self._queue.dead_letter_queue()
 
 
 class _Call:

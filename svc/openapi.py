@@ -175,6 +175,15 @@ DESCRIPTION: dict[str, Any] = {
                             "properties": {
                                 "queue_url": {"type": "string"},
                                 "attributes": {"type": "object", "additionalProperties": {"type": "string"}},
+                                "dead_letter_queue": {
+                                    "type": ["object", "null"],
+                                    "properties": {
+                                        "url": {"type": "string"},
+                                        "arn": {"type": "string"},
+                                        "attributes": {"type": "object", "additionalProperties": {"type": "string"}},
+                                    },
+                                },
+                                "dead_letter_queue_error": {"type": ["string", "null"]},
                                 "timestamp": _TIME,
                             },
                         },

@@ -144,6 +144,15 @@ QUEUE_INFO: dict[str, Any] = {
         "MaximumMessageSize": "1048576",
         "RedrivePolicy": '{"deadLetterTargetArn": "arn:aws:sqs:eu-central-1:123456789012:orders-dlq", "maxReceiveCount": 5}',
     },
+    "dead_letter_queue": {
+        "url": "https://sqs.eu-central-1.amazonaws.com/123456789012/orders-dlq",
+        "arn": "arn:aws:sqs:eu-central-1:123456789012:orders-dlq",
+        "attributes": {
+            "ApproximateNumberOfMessages": "3",
+            "QueueArn": "arn:aws:sqs:eu-central-1:123456789012:orders-dlq",
+        },
+    },
+    "dead_letter_queue_error": None,
     "timestamp": NOW,
 }
 

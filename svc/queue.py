@@ -68,6 +68,16 @@ class MessageTooLong(MessageRefused):
     """The message is larger than the queue takes."""
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetterQueue:
+    """The queue to which the redrive policy moves messages."""
+
+    url: str
+    arn: str
+    attributes: Mapping[str, str]
+    """As SQS names them."""
+
+
 class Queue(Protocol):
     """One SQS queue. Every method may raise `QueueError`; a cancelled call may have acted all the same."""
 
@@ -103,3 +113,6 @@ class Queue(Protocol):
 
     async def attributes(self) -> Mapping[str, str]:
         """Every attribute of the queue, as SQS names them. Also refreshes `max_receive_count`."""
+
+    async def dead_letter_queue(self) -> DeadLetterQueue | None:
+        """The dead-letter queue and its attributes, asked now; None when the queue has no redrive policy."""

@@ -3,7 +3,7 @@
 The parts of the service keep Trio's monotonic time; a time becomes a date here and nowhere else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import trio
@@ -11,6 +11,7 @@ import trio
 from svc.breaker import BreakerSnapshot
 from svc.core import WatcherSnapshot
 from svc.maintenance import DrainReport, MaintenanceState, Phase
+from svc.queue import DeadLetterQueue, QueueError
 from svc.worker import WorkerStatistics
 
 SHOWN_IDS = 100
@@ -106,6 +107,18 @@ def breaker(held: BreakerSnapshot | None) -> dict[str, object] | None:
         "failures": held.failures,
         "opened": held.opened,
     }
+
+
+async def dead_letter_queue(ask: Callable[[], Awaitable[DeadLetterQueue | None]]) -> dict[str, object]:
+    """The dead-letter queue and its depth, or why there is none to show: that is no reason not to show the queue itself."""
+    try:
+        found = await ask()
+    except QueueError as error:
+        return {"dead_letter_queue": None, "dead_letter_queue_error": str(error)}
+    if found is None:
+        return {"dead_letter_queue": None, "dead_letter_queue_error": "the queue has no redrive policy"}
+    shown = {"url": found.url, "arn": found.arn, "attributes": dict(found.attributes)}
+    return {"dead_letter_queue": shown, "dead_letter_queue_error": None}
 
 
 def in_maintenance(state: MaintenanceState) -> bool:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from svc.queue import Queue, Received, Refusal
+from svc.queue import DeadLetterQueue, Queue, Received, Refusal
 
 T = TypeVar("T")
 
@@ -56,3 +56,6 @@ class Line:
 
     async def attributes(self) -> Mapping[str, str]:
         return await self._through(self._queue.attributes)
+
+    async def dead_letter_queue(self) -> DeadLetterQueue | None:
+        return await self._through(self._queue.dead_letter_queue)

@@ -20,7 +20,7 @@ from typing import Any
 import trio
 
 from svc import sqs_wire as wire
-from svc.queue import MAX_BATCH, MAX_VISIBILITY, Received, Refusal
+from svc.queue import MAX_BATCH, MAX_VISIBILITY, DeadLetterQueue, Received, Refusal
 from svc.simulated_faults import Call, CallKind, Fault, Faults, error_of, fault_for, timed_out
 from svc.simulated_history import AnswerLost, CallFailed, DeadLettered, Event, ReceiveBegan, ReceiveLanded
 from svc.simulated_server import IN_FLIGHT_LIMIT, Chances, Server, values
@@ -244,6 +244,27 @@ class SimulatedQueue:
         policy = wire.redrive_policy(found)
         self._max_receive_count = policy[1] if policy else None
         return found
+
+    async def dead_letter_queue(self) -> DeadLetterQueue | None:
+        async def act(call: Call, fault: Fault | None) -> DeadLetterQueue | None:
+            dead = self._server.dead_letters
+            return None if dead is None else DeadLetterQueue(f"simulated:{dead.name}", dead.arn, dead.attributes())
+
+        found: DeadLetterQueue | None = await self._exchange("attributes", act)
+        return found
+
+    async def take_back(self, delivery: Received) -> None:
+        """As `SqsQueue.take_back`."""
+        message, native = delivery.message, delivery.native
+        assert isinstance(native, Mapping)
+        kept = {name: value for name, value in native.items() if name != wire.REJECT_REASON}
+
+        async def act(call: Call, fault: Fault | None) -> str:
+            return self._server.store(
+                call.number, message.body, kept, None, message.group_id, message.id if self.fifo else None
+            )
+
+        await self._exchange("send", act, body=message.body)
 
     # The network
 

@@ -295,7 +295,7 @@ class Server:
 
     def attributes(self) -> dict[str, str]:
         found = {
-            "QueueArn": self._arn,
+            "QueueArn": self.arn,
             "ApproximateNumberOfMessages": str(len(self.visible())),
             "ApproximateNumberOfMessagesNotVisible": str(len(self.in_flight())),
             "ApproximateNumberOfMessagesDelayed": str(len(self.delayed())),
@@ -303,14 +303,14 @@ class Server:
             "MaximumMessageSize": str(self._max_message_bytes),
         }
         if self.dead_letters is not None:
-            policy = {"deadLetterTargetArn": self.dead_letters._arn, "maxReceiveCount": self._limit_receives}
+            policy = {"deadLetterTargetArn": self.dead_letters.arn, "maxReceiveCount": self._limit_receives}
             found["RedrivePolicy"] = json.dumps(policy)
         if self.fifo:
             found |= {"FifoQueue": "true", "ContentBasedDeduplication": str(self._content_deduplication).lower()}
         return found
 
     @property
-    def _arn(self) -> str:
+    def arn(self) -> str:
         return f"arn:aws:sqs:us-east-1:000000000000:{self.name}{'.fifo' if self.fifo else ''}"
 
     def check(

@@ -24,7 +24,7 @@ from botocore.parsers import ResponseParserError
 from svc import lived_time, sqs_client
 from svc import sqs_wire as wire
 from svc.lived_time import LivedTime
-from svc.queue import QueueError, QueueMisconfigured, QueueTimeout, QueueUnavailable, Received, Refusal
+from svc.queue import DeadLetterQueue, QueueError, QueueMisconfigured, QueueTimeout, QueueUnavailable, Received, Refusal
 from svc.settings import Settings
 from svc.sqs_client import Call, Pool
 from svc.sqs_wire import CALL_SECONDS, LANDING_SECONDS, NoSuchQueue
@@ -143,6 +143,30 @@ class SqsQueue:
             raise
         return True
 
+    async def dead_letter_queue(self) -> DeadLetterQueue | None:
+        policy = wire.redrive_policy(await self._attributes("RedrivePolicy"))
+        if policy is None:
+            return None
+        url = await self._url_of(policy[0])
+        with _bounded(CALL_SECONDS, "reading the dead-letter queue's attributes", what=REDRIVE_POLICY):
+            answer = await self._call("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
+        return DeadLetterQueue(url, policy[0], answer.get("Attributes", {}))
+
+    async def take_back(self, delivery: Received) -> None:
+        """Send a message that another queue delivered, with its attributes and its group, without its `RejectReason`."""
+        message = delivery.message
+        native = delivery.native if isinstance(delivery.native, Mapping) else {}
+        fifo = self._url.endswith(".fifo")
+        request = _message(
+            message.body,
+            {name: value for name, value in native.items() if name != wire.REJECT_REASON},
+            message.group_id or ("dead-letters" if fifo else None),
+            # Each stay in the dead-letter queue has an id of its own: the same one twice is the same stay, sent again.
+            message.id if fifo else None,
+        )
+        with _bounded(CALL_SECONDS, "sending", message=True):
+            await self._call("send_message", QueueUrl=self._url, **request)
+
     async def _attributes(self, name: str) -> dict[str, str]:
         with _bounded(CALL_SECONDS, "reading the queue's attributes"):
             answer = await self._call("get_queue_attributes", QueueUrl=self._url, AttributeNames=[name])
@@ -203,6 +227,20 @@ async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
     pools = [Pool(polls, attempts=1), Pool(OTHER_CALLS)]
     async with sqs_client.opened(settings, pools) as [poll, call], lived_time.running() as lived:
         yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call, lived=lived)
+
+
+@asynccontextmanager
+async def opened_with_dead_letters(settings: Settings) -> AsyncIterator[tuple[SqsQueue, SqsQueue, str]]:
+    """Open the queue, its dead-letter queue, and tell the latter's URL. Raises `QueueMisconfigured` when it has none."""
+    pools = [Pool(1, attempts=1), Pool(2)]
+    async with sqs_client.opened(settings, pools) as [poll, call]:
+        queue = SqsQueue(settings.sqs_queue_url, poll=poll, call=call)
+        url = await queue._dead_letter_url()
+        if url is None:
+            raise QueueMisconfigured(
+                f"{settings.sqs_queue_url} has no dead-letter queue (no redrive policy); `svc init` with SQS_DLQ_NAME makes one"
+            )
+        yield queue, SqsQueue(url, poll=poll, call=call), url
 
 
 @contextmanager

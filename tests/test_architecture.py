@@ -50,6 +50,7 @@ LAYERS = [
         "drain",
         "intake",
         "sqs",
+        "dead_letters",
         "sqs_client",
     },
     {"tasks"},
@@ -62,7 +63,7 @@ LAYERS = [
     {"api"},
     {"watchdog"},
     {"service"},
-    {"cli", "cli_maintenance", "commands"},
+    {"cli", "cli_dlq", "cli_maintenance", "commands"},
     {"__main__"},
 ]
 """From the bottom up. A module imports from its own layer or from below."""
@@ -80,7 +81,7 @@ ONE_DOOR: dict[str, str | set[str]] = {
     "moto": "devstack_sqs",
     "prometheus_client": "metrics",
     "opentelemetry": "spans",
-    "click": {"cli", "cli_maintenance", "commands"},
+    "click": {"cli", "cli_dlq", "cli_maintenance", "commands"},
     "pydantic": "settings",
 }
 
