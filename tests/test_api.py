@@ -425,9 +425,32 @@ async def test_queue_info_shows_every_attribute(autojump_clock: MockClock) -> No
         await run(held)
         status, body, _ = await held.get("/queue/info")
         assert status == 200
-        assert set(body) == {"queue_url", "attributes", "timestamp"}
+        told = {"dead_letter_queue", "dead_letter_queue_error"}
+        assert set(body) == {"queue_url", "attributes", "timestamp", *told}
         assert body["attributes"] == dict(await held.queue.attributes())
         assert "ApproximateNumberOfMessages" in body["attributes"]
+
+
+async def test_queue_info_shows_the_dead_letter_queue_or_why_not(autojump_clock: MockClock) -> None:
+    dead = SimulatedQueue("dead")
+    dead.put("a dead letter")
+    for queue, depth, why in (
+        (SimulatedQueue(), None, "no redrive policy"),
+        (SimulatedQueue(dead_letters=dead, max_receive_count=3), "1", ""),
+        (
+            SimulatedQueue(dead_letters=dead, max_receive_count=3, faults=[Fault("denied", "attributes", nth=3)]),
+            None,
+            "denied",
+        ),
+    ):
+        async with running(queue=queue) as held:
+            await run(held)
+            status, body, _ = await held.get("/queue/info")
+            shown = body["dead_letter_queue"]
+            assert status == 200
+            assert (shown and shown["attributes"]["ApproximateNumberOfMessages"]) == depth
+            assert why in (body["dead_letter_queue_error"] or "").lower()
+            assert (body["dead_letter_queue_error"] is None) == (depth is not None)
 
 
 async def test_version_is_told(autojump_clock: MockClock) -> None:
