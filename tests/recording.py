@@ -35,3 +35,16 @@ async def handle(message: Message) -> None:
         _note("broke off", message)
         raise
     _note("succeeded", message)
+
+
+def stuck(message: Message) -> None:
+    """In a thread, which nobody can stop."""
+    _note("began", message)
+    time.sleep(message.json()["seconds"])
+    _note("succeeded", message)
+
+
+async def blocking(message: Message) -> None:
+    """Stops the event loop."""
+    time.sleep(message.json()["seconds"])  # noqa: ASYNC251 - this is what it is about
+    _note("succeeded", message)

@@ -106,6 +106,32 @@ async def test_a_drain_that_runs_out_of_time_at_sigterm_exits_with_3(place: Stan
     assert await place.depth() == (1, 0)
 
 
+async def test_a_thread_that_cannot_be_stopped_holds_up_neither_the_drain_nor_the_exit(place: Stand) -> None:
+    await place.send(['{"seconds": 300}'])
+    service = await place.start(DRAIN_TIMEOUT="1s", MESSAGE_PROCESSOR="tests.recording:stuck")
+    await place.until(lambda: len(place.events()) == 1)
+    began = time.monotonic()
+    service.signal(signal.SIGTERM)
+    ended = await service.logged("drain ended")
+    (message_id,) = ended["sqs"]["stubborn"]
+    assert "stuck in thread " in ended["sqs"]["threads"][message_id]
+    assert await service.exit_code(within=15) == 3
+    assert time.monotonic() - began < 15
+    assert await place.depth() == (1, 0)
+
+
+async def test_a_processor_that_blocks_the_event_loop_is_told_with_its_stack(place: Stand) -> None:
+    await place.send(['{"seconds": 2.5}'])
+    service = await place.start(MESSAGE_PROCESSOR="tests.recording:blocking")
+    told = await service.logged_like("the event loop is blocked")
+    assert "in blocking" in told["stack"]
+    over = await service.logged("the event loop runs again")
+    assert over["blocked_seconds"] >= 1
+    await place.until(lambda: len(place.events()) == 1)
+    service.signal(signal.SIGTERM)
+    assert await service.exit_code() == 0
+
+
 async def test_a_second_signal_ends_the_drain_and_releases_first(place: Stand) -> None:
     await place.send(['{"seconds": 1000000}'] * 3)
     service = await place.start(SQS_WAIT_TIME_SECONDS="20")
