@@ -299,7 +299,7 @@ class SimulatedService:
 
     @property
     def failed(self) -> list[str]:
-        """Bodies of the messages whose processor raised; they come back when their visibility timeout ends."""
+        """Bodies of the messages whose processor raised; they come back after their back-off (`RETRY_BACKOFF`)."""
         return self._bodies(Outcome.FAILED)
 
     @property
