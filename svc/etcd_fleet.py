@@ -23,7 +23,7 @@ from svc.etcd_connection import (
     one_shot,
     within,
 )
-from svc.fleet import Entry, Fleet, Request, Standing, Wait, entry, own_keys, registrations
+from svc.fleet import Entry, Fleet, Request, Standing, Wait, base, entry, own_keys, registrations
 from svc.settings import Settings
 from svc.switching import NoSuchInstance, Order, OutOfReach
 
@@ -95,7 +95,7 @@ async def ask(settings: Settings, order: Order) -> Request:
 
 
 async def _must_exist(connection: Connection, key: str, instance: str) -> None:
-    known = sorted(_entries(await connection.find([], [registrations(key)]), key))
+    known = sorted({base(id) for id in _entries(await connection.find([], [registrations(key)]), key)})
     if instance not in known:
         raise NoSuchInstance(
             f"no instance {instance!r} is registered; there are {', '.join(known)}"

@@ -23,7 +23,7 @@ import trio
 from svc import __version__
 from svc.bell import Bell
 from svc.etcd_connection import Connection, EtcdError, Held, Put, Trouble, connected, within
-from svc.fleet import Acknowledgement, Registration, registration, registrations
+from svc.fleet import Acknowledgement, Registration, registration, registrations, suffixed
 from svc.retry import backoff
 from svc.settings import Settings
 
@@ -91,7 +91,7 @@ class Registrar:
         self._describe = describe
         self._changed = changed
         self._on_settled = on_settled
-        self._suffix = ""
+        self._taken = False
         self._call = min(_CALL, settings.instance_ttl / 3)
         self._lease = 0
         self._revision = 0  # of our key, as we left it; 0: it is not there
@@ -188,7 +188,7 @@ class Registrar:
 
     def _now(self) -> Registration:
         held = self._describe()
-        return replace(held, id=held.id + self._suffix)
+        return replace(held, id=suffixed(held.id, held.token)) if self._taken else held
 
     def _due(self) -> float | None:
         """When to write what there is to say; None when it has been said."""
@@ -222,7 +222,7 @@ class Registrar:
             held = found.keys[key]
             if held.mod_revision and not self._is_ours(held, told.token):
                 log.warning("another process is registered under this id: taking another one", id=told.id)
-                self._suffix, self._revision = f"~{told.token[:6]}", 0
+                self._taken, self._revision = True, 0
             else:
                 self._revision = held.mod_revision  # a write without an answer was done, or the lease has run out
         raise Trouble("the registration changes under our hands", "Give each instance an INSTANCE_ID of its own.")

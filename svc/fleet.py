@@ -38,6 +38,16 @@ def registrations(maintenance_key: str) -> str:
     return f"{maintenance_key}/instances/"
 
 
+def suffixed(id: str, token: str) -> str:
+    """Under what a process registers whose id is taken by another: most likely by its predecessor, which died a moment ago."""
+    return f"{id}~{token[:6]}"
+
+
+def base(id: str) -> str:
+    """The id that an instance was given, whose own key it watches."""
+    return id.partition("~")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
     """What an instance has made of the keys."""
@@ -278,7 +288,7 @@ class Wait:
 
     def put(self, one: Entry) -> None:
         """This registration is new, or has changed."""
-        if self.request.instance in (None, one.id):
+        if self.request.instance in (None, base(one.id)):
             self._live[one.id] = one
             self._gone.pop(one.id, None)
 

@@ -97,7 +97,7 @@ class Order:
         raise NotYours(f"maintenance is on by {switch.by}{reason}{until}{whose}")
 
 
-_INSTANCE = re.compile(r"[A-Za-z0-9._~-]{1,110}")
+_INSTANCE = re.compile(r"[A-Za-z0-9._-]{1,110}")
 
 FIELDS = ("reason", "by", "for", "instance", "force")
 """What an order may consist of, as the API takes it."""

@@ -146,6 +146,10 @@ async def test_a_second_process_with_the_same_id_takes_another(etcd: Etcd, key_p
             lambda there: {id: held.phase for id, held in there.items()} == {"a": "drained", "a~second": "running"},
         )
         assert second.registrar.snapshot().id == "a~second"
+        # Both watch the key of the id that they were given: switched by itself, it has two to answer.
+        wait = Wait(await etcd_fleet.ask(its, Order(True, instance="a")))
+        wait.all(await entries(its))
+        assert wait.standing().waiting == ("a", "a~second")
 
 
 async def test_etcd_goes_and_comes_back(own: Etcd, key_prefix: str) -> None:
