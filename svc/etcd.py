@@ -93,8 +93,8 @@ class KeyWatcher:
     same value. It must not block; what it raises ends `run()`. Revisions go backwards when etcd comes back with older
     or no data. `on_own_value` is called in the same way for the other key, and before the `on_value` of the same read.
 
-    `on_looked` is called with the Trio time at which an attempt to read the keys began that has just ended: the whole
-    cluster has answered (after the calls above), or no endpoint did.
+    `on_looked` is called with the Trio time at which an attempt to read the keys began that has just ended, and whether
+    the whole cluster has answered (then it comes after the calls above) or no endpoint did.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class KeyWatcher:
         *,
         own_key: str | None = None,
         on_own_value: Callable[[bytes | None, int], None] = lambda value, revision: None,
-        on_looked: Callable[[float], None] = lambda began: None,
+        on_looked: Callable[[float, bool], None] = lambda began, answered: None,
     ) -> None:
         self._settings = settings
         self._main = settings.maintenance_key
@@ -151,14 +151,14 @@ class KeyWatcher:
                     for key in [key for key in self._tell if key in found.keys]:
                         self._watched[key] = found.keys[key]
                         self._offer(key, found.keys[key], found.revision)
-                    self._on_looked(began)
+                    self._on_looked(began, True)
                     if not started:
                         task_status.started()
                         started = True
                     await self._follow(connection, found.revision + 1)
             except EtcdError as error:
                 self._lost(None, str(error))
-                self._on_looked(began)
+                self._on_looked(began, False)
             except Trouble as trouble:
                 self._lost(self._endpoint, trouble.said)
             self._endpoints.append(self._endpoints.pop(0))
@@ -238,7 +238,7 @@ class KeyWatcher:
             for key in newer:
                 self._offer(key, found.keys[key], found.revision)
             if not alone:
-                self._on_looked(began)
+                self._on_looked(began, True)
             # Once is a change on its way to us. Twice running is a watch that is dead and does not know it.
             if newer and missed and not asked:
                 stream.end(Trouble("the watch was alive but missed a change", ""))

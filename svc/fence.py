@@ -8,8 +8,9 @@ receive.
 
     closed ──registration settled──▶ ──look that began after that──▶ open ──the process stood still──▶ closed
 
-An attempt that fails settles as well as one that succeeds: with etcd gone the last known state stands, and work goes on. Nothing
-here does I/O. What is in flight, or asked for, is not touched.
+An attempt that fails settles as well as one that succeeds: with etcd gone the last known state stands, and work goes on. Only the
+first look has to be answered: no work has begun that could go on. Nothing here does I/O. What is in flight, or asked for, is not
+touched.
 """
 
 import math
@@ -50,6 +51,7 @@ class Fence:
         self._ticked_at = clock()
         self._closed_at: float | None = trio.current_time()
         self._registered_at: float | None = None
+        self._was_open = False
 
     @property
     def is_open(self) -> bool:
@@ -75,10 +77,11 @@ class Fence:
             self._registered_at = trio.current_time()
             self._look()
 
-    def looked(self, began: float) -> None:
+    def looked(self, began: float, answered: bool) -> None:
         """An attempt to read the switch that began then has ended: what it says has been handed over, or it is out of reach."""
-        if self._closed_at is not None and self._registered_at is not None and began >= self._registered_at:
-            self._closed_at = None
+        settled = answered or self._was_open
+        if self._closed_at is not None and self._registered_at is not None and began >= self._registered_at and settled:
+            self._closed_at, self._was_open = None, True
             self._on_open()
 
     async def run(self) -> None:

@@ -159,7 +159,7 @@ class SimulatedSwitch:
         *,
         own_key: str | None = None,
         on_own_value: Callable[[bytes | None, int], None] = lambda value, revision: None,
-        on_looked: Callable[[float], None] = lambda began: None,
+        on_looked: Callable[[float, bool], None] = lambda began, answered: None,
     ) -> "SimulatedWatcher":
         """Stands in for the class `svc.etcd.KeyWatcher`, with the same arguments; of `settings` nothing is looked at."""
         instance = None if own_key is None else own_key.rpartition(own_keys(""))[2]
@@ -219,7 +219,7 @@ class SimulatedWatcher:
         self,
         switch: SimulatedSwitch,
         tell: Mapping[str | None, Callable[[bytes | None, int], None]],
-        on_looked: Callable[[float], None],
+        on_looked: Callable[[float, bool], None],
     ) -> None:
         self._switch = switch
         self._tell = tell
@@ -253,7 +253,7 @@ class SimulatedWatcher:
             while True:
                 while (outage := self._switch._outage_at(trio.current_time())) is not None:
                     self._connect(False)
-                    self._on_looked(trio.current_time())
+                    self._on_looked(trio.current_time(), False)
                     self._look = False
                     self._changed = trio.Event()
                     with trio.move_on_at(outage.end):
@@ -295,7 +295,7 @@ class SimulatedWatcher:
         self._look = False
         for key in self._tell:
             self._report(key, self._held(key))
-        self._on_looked(trio.current_time())
+        self._on_looked(trio.current_time(), True)
 
     def _notify(self, notice: Notice, key: str | None, held: _Value) -> None:
         for _ in range(notice.copies):

@@ -29,7 +29,7 @@ def parts(autojump_clock) -> Parts:
 async def opened(parts: Parts) -> None:
     parts.fence.registered(trio.current_time())
     await trio.sleep(0.1)
-    parts.fence.looked(trio.current_time())
+    parts.fence.looked(trio.current_time(), True)
     assert parts.fence.is_open
     parts.asked.clear()
 
@@ -37,17 +37,31 @@ async def opened(parts: Parts) -> None:
 async def test_it_opens_after_a_registration_and_a_look_that_began_after_it(autojump_clock) -> None:
     parts = Parts()
     assert not parts.fence.is_open
-    parts.fence.looked(trio.current_time())  # before the registration: who switches now does not see us
+    parts.fence.looked(trio.current_time(), True)  # before the registration: who switches now does not see us
     assert not parts.fence.is_open
     await trio.sleep(1)
     before = trio.current_time()
     await trio.sleep(1)
     parts.fence.registered(before)
-    parts.fence.looked(before)
+    parts.fence.looked(before, True)
     assert not parts.fence.is_open
-    parts.fence.looked(trio.current_time())
+    parts.fence.looked(trio.current_time(), True)
     assert parts.fence.is_open
     assert parts.asked == ["look", "open"]
+
+
+async def test_the_first_look_has_to_be_answered_and_later_ones_do_not(autojump_clock) -> None:
+    parts = Parts()
+    parts.fence.registered(trio.current_time())
+    parts.fence.looked(trio.current_time(), False)
+    assert not parts.fence.is_open  # etcd went away before anybody could know of us
+    parts.fence.looked(trio.current_time(), True)
+    assert parts.fence.is_open
+    parts.time += 5
+    assert not parts.fence.is_open
+    parts.fence.registered(trio.current_time())
+    parts.fence.looked(trio.current_time(), False)  # with etcd gone the last known state stands
+    assert parts.fence.is_open
 
 
 async def test_a_standstill_closes_it_whoever_notices_first(autojump_clock) -> None:
@@ -72,14 +86,14 @@ async def test_answers_to_what_was_asked_before_the_standstill_do_not_open_it(au
     parts.time += 5
     assert not parts.fence.is_open
     parts.fence.registered(asked_before)
-    parts.fence.looked(asked_before)
+    parts.fence.looked(asked_before, True)
     assert not parts.fence.is_open
-    parts.fence.looked(trio.current_time())
+    parts.fence.looked(trio.current_time(), True)
     assert not parts.fence.is_open  # not registered since
     await trio.sleep(1)
     parts.fence.registered(trio.current_time())
     assert not parts.fence.is_open
-    parts.fence.looked(trio.current_time())
+    parts.fence.looked(trio.current_time(), True)
     assert parts.fence.is_open
     parts.time += 5  # and again
     assert not parts.fence.is_open
@@ -97,7 +111,7 @@ async def test_it_ticks_by_itself(autojump_clock, nursery) -> None:
 async def test_simulated_time_knows_no_standstill(autojump_clock) -> None:
     fence = Fence()
     fence.registered(trio.current_time())
-    fence.looked(trio.current_time())
+    fence.looked(trio.current_time(), True)
     await trio.sleep(80_000)
     assert fence.is_open
     await fence.run()  # nothing to tick for

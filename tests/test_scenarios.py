@@ -7,10 +7,10 @@ from svc.maintenance import DrainOutcome
 from svc.processors import Message, Retry
 from svc.simulated_history import Deleted, VisibilityChanged
 from svc.simulated_service import SimulatedService
-from svc.testing import Fault, SimulatedQueue
+from svc.testing import Fault, Outage, SimulatedQueue
 from svc.worker import LAST_RELEASE
 from tests.search.run import muted, run_schedule
-from tests.search.schedule import Arrival, Flip, Life, Schedule, Setup, Work
+from tests.search.schedule import Arrival, Ask, Flip, Life, Schedule, Setup, Work
 from tests.search.witness import cancel_everything
 
 
@@ -269,3 +269,15 @@ def test_of_two_copies_the_report_forgot_the_one_that_hid_the_message():
     )
     with muted():
         assert run_schedule(schedule).violations == []
+
+
+def test_an_instance_that_nobody_could_know_of_began_to_receive_when_etcd_went_away():
+    # It reads "off" at 0; its registration arrives at 2.2, when etcd is out of its reach. The operator, who reaches it, asks at 2 and
+    # finds nobody. The look that failed at 2.2 had let it receive.
+    schedule = Schedule(
+        setup=Setup(wait=2), asks=(Ask(2.0, delay=0.3),), outages=(Outage(2.0, 2.5),), write_seconds=(2.2, 2.2)
+    )
+    with muted():
+        result = run_schedule(schedule)
+    assert result.violations == []
+    assert result.tried["asks done"] == 1
