@@ -272,8 +272,8 @@ def test_of_two_copies_the_report_forgot_the_one_that_hid_the_message():
 
 
 def test_an_instance_that_nobody_could_know_of_began_to_receive_when_etcd_went_away():
-    # It reads "off" at 0; its registration arrives at 2.2, when etcd is out of its reach. The operator, who reaches it, asks at 2 and
-    # finds nobody. The look that failed at 2.2 had let it receive.
+    # It reads "off" at 0; its registration arrives at 2.2, when etcd is out of its reach. The operator, who reaches it, asks at 2
+    # and finds nobody. The look that failed at 2.2 had let it receive.
     schedule = Schedule(
         setup=Setup(wait=2), asks=(Ask(2.0, delay=0.3),), outages=(Outage(2.0, 2.5),), write_seconds=(2.2, 2.2)
     )
