@@ -177,7 +177,8 @@ def test_no_development_tool_is_in_the_image() -> None:
 def test_the_image_runs_without_root_and_takes_signals_itself() -> None:
     final = DOCKERFILE.rsplit("\nFROM ", 1)[1]
     assert re.search(r"^USER [1-9]\d*(:\d+)?$", final, re.MULTILINE)
-    assert 'ENTRYPOINT ["svc"]\nCMD ["run"]' in final  # exec form: no shell between the signal and the service
+    # Exec form: no shell between the signal and the service; env(1) is gone when svc runs.
+    assert 'ENTRYPOINT ["env", "--block-signal=TERM,INT", "svc"]\nCMD ["run"]' in final
     assert "HEALTHCHECK" in final
     assert image_environ()["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] == "python"
     assert not DOCKERFILE.startswith("# syntax")

@@ -39,6 +39,15 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def blocks_sigterm(pid: int) -> bool:
+    mask = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk"))
+    return bool(int(mask.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 @contextlib.contextmanager
 def running(place: Stand, *before: str, stderr: int, port: int) -> Iterator["subprocess.Popen[bytes]"]:
     """`svc run` with this stderr, on this port; killed at the end if it has not ended."""
@@ -150,20 +159,23 @@ async def test_sigterm_during_the_drain_of_a_maintenance(
     shutil.which("unshare") is None or os.geteuid() != 0, reason="a PID namespace needs root and unshare(1)"
 )
 async def test_sigterm_as_pid_1(moto: Moto, etcd: Etcd, queue_name: str, key: str, tmp_path: Path) -> None:
-    """The kernel drops a signal to PID 1 that it has no handler for. While it serves, and half a second after its start."""
+    """The kernel drops a signal to PID 1 that it has no handler for. While it serves, half a second after its start, and before
+    Python itself is up, when it is started as the image starts it (docker/Dockerfile)."""
     async with stand(moto, etcd.endpoint, queue_name, key, tmp_path / "record", WORK_SECONDS="0.2") as place:
-        for serving in (True, False):
+        for when in ("serving", "starting", "before Python is up"):
             port = free_port()
-            unshare = ("unshare", "--fork", "--pid", "--kill-child")
+            unshare = ("unshare", "--fork", "--pid", "--kill-child", "env", "--block-signal=TERM,INT")
             with running(place, *unshare, stderr=subprocess.DEVNULL, port=port) as process:
                 await place.until(lambda pid=process.pid: children(pid))
                 [child] = children(process.pid)
-                if serving:
+                if when == "serving":
                     await healthy(port)
                     await place.send(["one"])
                     await place.until(lambda: place.succeeded() == ["one"])
-                else:
-                    await place.until(lambda child=child: b"svc" in Path(f"/proc/{child}/cmdline").read_bytes())
+                elif when == "starting":
+                    await place.until(lambda child=child: command(child).startswith(sys.executable))
                     await trio.sleep(0.5)
+                else:
+                    await place.until(lambda child=child: blocks_sigterm(child))
                 os.kill(child, signal.SIGTERM)
                 assert await ended(process, within=10) == 0
