@@ -181,7 +181,7 @@ async def test_an_old_write_cannot_overtake_a_new_one(etcd: Etcd, key_prefix: st
 
 @pytest.fixture
 def guarded(key_prefix: str) -> Iterator[Etcd]:
-    """An etcd whose user `svc` may use the maintenance key, and nothing beside it."""
+    """An etcd whose user `svc` may use the maintenance key, and nothing beside it; `fleet` has what the README says."""
     with Etcd() as running:
         for words in (
             "user add root:rootpass",
@@ -190,6 +190,11 @@ def guarded(key_prefix: str) -> Iterator[Etcd]:
             f"role grant-permission switch readwrite {key_prefix}m",
             "user add svc:s3cr3t-word",
             "user grant-role svc switch",
+            "role add instance",
+            f"role grant-permission instance read {key_prefix}m",
+            f"role grant-permission --prefix instance readwrite {key_prefix}m/",
+            "user add fleet:s3cr3t-word",
+            "user grant-role fleet instance",
             "auth enable",
         ):
             command = [etcd_binary("etcdctl"), f"--endpoints={running.endpoint}", *words.split()]
@@ -219,6 +224,22 @@ async def test_without_the_permission_the_switch_works_and_the_fleet_does_not_se
         assert not instance.registrar.snapshot().registered
         assert "Grant the user" in (instance.registrar.snapshot().error or "")
         nursery.cancel_scope.cancel()
+
+
+async def test_with_the_permissions_that_the_readme_names_it_takes_part(guarded: Etcd, key_prefix: str) -> None:
+    key = f"{key_prefix}m"
+    its = settings(guarded.endpoint, key, ETCD_USERNAME="fleet", ETCD_PASSWORD="s3cr3t-word")
+    told: list[str] = []
+    watcher = KeyWatcher(
+        its, lambda *_: told.append("all"), own_key=own_key(key, "a"), on_own_value=lambda *_: told.append("own")
+    )
+    async with Instance(its).running() as instance, trio.open_nursery() as nursery:
+        await nursery.start(watcher.run)
+        assert told == ["own", "all"]
+        assert list(await entries(its)) == ["a"]
+        await instance.registrar.close()
+        nursery.cancel_scope.cancel()
+    assert await entries(its) == {}
 
 
 # -- the switch of one --
