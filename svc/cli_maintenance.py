@@ -260,7 +260,7 @@ def _settings() -> Settings:
 
 def _ask(ask: Callable[[], Awaitable[Any]]) -> Any:
     """Run it, and end the process with a sentence when it cannot be done."""
-    from svc.etcd_connection import EtcdError
+    from svc.etcd_channel import EtcdError
     from svc.switching import NoSuchInstance, NotYours
 
     try:

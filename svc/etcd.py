@@ -18,20 +18,9 @@ from typing import Any
 import structlog
 import trio
 
-from svc.etcd_connection import (
-    LONGEST_LEASE,
-    Connection,
-    EtcdError,
-    Found,
-    Held,
-    Stream,
-    Trouble,
-    connected,
-    held_in,
-    name_of,
-    one_shot,
-    within,
-)
+from svc.etcd_channel import EtcdError, Trouble
+from svc.etcd_connection import Connection, Stream, connected, one_shot, within
+from svc.etcd_keys import LONGEST_LEASE, Found, Held, held_in, name_of
 from svc.retry import backoff
 from svc.settings import Settings
 

@@ -1,43 +1,35 @@
-"""Connections to etcd: which endpoint answers, who we are to it, unary calls, watches, and what its errors mean.
+"""Connections to etcd: which endpoint answers, who we are to it, requests, and watches.
 
-etcd3 lends its generated stubs only. Its client spins a core while etcd is away, does not come back by itself and
-cannot use a password without TLS. gRPC's threads stay inside this file: unary calls are futures whose completion wakes
-Trio, and the watch, which gRPC offers only as a blocking iterator, has one thread that hands over and does nothing
-else.
+gRPC offers a watch only as a blocking iterator: it has one thread, which hands over and does nothing else.
 
-Nothing here may decide what a value causes or when to try again, or let a gRPC error, a foreign thread or a password
-out.
+Nothing here may decide what a value causes or when to try again, or let a foreign thread out.
 """
 
 import contextlib
 import math
-import os
 import queue
-import re
 import threading
-import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import trio
 
+from svc.etcd_channel import (
+    CHANNEL_OPTIONS,
+    CHECK_ENDPOINT,
+    NO_QUORUM,
+    TOKEN_IS_OLD,
+    EtcdError,
+    Trouble,
+    answer_to,
+    details_of,
+    etcdrpc,
+    grpc,
+    understood,
+)
+from svc.etcd_keys import Found, Held, Put, all_held_in, encoded, range_end
 from svc.settings import Settings
-
-# gRPC's core prints connection trouble to standard error by itself, past every logger. Read when it is first imported.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-try:
-    with warnings.catch_warnings():
-        # Some hundred of them, from generated code, whatever version of protobuf there is.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import grpc
-        from etcd3 import etcdrpc
-except TypeError as error:  # "Descriptors cannot be created directly"
-    raise ImportError(
-        "etcd3 needs protobuf's pure-Python implementation, and another one is loaded. Set the environment variable "
-        "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python (or import svc before anything that imports google.protobuf)."
-    ) from error
 
 T = TypeVar("T")
 
@@ -53,75 +45,13 @@ _TRY_AGAIN = 0.2
 _STAGGER = 0.3
 """Seconds after which the next endpoint is tried beside one that has not answered yet."""
 
-_CHANNEL_OPTIONS = [
-    # Pings notice a peer that has gone without a word. Not more often: etcd refuses what comes closer than 5 s
-    # (--grpc-keepalive-min-time). The current core obeys ping_timeout_ms, older ones keepalive_timeout_ms.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    # Channels to one address share connections, and their back-off, unless told not to: a new channel would inherit the
-    # trouble that the old one was closed for.
-    ("grpc.use_local_subchannel_pool", 1),
-    # Despite its name this also bounds one attempt to connect; the default is 20 s. A channel is given up after one
-    # failure, so back-off within it hardly matters.
-    ("grpc.min_reconnect_backoff_ms", 5_000),
-    # etcd stands beside the service. gRPC would take http_proxy for it.
-    ("grpc.enable_http_proxy", 0),
-    # A fleet of some thousand instances in one answer; the default of 4 MiB is less.
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-]
-
 # The member ends a watch itself once it has no leader; without this it would keep it, silent (etcd's clientv3,
 # WithRequireLeader).
 _REQUIRE_LEADER = (("hasleader", "true"),)
 
 
-class EtcdError(Exception):
-    """etcd could not do what was asked. The text says which endpoints were tried, what each said, and what to do."""
-
-
-class Trouble(Exception):
-    """One endpoint failed us: what it said, and what an operator can do about it."""
-
-    def __init__(self, said: str, remedy: str, *, denied: bool = False) -> None:
-        super().__init__(said)
-        self.said = said
-        self.remedy = remedy
-        self.denied = denied
-        """etcd is well, and does not let this user do it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A key as a read found it."""
-
-    value: bytes | None = None
-    """None: there is no such key."""
-    mod_revision: int = 0
-    """Revision at which it was last written; 0: there is no such key."""
-    lease: int = 0
-    """The lease that it is bound to; 0: none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Everything below a prefix, and everything asked for by name, of one moment."""
-
-    keys: Mapping[str, Held]
-    """By name. Absent keys that were asked for by name are in it too."""
-    revision: int
-    """Of the store, at which this is true."""
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """A key to be written, or deleted (`value` None)."""
-
-    key: str
-    value: bytes | None
-    lease: int = 0
+# Not Trio's default one: whoever fills that must not delay the switch.
+_files = trio.CapacityLimiter(1)
 
 
 async def one_shot(settings: Settings, key: str, on: "Callable[[Connection, Any], Awaitable[T]]") -> T:
@@ -221,9 +151,9 @@ class Connection:
         with trio.move_on_after(_ANSWER):
             credentials = await self._tls()
             self._channel = (
-                grpc.insecure_channel(self.endpoint, options=_CHANNEL_OPTIONS)
+                grpc.insecure_channel(self.endpoint, options=CHANNEL_OPTIONS)
                 if credentials is None
-                else grpc.secure_channel(self.endpoint, credentials, options=_CHANNEL_OPTIONS)
+                else grpc.secure_channel(self.endpoint, credentials, options=CHANNEL_OPTIONS)
             )
             self.keys = etcdrpc.KVStub(self._channel)
             self.leases = etcdrpc.LeaseStub(self._channel)
@@ -241,23 +171,23 @@ class Connection:
 
     async def read(self, key: str, *, serializable: bool = False) -> Any:
         """The answer to a read of the key. `serializable`: by this member alone, which may be behind, but is cheap."""
-        return await self.call(self.keys.Range, etcdrpc.RangeRequest(key=_encoded(key), serializable=serializable))
+        return await self.call(self.keys.Range, etcdrpc.RangeRequest(key=encoded(key), serializable=serializable))
 
     async def find(self, names: Sequence[str], prefixes: Sequence[str] = (), *, serializable: bool = False) -> Found:
         """These keys, and all whose names begin so, as of one moment. `serializable`: see `read`."""
-        ranges = [etcdrpc.RangeRequest(key=_encoded(name), serializable=serializable) for name in names]
+        ranges = [etcdrpc.RangeRequest(key=encoded(name), serializable=serializable) for name in names]
         ranges += [
-            etcdrpc.RangeRequest(key=_encoded(prefix), range_end=_range_end(prefix), serializable=serializable)
+            etcdrpc.RangeRequest(key=encoded(prefix), range_end=range_end(prefix), serializable=serializable)
             for prefix in prefixes
         ]
         request = etcdrpc.TxnRequest(success=[etcdrpc.RequestOp(request_range=one) for one in ranges])
         answer = await self.call(self.keys.Txn, request)
-        return Found({name: Held() for name in names} | _held(answer), answer.header.revision)
+        return Found({name: Held() for name in names} | all_held_in(answer), answer.header.revision)
 
     async def change(self, put: Put, *, since: int) -> tuple[bool, Found]:
         """Write the key, or delete it, if it has not been written since its revision `since` (0: if it is not there);
         returns whether it was, and else what it holds. The revision is then the one at which that was done."""
-        key = _encoded(put.key)
+        key = encoded(put.key)
         compare = etcdrpc.Compare(result=etcdrpc.Compare.EQUAL, target=etcdrpc.Compare.MOD, key=key, mod_revision=since)
         write = (
             etcdrpc.RequestOp(request_delete_range=etcdrpc.DeleteRangeRequest(key=key))
@@ -267,16 +197,16 @@ class Connection:
         look = etcdrpc.RequestOp(request_range=etcdrpc.RangeRequest(key=key))
         request = etcdrpc.TxnRequest(compare=[compare], success=[write], failure=[look])
         answer = await self.call(self.keys.Txn, request)
-        return bool(answer.succeeded), Found({put.key: Held()} | _held(answer), answer.header.revision)
+        return bool(answer.succeeded), Found({put.key: Held()} | all_held_in(answer), answer.header.revision)
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Set the key, bound to the lease if there is one; returns the revision."""
-        request = etcdrpc.PutRequest(key=_encoded(key), value=value, lease=lease)
+        request = etcdrpc.PutRequest(key=encoded(key), value=value, lease=lease)
         return int((await self.call(self.keys.Put, request)).header.revision)
 
     async def delete(self, key: str) -> int:
         """Delete the key, if it is there; returns the revision."""
-        request = etcdrpc.DeleteRangeRequest(key=_encoded(key))
+        request = etcdrpc.DeleteRangeRequest(key=encoded(key))
         return int((await self.call(self.keys.DeleteRange, request)).header.revision)
 
     async def grant(self, ttl: float) -> int:
@@ -306,15 +236,15 @@ class Connection:
     async def call(self, method: Any, request: Any) -> Any:
         """One unary call. No bound of its own: the caller has one."""
         try:
-            return await _answer(method, request, self._metadata)
+            return await answer_to(method, request, self._metadata)
         except grpc.RpcError as error:
             # A token has a life (300 s by default), ends with a restart of its member, and with any change of users or
             # roles.
-            if not self._metadata or not any(text in _details(error) for text in _TOKEN_IS_OLD):
+            if not self._metadata or not any(text in details_of(error) for text in TOKEN_IS_OLD):
                 raise self.trouble(error) from None
         await self._authenticate()
         try:
-            return await _answer(method, request, self._metadata)
+            return await answer_to(method, request, self._metadata)
         except grpc.RpcError as error:
             raise self.trouble(error) from None
 
@@ -324,14 +254,14 @@ class Connection:
 
     def trouble(self, error: Any) -> Trouble:
         """What a gRPC error of this connection means."""
-        return _understood(error, self._secret())
+        return understood(error, self._secret())
 
     async def _authenticate(self) -> None:
         if self._settings.etcd_username is None:
             return
         request = etcdrpc.AuthenticateRequest(name=self._settings.etcd_username, password=self._secret())
         try:
-            answer = await _answer(etcdrpc.AuthStub(self._channel).Authenticate, request, ())
+            answer = await answer_to(etcdrpc.AuthStub(self._channel).Authenticate, request, ())
         except grpc.RpcError as error:
             raise self.trouble(error) from None
         # As plain metadata: gRPC sends call credentials over TLS only.
@@ -372,11 +302,11 @@ class Stream:
         # It must stay open: a request iterator that ends closes our half of the stream.
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for name in names:
-            create = etcdrpc.WatchCreateRequest(key=_encoded(name), start_revision=revision)
+            create = etcdrpc.WatchCreateRequest(key=encoded(name), start_revision=revision)
             self._requests.put(etcdrpc.WatchRequest(create_request=create))
         for prefix in prefixes:
             create = etcdrpc.WatchCreateRequest(
-                key=_encoded(prefix), range_end=_range_end(prefix), start_revision=revision
+                key=encoded(prefix), range_end=range_end(prefix), start_revision=revision
             )
             self._requests.put(etcdrpc.WatchRequest(create_request=create))
         self._call: Any = None
@@ -417,100 +347,6 @@ class Stream:
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self.end, trouble)
             self._token.run_sync_soon(self._ended.set)
-
-
-async def _answer(method: Any, request: Any, metadata: tuple[tuple[str, str], ...]) -> Any:
-    """A unary call as a future: no thread waits, and cancelling ends the call at once. Raises grpc.RpcError."""
-    token = trio.lowlevel.current_trio_token()
-    done = trio.Event()
-
-    def wake(_: object) -> None:  # in a thread of gRPC's
-        with contextlib.suppress(trio.RunFinishedError):
-            token.run_sync_soon(done.set)
-
-    future = method.future(request, metadata=metadata)
-    future.add_done_callback(wake)
-    try:
-        await done.wait()
-    finally:
-        future.cancel()  # does nothing when it is done
-    return future.result()
-
-
-def _understood(error: Any, secret: str) -> Trouble:
-    """What a gRPC error says, in words for an operator, and what to do about it."""
-    code, details = error.code(), _details(error)
-    if secret:
-        details = details.replace(secret, "********")
-    # "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: connect: Connection refused (111)"
-    said = re.sub(r"^[A-Z]+: (?:ipv[46]:\S+: )?", "", details.rpartition("last error: ")[2]) or code.name
-    for text, remedy in _REMEDIES:
-        if text in details:
-            return Trouble(said, remedy, denied=code is grpc.StatusCode.PERMISSION_DENIED)
-    return Trouble(said if code is grpc.StatusCode.UNAVAILABLE else f"{code.name}: {said}", CHECK_ENDPOINT)
-
-
-def _details(error: Any) -> str:
-    return str(error.details() or "")
-
-
-NO_QUORUM = "The etcd cluster has no quorum: bring its members back."
-
-CHECK_ENDPOINT = "Check ETCD_ENDPOINTS, and that etcd runs there and is healthy; if it wants TLS, set ETCD_CA_CERT."
-
-# Not Trio's default one: whoever fills that must not delay the switch.
-_files = trio.CapacityLimiter(1)
-
-_TOKEN_IS_OLD = ("invalid auth token", "revision of auth store is old")
-
-# etcd's own words (api/v3rpc/rpctypes/error.go) and those of gRPC's TLS.
-_REMEDIES = (
-    ("invalid user ID or password", "Check ETCD_USERNAME and ETCD_PASSWORD."),
-    ("user name is empty", "etcd wants a user: set ETCD_USERNAME and ETCD_PASSWORD."),
-    ("authentication is not enabled", "etcd knows no users: unset ETCD_USERNAME and ETCD_PASSWORD."),
-    ("permission denied", "Grant the user a role that may read and write the key (etcdctl role grant-permission)."),
-    (
-        "CERTIFICATE_VERIFY_FAILED",
-        "Check ETCD_CA_CERT: its certificate is not of this authority, or not for this host.",
-    ),
-    ("andshake", "Check that etcd speaks TLS there, and ETCD_CA_CERT, ETCD_CERT and ETCD_KEY."),
-    ("no leader", NO_QUORUM),
-)
-
-LONGEST_LEASE = 9_000_000_000
-"""Seconds; etcd's own limit (server/lease/lessor.go, MaxLeaseTTL)."""
-
-
-def _encoded(key: str) -> bytes:
-    return key.encode("utf-8", "surrogateescape")
-
-
-def name_of(key: bytes) -> str:
-    """The name of a key that etcd has told."""
-    return key.decode("utf-8", "surrogateescape")
-
-
-def _range_end(prefix: str) -> bytes:
-    """What comes after every key that begins so (etcd's own way, clientv3.GetPrefixRangeEnd)."""
-    key = _encoded(prefix).rstrip(b"\xff")
-    return key[:-1] + bytes([key[-1] + 1]) if key else b"\0"
-
-
-def _held(answer: Any) -> dict[str, Held]:
-    """All keys in the answer to a transaction."""
-    return {
-        name_of(pair.key): Held(pair.value, pair.mod_revision, pair.lease)
-        for part in answer.responses
-        for pair in part.response_range.kvs
-    }
-
-
-def held_in(answer: Any) -> Held:
-    """The key in the answer to a read of one."""
-    if not answer.kvs:
-        return Held()
-    pair = answer.kvs[0]
-    return Held(pair.value, pair.mod_revision, pair.lease)
 
 
 async def within(seconds: float, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:

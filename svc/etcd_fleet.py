@@ -11,18 +11,9 @@ from datetime import UTC, datetime, timedelta
 import structlog
 import trio
 
-from svc.etcd_connection import (
-    Connection,
-    EtcdError,
-    Found,
-    Put,
-    Stream,
-    Trouble,
-    connected,
-    name_of,
-    one_shot,
-    within,
-)
+from svc.etcd_channel import EtcdError, Trouble
+from svc.etcd_connection import Connection, Stream, connected, one_shot, within
+from svc.etcd_keys import Found, Put, name_of
 from svc.fleet import Entry, Fleet, Request, Standing, Wait, base, entry, own_keys, registrations
 from svc.settings import Settings
 from svc.switching import NoSuchInstance, Order, OutOfReach

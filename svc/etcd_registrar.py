@@ -22,7 +22,9 @@ import trio
 
 from svc import __version__
 from svc.bell import Bell
-from svc.etcd_connection import Connection, EtcdError, Held, Put, Trouble, connected, within
+from svc.etcd_channel import EtcdError, Trouble
+from svc.etcd_connection import Connection, connected, within
+from svc.etcd_keys import Held, Put
 from svc.fleet import Acknowledgement, Registration, registration, registrations, suffixed
 from svc.retry import backoff
 from svc.settings import Settings

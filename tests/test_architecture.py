@@ -34,6 +34,8 @@ LAYERS = [
         "openapi_examples",
         "openapi_parts",
         "devstack",
+        "etcd_channel",
+        "etcd_keys",
         "etcd_connection",
     },
     {"observer", "fleet", "fence", "switching"},
@@ -72,8 +74,8 @@ TESTING = {"testing", "pytest_plugin"}
 """What tests are made of may import anything and is imported by nothing of the above (nor is any simulated_*)."""
 
 ONE_DOOR: dict[str, str | set[str]] = {
-    "etcd3": "etcd_connection",
-    "grpc": "etcd_connection",
+    "etcd3": "etcd_channel",
+    "grpc": "etcd_channel",
     "aiobotocore": "sqs_client",
     "asyncio": "sqs_client",
     "trio_asyncio": "sqs_client",

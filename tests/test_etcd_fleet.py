@@ -13,7 +13,9 @@ from svc import etcd_fleet
 from svc.bell import Bell
 from svc.devstack import Etcd, etcd_binary
 from svc.etcd import KeyWatcher
-from svc.etcd_connection import EtcdError, Put, connected
+from svc.etcd_channel import EtcdError
+from svc.etcd_connection import connected
+from svc.etcd_keys import Put
 from svc.etcd_registrar import AT_MOST_EVERY, Registrar, identity
 from svc.fleet import Acknowledgement, Entry, Registration, Request, Result, Standing, Wait, own_key, registrations
 from svc.settings import Settings, load

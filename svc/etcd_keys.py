@@ -1,0 +1,72 @@
+"""Keys of etcd: as a read finds them, and as they are to be written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A key as a read found it."""
+
+    value: bytes | None = None
+    """None: there is no such key."""
+    mod_revision: int = 0
+    """Revision at which it was last written; 0: there is no such key."""
+    lease: int = 0
+    """The lease that it is bound to; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Everything below a prefix, and everything asked for by name, of one moment."""
+
+    keys: Mapping[str, Held]
+    """By name. Absent keys that were asked for by name are in it too."""
+    revision: int
+    """Of the store, at which this is true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A key to be written, or deleted (`value` None)."""
+
+    key: str
+    value: bytes | None
+    lease: int = 0
+
+
+LONGEST_LEASE = 9_000_000_000
+"""Seconds; etcd's own limit (server/lease/lessor.go, MaxLeaseTTL)."""
+
+
+def encoded(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")
+
+
+def name_of(key: bytes) -> str:
+    """The name of a key that etcd has told."""
+    return key.decode("utf-8", "surrogateescape")
+
+
+def range_end(prefix: str) -> bytes:
+    """What comes after every key that begins so (etcd's own way, clientv3.GetPrefixRangeEnd)."""
+    key = encoded(prefix).rstrip(b"\xff")
+    return key[:-1] + bytes([key[-1] + 1]) if key else b"\0"
+
+
+def all_held_in(answer: Any) -> dict[str, Held]:
+    """All keys in the answer to a transaction."""
+    return {
+        name_of(pair.key): Held(pair.value, pair.mod_revision, pair.lease)
+        for part in answer.responses
+        for pair in part.response_range.kvs
+    }
+
+
+def held_in(answer: Any) -> Held:
+    """The key in the answer to a read of one."""
+    if not answer.kvs:
+        return Held()
+    pair = answer.kvs[0]
+    return Held(pair.value, pair.mod_revision, pair.lease)
