@@ -20,17 +20,20 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import trio
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
+from botocore import UNSIGNED
 from botocore import exceptions as boto
 
 from svc import __version__
 from svc.queue import QueueMisconfigured
 from svc.settings import Settings
+from svc.sqs_signing import Signer, can_sign
 
 log = logging.getLogger(__name__)
 
@@ -116,16 +119,57 @@ def _user_agent(session: AioSession) -> str:
 async def _client(session: AioSession, settings: Settings, pool: Pool, **more: Any) -> Any:
     """A client, entered. Cut off half-way it leaves nothing open: connections are made by the first call."""
     try:
-        return await session.create_client(
+        client = await session.create_client(
             "sqs",
             region_name=settings.aws_region,
             endpoint_url=settings.aws_endpoint or None,
             config=_config(session, settings, pool, **more),
         ).__aenter__()
+        await _sign_ourselves(client, session)
+        return client
     except boto.BotoCoreError as error:
         raise QueueMisconfigured(f"the AWS configuration of this machine cannot be used: {error}") from None
     except OSError as error:  # of the native road; the other one reads certificates within the first call
         raise QueueMisconfigured(f"the certificates for TLS cannot be read ({error}); check AWS_CA_BUNDLE") from None
+
+
+async def _sign_ourselves(client: Any, session: AioSession) -> None:
+    """Let `sqs_signing.py` sign, through two of botocore's events: `choose-signer`, which says that botocore need not, and
+    `before-sign`, which follows. What is to be signed in another way than Signature Version 4, or has another form than SQS's
+    requests have, is left to botocore."""
+    credentials = await session.get_credentials()
+    if credentials is None:
+        return  # botocore says so at the first call
+    signers: dict[str, Signer | None] = {}
+
+    def choose(signature_version: Any, signing_name: str, region_name: str, context: dict[str, Any], **_: Any) -> Any:
+        auth_type = context.get("auth_type")
+        if signature_version != "v4" or auth_type not in (None, "v4") or client.meta.config.auth_scheme_preference:
+            return None
+        context["svc_signs_for"] = region_name, signing_name
+        return UNSIGNED
+
+    async def sign(request: Any, request_signer: Any, **_: Any) -> None:
+        if "svc_signs_for" not in request.context:
+            return
+        region, service = request.context["svc_signs_for"]
+        url = request.url
+        if url not in signers:
+            signers[url] = Signer(url) if can_sign(url) else None
+        signer = signers[url]
+        if signer is None or not isinstance(request.data, bytes):
+            auth = await request_signer.get_auth_instance(service, region, "v4")
+            auth.add_auth(request)
+            return
+        keys = await credentials.get_frozen_credentials()
+        added = signer.headers(
+            request.headers.items(), request.data, keys=keys, region=region, service=service, now=datetime.now(UTC)
+        )
+        for name, value in added.items():
+            request.headers[name] = value
+
+    client.meta.events.register_first("choose-signer.sqs", choose)
+    client.meta.events.register("before-sign.sqs", sign)
 
 
 # Native

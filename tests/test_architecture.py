@@ -27,6 +27,7 @@ LAYERS = [
     {
         "settings",
         "probe",
+        "sqs_signing",
         "sqs_wire",
         "gate",
         "maintenance",
