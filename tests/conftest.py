@@ -35,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "contract_endpoint: runs against the SQS endpoint that SVC_CONTRACT_ENDPOINT names"
     )
+    config.addinivalue_line(
+        "markers", "faults(by_default): a row of the fault suite; without -m faults only a slice runs"
+    )
     config.addinivalue_line("markers", "slow: takes more than some seconds")
 
 

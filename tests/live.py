@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -26,14 +26,14 @@ from svc.sqs import SqsQueue
 
 
 class Instance:
-    """`python -m svc run` in a process of its own."""
+    """`python -m svc run` in a process of its own. `prefix` is a command that runs it (`prlimit …`)."""
 
-    def __init__(self, environ: dict[str, str]) -> None:
+    def __init__(self, environ: dict[str, str], *, prefix: Sequence[str] = ()) -> None:
         self.logs: list[dict[str, Any]] = []
         self.output: list[str] = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "svc", "run"],
-            env={**os.environ, **environ, "LOG_FORMAT": "json", "HTTP_PORT": "0"},
+            [*prefix, sys.executable, "-m", "svc", "run"],
+            env={**os.environ, "HTTP_PORT": "0", **environ, "LOG_FORMAT": "json"},
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
@@ -135,8 +135,8 @@ class Stand:
     record: Path
     instances: list[Instance] = field(default_factory=list)
 
-    async def start(self, **environ: str) -> Instance:
-        instance = Instance({**self.environ, **environ})
+    async def start(self, *, prefix: Sequence[str] = (), **environ: str) -> Instance:
+        instance = Instance({**self.environ, **environ}, prefix=prefix)
         self.instances.append(instance)
         await instance.started()
         return instance

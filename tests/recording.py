@@ -12,9 +12,13 @@ import trio
 
 from svc import Message, Reject
 
+MOST = 200
+"""Characters of a body that are written down: a line has to go into the file in one piece."""
+
 
 def _note(event: str, message: Message) -> None:
-    line = json.dumps({"event": event, "id": message.id, "body": message.body, "pid": os.getpid(), "at": time.time()})
+    body = message.body[:MOST]
+    line = json.dumps({"event": event, "id": message.id, "body": body, "pid": os.getpid(), "at": time.time()})
     descriptor = os.open(os.environ["RECORD_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(descriptor, line.encode() + b"\n")

@@ -1,0 +1,36 @@
+"""Every row of the table of faults, tried. `pytest tests/faults -m faults -n 4`; an ordinary run takes a slice."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from svc.devstack import Etcd, Moto
+from tests.faults.conftest import ROW
+from tests.faults.rows import Scenario, all_scenarios
+from tests.faults.trial import cluster, trial
+
+DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "faults.md"
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(one, id=one.name, marks=pytest.mark.faults(by_default=one.by_default)) for one in all_scenarios()],
+)
+async def test_fault(
+    scenario: Scenario,
+    moto: Moto,
+    etcd: Etcd,
+    queue_name: str,
+    tmp_path: Path,
+    record_property: pytest.FixtureRequest,
+) -> None:
+    row = scenario.row()
+    with cluster(scenario.members, *scenario.etcd_flags) as members:
+        endpoints = [member.endpoint for member in members] or [etcd.endpoint]
+        async with trial(row, moto, endpoints, queue_name, tmp_path, **scenario.environ) as t:
+            t.members = members
+            await scenario.run(t)
+            if not t.settled:
+                await t.settle()
+    record_property(ROW, asdict(row))
