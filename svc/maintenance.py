@@ -278,6 +278,8 @@ class Manager:
                 log.warning(f"the {key.name}'s value is ignored, the state stands", error=str(error), revision=revision)
             key.unreadable = str(error)
             return
+        if key.unreadable is not None:
+            log.info(f"the {key.name}'s value is usable again", on=switch.on, revision=revision)
         key.unreadable = None
         if switch != key.switch and (key is self._all or switch.on or key.switch is not None):
             log.info(f"{key.name} read", on=switch.on, reason=switch.reason, by=switch.by, revision=revision)

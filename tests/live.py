@@ -77,7 +77,9 @@ class Instance:
 
     async def started(self) -> str:
         """The API's URL, once the service serves and has read the key."""
-        self.url = str((await self.logged("started"))["api"])
+        self.url = str(
+            (await self.logged("started", within=60))["api"]
+        )  # a busy machine takes many times the usual second
         return self.url
 
     async def exit_code(self, *, within: float = 40) -> int:

@@ -1,7 +1,8 @@
 """A processor that writes down when each run of it began and ended, for tests that look at real processes from outside.
 
 `RECORD_FILE` names the file (a line per event, appended atomically), `WORK_SECONDS` how long a message takes; a body that is a
-JSON object may say otherwise: `{"seconds": 1e6}`, `{"fail": true}`, `{"reject": "why"}`.
+JSON object may say otherwise: `{"seconds": 1e6}`, `{"fail": true}`, `{"reject": "why"}`; with `"first": true` it says so for the
+first delivery only.
 """
 
 import json
@@ -16,7 +17,8 @@ MOST = 200
 """Characters of a body that are written down: a line has to go into the file in one piece."""
 
 
-def _note(event: str, message: Message) -> None:
+def note(event: str, message: Message) -> None:
+    """Write down one event, in one piece."""
     body = message.body[:MOST]
     line = json.dumps({"event": event, "id": message.id, "body": body, "pid": os.getpid(), "at": time.time()})
     descriptor = os.open(os.environ["RECORD_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -28,7 +30,9 @@ def _note(event: str, message: Message) -> None:
 
 async def handle(message: Message) -> None:
     told = message.json() if message.body.startswith("{") else {}
-    _note("began", message)
+    if told.get("first") and message.receive_count > 1:
+        told = {}
+    note("began", message)
     try:
         await trio.sleep(told.get("seconds", float(os.environ["WORK_SECONDS"])))
         if told.get("fail"):
@@ -36,19 +40,19 @@ async def handle(message: Message) -> None:
         if "reject" in told:
             raise Reject(told["reject"])
     except BaseException:
-        _note("broke off", message)
+        note("broke off", message)
         raise
-    _note("succeeded", message)
+    note("succeeded", message)
 
 
 def stuck(message: Message) -> None:
     """In a thread, which nobody can stop."""
-    _note("began", message)
+    note("began", message)
     time.sleep(message.json()["seconds"])
-    _note("succeeded", message)
+    note("succeeded", message)
 
 
 async def blocking(message: Message) -> None:
     """Stops the event loop."""
     time.sleep(message.json()["seconds"])  # noqa: ASYNC251 - this is what it is about
-    _note("succeeded", message)
+    note("succeeded", message)

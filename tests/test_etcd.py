@@ -435,6 +435,15 @@ def certificate(name: str, issuer: tuple[Any, Any] | None = None) -> tuple[Any, 
     return builder.sign(issuer[1] if issuer else key, hashes.SHA256()), key
 
 
+def pem(folder: Path, name: str, pair: tuple[Any, Any]) -> None:
+    """Write `name`.pem and `name`.key."""
+    form = serialization.Encoding.PEM
+    (folder / f"{name}.pem").write_bytes(pair[0].public_bytes(form))
+    (folder / f"{name}.key").write_bytes(
+        pair[1].private_bytes(form, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
 @pytest.fixture
 def certificates(tmp_path: Path) -> dict[str, str]:
     authority, other = certificate("authority"), certificate("other authority")
@@ -445,11 +454,7 @@ def certificates(tmp_path: Path) -> dict[str, str]:
         "server": certificate("etcd", authority),
         "client": certificate("svc", authority),
     }.items():
-        pem = serialization.Encoding.PEM
-        (tmp_path / f"{name}.pem").write_bytes(cert.public_bytes(pem))
-        (tmp_path / f"{name}.key").write_bytes(
-            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        )
+        pem(tmp_path, name, (cert, key))
         paths[name], paths[name + "_key"] = str(tmp_path / f"{name}.pem"), str(tmp_path / f"{name}.key")
     return paths
 

@@ -1,10 +1,16 @@
 """The list of the faults that are tried: each a function of a `Trial`, with the words that stand in the table."""
 
 import importlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from svc.devstack import Etcd
 from tests.faults.trial import Row, Trial
+
+MakeEtcd = Callable[[Path], AbstractContextManager[Sequence[Etcd]]]
+"""Given a folder for files, starts an etcd of the trial's own; its members."""
 
 Run = Callable[[Trial], Awaitable[None]]
 
@@ -21,9 +27,8 @@ class Scenario:
     run: Run
     environ: dict[str, str] = field(default_factory=dict)
     """Settings of the service."""
-    members: int = 0
-    """Members of an etcd of its own; 0: the one that all tests share."""
-    etcd_flags: tuple[str, ...] = ()
+    etcd: MakeEtcd | None = None
+    """An etcd of its own; None: the one that all tests share."""
     by_default: bool = False
     """Part of the ordinary test run."""
 
@@ -39,15 +44,14 @@ def scenario(
     fault: str,
     sees: str,
     *,
-    members: int = 0,
-    etcd_flags: tuple[str, ...] = (),
+    etcd: MakeEtcd | None = None,
     by_default: bool = False,
     **environ: str,
 ) -> Callable[[Run], Run]:
     def add(run: Run) -> Run:
         assert name not in SCENARIOS, name
         group = next(group for group in GROUPS if run.__module__.endswith("_" + group.lower()))
-        SCENARIOS[name] = Scenario(name, group, fault, sees, run, environ, members, etcd_flags, by_default)
+        SCENARIOS[name] = Scenario(name, group, fault, sees, run, environ, etcd, by_default)
         return run
 
     return add

@@ -1,1 +1,312 @@
-"""x"""
+"""The process itself: signals, a full disk, no file descriptors, large messages."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from svc.devstack import _free_ports
+from tests.faults.rows import scenario
+from tests.faults.trial import Footprint, Trial
+from tests.live import Instance
+
+STOPPING = "stop asked for: draining (a second signal ends this at once)"
+STOPPED = "stopped"
+
+
+async def at_work(t: Trial, service: Instance, messages: int = 1) -> None:
+    await t.until(lambda: sum(pid == service.pid for pid in t.record.running.values()) >= messages)
+
+
+async def others_finish(t: Trial, held: set[str], since: float, within: float = 40) -> None:
+    """What the ended process held is processed by another; the time since then is the recovery."""
+    await t.until(
+        lambda: held <= {event["id"] for event in t.record.events if event["event"] == "succeeded"}, within=within
+    )
+    t.row.recovery = round(trio.current_time() - since, 1)
+
+
+def held_by(t: Trial, service: Instance) -> set[str]:
+    t.record.look()
+    return {id_ for id_, pid in t.record.running.items() if pid == service.pid}
+
+
+@scenario(
+    "process-sigterm",
+    "SIGTERM under load",
+    "what is in flight is finished, exit code 0; another instance goes on",
+    by_default=True,
+)
+async def _(t: Trial) -> None:
+    first = await t.start()
+    await at_work(t, first)
+    first.signal(signal.SIGTERM)
+    assert await first.exit_code() == 0
+    await t.told(STOPPING, STOPPED)
+    stopped = trio.current_time()
+    assert not held_by(t, first)
+    await t.start(load=False)
+    await t.processes()
+    t.row.recovery = round(trio.current_time() - stopped, 1)
+
+
+@scenario(
+    "process-sigterm-twice",
+    "SIGTERM twice, with messages that never end",
+    "exit code 3 within 3 s; what was unfinished is visible at once, for another instance",
+)
+async def _(t: Trial) -> None:
+    first = await t.start()
+    await t.quiet()
+    for _ in range(3):
+        await t.send(seconds=3600, first=True)
+    await at_work(t, first, 3)
+    held = held_by(t, first)
+    first.signal(signal.SIGTERM)
+    await t.logged("drain begins")
+    began = trio.current_time()
+    first.signal(signal.SIGTERM)
+    assert await first.exit_code() == 3
+    assert trio.current_time() - began < 5
+    await t.told("second signal: what is unfinished is released now", STOPPED)
+    ended = trio.current_time()
+    await t.start(load=False)
+    await others_finish(t, held, ended)
+
+
+@scenario(
+    "process-sigterm-at-start",
+    "SIGTERM at any moment of the start",
+    "the process ends within 5 s, and no message is touched before it has read the key",
+)
+async def _(t: Trial) -> None:
+    body = await t.send()
+    code = None
+    for after in (0.05, 0.3, 0.6, 0.9, 1.3):
+        service = Instance({**t.stand.environ, **t.environ})
+        t.stand.instances.append(service)
+        await trio.sleep(after)  # any moment will do
+        began = trio.current_time()
+        service.signal(signal.SIGTERM)
+        code = await service.exit_code()
+        assert code in (0, -signal.SIGTERM), service.output  # before it has a handler, the signal's own way
+        assert trio.current_time() - began < 5 + 5  # a busy machine
+    t.record.look()
+    assert t.record.succeeded[body] <= 1
+    await t.start()
+
+
+@scenario(
+    "process-sigterm-in-drain",
+    "SIGTERM while a maintenance drains",
+    "the running drain is the last one, with the deadline it has; exit code 0",
+)
+async def _(t: Trial) -> None:
+    first = await t.start(load=False)
+    for _ in range(3):
+        await t.send(seconds=3)
+    await at_work(t, first, 3)
+    await t.switch("on")
+    await t.logged("drain begins")
+    first.signal(signal.SIGTERM)
+    assert await first.exit_code() == 0
+    await t.told(STOPPING, STOPPED)
+    ended = trio.current_time()
+    assert not held_by(t, first)
+    await t.switch("off")
+    await t.start()
+    t.row.recovery = round(trio.current_time() - ended, 1)
+
+
+@scenario(
+    "process-drain-expires",
+    "SIGTERM with messages that take longer than `DRAIN_TIMEOUT`",
+    "exit code 3 on time; the drain's report names them, they are visible at once",
+    DRAIN_TIMEOUT="2s",
+)
+async def _(t: Trial) -> None:
+    first = await t.start()
+    await t.quiet()
+    for _ in range(3):
+        await t.send(seconds=3600, first=True)
+    await at_work(t, first, 3)
+    held = held_by(t, first)
+    began = trio.current_time()
+    first.signal(signal.SIGTERM)
+    assert await first.exit_code() == 3
+    ended = trio.current_time()
+    assert ended - began < 2 + 1 + 3
+    line = await t.logged("drain ended")
+    assert all(id_ in line["error"] for id_ in held)
+    await t.told("drain ended", STOPPED)
+    await t.start(load=False)
+    await others_finish(t, held, ended)
+
+
+@scenario(
+    "process-pid-1",
+    "SIGTERM as PID 1 of a container (a PID namespace of its own)",
+    "as anywhere else: drained, exit code 0",
+)
+async def _(t: Trial) -> None:
+    alone = ["unshare", "--pid", "--fork", "--kill-child"]
+    if os.geteuid() != 0:
+        alone += ["--user", "--map-root-user"]
+    if (await trio.run_process([*alone, "true"], capture_stderr=True, check=False)).returncode != 0:
+        pytest.skip("this machine lets nobody make a PID namespace (tests/containers has it with a container)")
+    service = await t.start(prefix=alone)
+    await t.until(lambda: 1 in {event["pid"] for event in t.record.events})
+    os.kill(child_of(service.pid), signal.SIGTERM)
+    assert await service.exit_code() == 0
+    await t.told(STOPPING, STOPPED)
+    ended = trio.current_time()
+    await t.start(load=False)
+    await t.processes()
+    t.row.recovery = round(trio.current_time() - ended, 1)
+
+
+@scenario(
+    "process-sigkill",
+    "SIGKILL under load, two instances",
+    "what it held is visible when its lease is over, and the other instance processes it",
+    by_default=True,
+    SQS_VISIBILITY_TIMEOUT_SECONDS="5",
+)
+async def _(t: Trial) -> None:
+    t.rate = 16
+    await t.start(load=False)
+    first = t.service
+    other = await t.start()
+    await at_work(t, first)
+    t.record.stopped[first.pid] = time.time()
+    first.signal(signal.SIGKILL)
+    killed = trio.current_time()
+    assert await first.exit_code() == -signal.SIGKILL
+    held = held_by(t, first)
+    assert t.service is other
+    await others_finish(t, held, killed)
+
+
+@scenario(
+    "process-sigkill-all",
+    "SIGKILL of the only instance under load, and a new start",
+    "what it held is visible when its lease is over; the new one processes it",
+    SQS_VISIBILITY_TIMEOUT_SECONDS="5",
+)
+async def _(t: Trial) -> None:
+    first = await t.start()
+    await at_work(t, first)
+    t.record.stopped[first.pid] = time.time()
+    first.signal(signal.SIGKILL)
+    killed = trio.current_time()
+    await first.exit_code()
+    held = held_by(t, first)
+    await t.start(load=False)
+    await others_finish(t, held, killed)
+
+
+def child_of(pid: int) -> int:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+async def without_log(t: Trial, redirection: str) -> Instance:
+    """An instance that cannot write its log, and so cannot tell its port either."""
+    (port,) = _free_ports(1)
+    service = Instance(
+        {**t.stand.environ, **t.environ, "HTTP_PORT": str(port)},
+        prefix=["bash", "-c", f'exec "$@" {redirection}', "bash"],
+    )
+    t.stand.instances.append(service)
+    service.url = f"http://127.0.0.1:{port}"
+    await t.healthy(lambda body: body["status"] == "healthy", within=60)
+    t.load()
+    await t.processes()
+    return service
+
+
+async def goes_on_without_log(t: Trial, redirection: str) -> None:
+    service = await without_log(t, redirection)
+    before = Footprint.of(service.pid)
+    await t.send(fail=True, first=True)  # something to log
+    await t.switch("on")
+    await t.healthy(lambda body: body["status"] == "maintenance")
+    await t.switch("off")
+    began = trio.current_time()
+    await t.processes()
+    t.row.recovery = round(trio.current_time() - began, 1)
+    t.row.memory, t.row.files = (before.memory, 0.0), (before.files, 0)
+
+
+@scenario(
+    "process-log-full",
+    "the disk is full: the log cannot be written (stderr is /dev/full)",
+    "no log; work, drains, API and exit code as ever",
+)
+async def _(t: Trial) -> None:
+    await goes_on_without_log(t, "2>/dev/full")
+
+
+@scenario(
+    "process-log-closed",
+    "whoever read the log has gone (stderr is a broken pipe)",
+    "no log; work, drains, API and exit code as ever",
+)
+async def _(t: Trial) -> None:
+    await goes_on_without_log(t, "2> >(true)")
+
+
+@scenario(
+    "process-no-files",
+    "out of file descriptors: clients hold all that `RLIMIT_NOFILE` grants",
+    "new requests wait; work goes on over the connections that are open; recovers when the clients go",
+)
+async def _(t: Trial) -> None:
+    await t.start(prefix=["prlimit", "--nofile=60:60"])
+    port = int(t.service.url.rpartition(":")[2])
+    already = len(t.service.logs)
+    async with t.outage(named="accept returned EMFILE", over=None):
+        end = trio.current_time() + 6
+        async with trio.open_nursery() as nursery:
+
+            async def idle() -> None:
+                while trio.current_time() < end:
+                    try:
+                        stream = await trio.open_tcp_stream("127.0.0.1", port)
+                        async with stream:
+                            with trio.move_on_at(end):
+                                await stream.receive_some()
+                    except OSError:
+                        await trio.sleep(0.1)
+
+            for _ in range(80):
+                nursery.start_soon(idle)
+            await trio.sleep(2)
+            await t.processes()
+    told = [line for line in t.service.logs[already:] if line["event"].startswith("accept returned")]
+    assert len(told) <= 20, f"{len(told)} lines in six seconds"
+
+
+@scenario(
+    "process-large-messages",
+    "a backlog of 60 messages of 1 MiB each",
+    "memory stays within what `MAX_CONCURRENCY` messages take",
+    MAX_CONCURRENCY="10",
+)
+async def _(t: Trial) -> None:
+    await t.start(load=False)
+    await t.processes()
+    before = Footprint.of(t.service.pid)
+    for _ in range(60):
+        await t.send(filling="x" * 1_040_000)
+    began = trio.current_time()
+    await t.quiet(within=90)
+    t.row.recovery = round(trio.current_time() - began, 1)
+    peak = Footprint.peak(t.service.pid)
+    t.row.memory, t.row.files = (before.memory, 0.0), (before.files, 0)
+    t.row.sees += f" (at most {peak - before.memory:.0f} MiB more than idle)"
+    # Ten in flight and ten on the wire, each once as bytes, once as JSON text, once as the body.
+    assert peak - before.memory < 20 * 3 * 1.1, f"{peak} MiB"

@@ -1,34 +1,293 @@
 """SQS in trouble: the line to it, its answers, its queue."""
 
+from collections.abc import Callable
+
 import trio
 
+from svc import sqs
+from svc.settings import load
+from tests.faults.proxy import Answer
 from tests.faults.rows import scenario
 from tests.faults.trial import Trial
 
 FAILED = "receiving failed, trying again"
 WORKS = "receiving works again"
+UNSETTLED = "messages could not be settled, trying again"
+SETTLED = "messages are settled again"
 
 HOLD = 5.0
 """Seconds that a fault lasts: several attempts, and less than the lease."""
 
 
-async def unhealthy(t: Trial, says: str) -> None:
+async def unhealthy(t: Trial, says: str, hold: float = HOLD) -> None:
     """Hold the fault; meanwhile /health is 503 and says why, whenever it is asked."""
-    end = trio.current_time() + HOLD
+    end = trio.current_time() + hold
     await t.healthy(lambda body: body["status"] == "unhealthy" and says in str(body["queue_error"]), within=20)
     status, _ = await t.health()
     assert status == 503
     await trio.sleep_until(end)
 
 
-@scenario(
+# -- the line --
+
+
+def broken_line(
+    name: str, fault: str, sees: str, says: str, break_it: Callable[[Trial], None], *, by_default: bool = False
+) -> None:
+    @scenario(name, fault, sees, by_default=by_default)
+    async def run(t: Trial) -> None:
+        await t.start()
+        async with t.outage(named=FAILED, over=WORKS):
+            break_it(t)
+            await unhealthy(t, says)
+
+
+broken_line(
+    "sqs-refused",
+    "nothing listens at SQS's address",
+    "`/health` 503, “cannot be reached”; work goes on by itself when it is back",
+    "cannot be reached",
+    lambda t: t.sqs.refuse(),
+)
+broken_line(
     "sqs-reset",
     "every connection to SQS is reset (RST)",
-    "`/health` 503: the connection to SQS broke",
+    "`/health` 503; recovers by itself",
+    "",
+    lambda t: t.sqs.reset(),
     by_default=True,
+)
+broken_line(
+    "sqs-cut",
+    "every connection to SQS is closed in the middle of what it carries",
+    "`/health` 503; recovers by itself",
+    "",
+    lambda t: t.sqs.cut(),
+)
+broken_line(
+    "sqs-hang",
+    "SQS accepts connections and answers nothing",
+    "`/health` 503 within 5 s, “no answer”; recovers by itself",
+    "",
+    lambda t: t.sqs.hang(),
+    by_default=True,
+)
+broken_line(
+    "sqs-slow",
+    "everything between the service and SQS takes 4 s more, each way",
+    "`/health` 503, “did not answer”; recovers by itself",
+    "",
+    lambda t: t.sqs.slow(4),
+)
+broken_line(
+    "sqs-throttled-line",
+    "a line to SQS that carries 200 bytes per second",
+    "`/health` 503, “did not answer”; recovers by itself",
+    "",
+    lambda t: t.sqs.throttle(200),
+)
+
+
+@scenario(
+    "sqs-half-open",
+    "SQS's side of every connection has gone without a word (half-open)",
+    "nothing, or `/health` 503 for some seconds; recovers by itself over new connections",
 )
 async def _(t: Trial) -> None:
     await t.start()
     async with t.outage(named=FAILED, over=WORKS):
-        t.sqs.reset()
-        await unhealthy(t, "SQS")
+        t.sqs.half_open()
+
+
+@scenario(
+    "sqs-flapping",
+    "the line to SQS breaks once a second for eight seconds",
+    "`/health` 503 now and then; as much is done as can be",
+)
+async def _(t: Trial) -> None:
+    await t.start()
+    async with t.outage(named=FAILED, over=WORKS):
+        for _ in range(8):
+            t.sqs.reset()
+            await trio.sleep(0.5)
+            await t.sqs.heal()
+            await trio.sleep(0.5)
+
+
+@scenario(
+    "sqs-receives-lost",
+    "SQS hands out messages and its answers do not arrive",
+    "`/health` tells of the receives; the messages come when SQS's lease on them is over",
+)
+async def _(t: Trial) -> None:
+    await t.start()
+    async with t.outage(named=FAILED, over=WORKS):
+        t.sqs.lose_answers("ReceiveMessage")
+        await trio.sleep(HOLD)
+
+
+@scenario(
+    "sqs-deletes-lost",
+    "SQS deletes messages and its answers do not arrive",
+    "`/health` 200; the delete is tried again, nothing is processed again",
+)
+async def _(t: Trial) -> None:
+    await t.start()
+    async with t.outage(named=UNSETTLED, over=SETTLED):
+        t.sqs.lose_answers("DeleteMessageBatch", "DeleteMessage")
+        await trio.sleep(HOLD)
+
+
+# -- its answers --
+
+
+def error_answers(name: str, fault: str, sees: str, says: str, answer: Answer, *, by_default: bool = False) -> None:
+    @scenario(name, fault, sees, by_default=by_default)
+    async def run(t: Trial) -> None:
+        await t.start()
+        # Fatal misconfiguration is asked about slowly.
+        async with t.outage(named=FAILED, over=WORKS, within=60):
+            t.sqs.answer(answer)
+            await unhealthy(t, says)
+
+
+error_answers(
+    "sqs-500",
+    "SQS answers every call with HTTP 500",
+    "`/health` 503, “SQS broke down”; recovers by itself",
+    "broke down",
+    Answer(500, "InternalFailure"),
+)
+error_answers(
+    "sqs-503",
+    "SQS answers every call with HTTP 503",
+    "`/health` 503, “SQS broke down”; recovers by itself",
+    "broke down",
+    Answer(503, "ServiceUnavailable"),
+)
+error_answers(
+    "sqs-throttling",
+    "SQS throttles every call",
+    "`/health` 503, “throttled”; recovers by itself",
+    "throttled",
+    Answer(400, "com.amazonaws.sqs#RequestThrottled"),
+)
+error_answers(
+    "sqs-expired-token",
+    "the credentials have expired",
+    "`/health` 503, “have expired … renew them”; recovers by itself once they are renewed",
+    "have expired",
+    Answer(403, "com.amazon.coral.service#ExpiredTokenException"),
+    by_default=True,
+)
+error_answers(
+    "sqs-wrong-credentials",
+    "AWS does not know the credentials",
+    "`/health` 503, “does not accept the credentials”, and which variables to check",
+    "does not accept the credentials",
+    Answer(403, "com.amazon.coral.service#InvalidClientTokenId"),
+)
+error_answers(
+    "sqs-clock-skew",
+    "this machine's clock is wrong: AWS says the request has expired",
+    "`/health` 503, “set this machine's clock”",
+    "set this machine's clock",
+    Answer(403, "com.amazon.coral.service#RequestExpired"),
+)
+error_answers(
+    "sqs-access-denied",
+    "the credentials may not use the queue",
+    "`/health` 503, “may not do this; grant the action”",
+    "may not do this",
+    Answer(403, "com.amazon.coral.service#AccessDeniedException"),
+)
+error_answers(
+    "sqs-no-such-queue",
+    "SQS says that the queue does not exist",
+    "`/health` 503, “there is no such queue”, and what to do",
+    "no such queue",
+    Answer(400, "com.amazonaws.sqs#QueueDoesNotExist"),
+)
+error_answers(
+    "sqs-garbage",
+    "something that is not SQS answers (HTTP 200, a page)",
+    "`/health` 503, “the answer is not SQS's”",
+    "",
+    Answer(200, "", raw=b"<html><body>Welcome to the captive portal</body></html>"),
+)
+
+
+@scenario(
+    "sqs-overlimit",
+    "too many of the queue's messages are in flight",
+    "`/health` 200 or 503 with “in flight”; recovers by itself",
+)
+async def _(t: Trial) -> None:
+    await t.start()
+    async with t.outage(named=FAILED, over=WORKS):
+        t.sqs.answer(Answer(403, "com.amazonaws.sqs#OverLimit"), "ReceiveMessage")
+        await trio.sleep(HOLD)
+
+
+DELETES = ("DeleteMessageBatch", "DeleteMessage")
+
+
+@scenario(
+    "sqs-deletes-fail",
+    "deletes fail with HTTP 500, for less than the lease",
+    "`/health` 200; what is processed stays in flight until its delete is confirmed",
+)
+async def _(t: Trial) -> None:
+    await t.start()
+    async with t.outage(named=UNSETTLED, over=SETTLED):
+        t.sqs.answer(Answer(500, "InternalFailure"), *DELETES)
+        await trio.sleep(HOLD)
+
+
+@scenario(
+    "sqs-deletes-fail-long",
+    "deletes fail for longer than the lease",
+    "`message lost` for each; SQS delivers them again, and they are deleted without being processed again",
+    SQS_VISIBILITY_TIMEOUT_SECONDS="4",
+)
+async def _(t: Trial) -> None:
+    await t.start()
+    async with t.outage(named=UNSETTLED, over=SETTLED):
+        t.sqs.answer(Answer(500, "InternalFailure"), *DELETES)
+        await t.logged("message lost")
+        await t.logged("a message that was finished before has come back")
+    assert sum(t.record.succeeded.values()) == len(t.record.succeeded)  # none twice
+
+
+@scenario(
+    "sqs-extensions-fail",
+    "leases cannot be extended, for longer than the lease, while messages take longer than it",
+    "`message lost`: the work is cancelled, SQS delivers the message again",
+    SQS_VISIBILITY_TIMEOUT_SECONDS="6",
+    WORK_SECONDS="8",
+)
+async def _(t: Trial) -> None:
+    t.rate = 1.5
+    await t.start()
+    async with t.outage(named="leases could not be extended, trying again", over="leases are extended again"):
+        t.sqs.answer(Answer(500, "InternalFailure"), "ChangeMessageVisibilityBatch", "ChangeMessageVisibility")
+        await t.logged("message lost")
+
+
+@scenario(
+    "sqs-queue-deleted",
+    "the queue is deleted, and created again",
+    "`/health` 503, “there is no such queue; create it with `svc init`”; goes on by itself when it is there",
+)
+async def _(t: Trial) -> None:
+    await t.start()
+    await t.quiet()
+    settings = load(t.stand.environ)
+    async with t.outage(named=FAILED, over=WORKS, within=60):
+        await sqs_delete_queue(t)
+        await unhealthy(t, "no such queue")
+        await sqs.create(settings)
+
+
+async def sqs_delete_queue(t: Trial) -> None:
+    await t.aws("DeleteQueue", QueueUrl=t.stand.environ["SQS_QUEUE_URL"])

@@ -1,5 +1,6 @@
 """Every row of the table of faults, tried. `pytest tests/faults -m faults -n 4`; an ordinary run takes a slice."""
 
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from svc.devstack import Etcd, Moto
 from tests.faults.conftest import ROW
 from tests.faults.rows import Scenario, all_scenarios
-from tests.faults.trial import cluster, trial
+from tests.faults.trial import trial
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "faults.md"
 
@@ -26,7 +27,7 @@ async def test_fault(
     record_property: pytest.FixtureRequest,
 ) -> None:
     row = scenario.row()
-    with cluster(scenario.members, *scenario.etcd_flags) as members:
+    with scenario.etcd(tmp_path) if scenario.etcd else contextlib.nullcontext(()) as members:
         endpoints = [member.endpoint for member in members] or [etcd.endpoint]
         async with trial(row, moto, endpoints, queue_name, tmp_path, **scenario.environ) as t:
             t.members = members

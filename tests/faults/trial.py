@@ -16,7 +16,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ import httpx
 import trio
 
 from svc import etcd as etcd_client
-from svc.devstack import Etcd, Moto, _free_ports, start_all
+from svc.devstack import Etcd, Moto
 from svc.settings import load
 from tests.faults.proxy import Proxy, SqsProxy
 from tests.live import Instance, Stand, stand
+from tests.recording import MOST
 
 VISIBILITY = 10
 """Seconds of lease in these trials: what a dead process held comes back after it."""
@@ -92,6 +93,13 @@ class Footprint:
             cpu=sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
         )
 
+    @staticmethod
+    def peak(pid: int) -> float:
+        """MiB resident, at most, so far."""
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        assert found is not None
+        return int(found[1]) / 1024
+
 
 class Record:
     """What the processors wrote down (tests/recording.py), read as it grows."""
@@ -105,7 +113,8 @@ class Record:
         self.doubled: list[str] = []
         self.stopped: dict[int, float] = {}
         """Process id → when it was killed or frozen: its runs are over, or stand still, from then on."""
-        self._running: dict[str, int] = {}
+        self.running: dict[str, int] = {}
+        """Message id → process id."""
 
     def look(self) -> None:
         if not self._path.exists():
@@ -122,13 +131,13 @@ class Record:
         self.events.append(event)
         id_, pid = event["id"], event["pid"]
         if event["event"] == "began":
-            holder = self._running.get(id_)
+            holder = self.running.get(id_)
             if holder is not None and not self._stopped(holder, event["at"]):
                 self.doubled.append(event["body"])
-            self._running[id_] = pid
+            self.running[id_] = pid
             return
-        if self._running.get(id_) == pid:
-            del self._running[id_]
+        if self.running.get(id_) == pid:
+            del self.running[id_]
         if event["event"] == "succeeded":
             self.succeeded[event["body"]] += 1
 
@@ -144,12 +153,13 @@ class Record:
 
 @dataclass
 class Trial:
-    """The parts of a trial. `sqs` and `etcd` are the lines between the service and the two."""
+    """The parts of a trial. `sqs` and `etcds` are the lines between the service and the two."""
 
     row: Row
     stand: Stand
     sqs: SqsProxy
-    etcd: Proxy
+    etcds: list[Proxy]
+    """One for each endpoint of etcd."""
     record: Record
     nursery: trio.Nursery
     environ: dict[str, str] = field(default_factory=dict)
@@ -158,11 +168,17 @@ class Trial:
     """Which of the messages sent are to be processed."""
     rate: float = 8.0
     """Messages per second."""
-    members: list[Etcd] = field(default_factory=list)
+    members: Sequence[Etcd] = ()
     """The etcd of this trial's own, if it has one."""
     settled: bool = False
+    last_words: list[str] = field(default_factory=list)
+    """What an instance may say at level critical."""
     _loading: trio.CancelScope = field(default_factory=trio.CancelScope)
     _unique: int = 0
+
+    @property
+    def etcd(self) -> Proxy:
+        return self.etcds[0]
 
     @property
     def service(self) -> Instance:
@@ -179,8 +195,15 @@ class Trial:
         return service
 
     def load(self) -> None:
-        """Messages come in, one by one, until `settle()`."""
+        """Messages come in, one by one, until `quiet()` or `settle()`."""
+        self._loading = trio.CancelScope()
         self.nursery.start_soon(self._send)
+
+    async def quiet(self, *, within: float = 45) -> None:
+        """No more messages come in, and those that came are processed."""
+        self._loading.cancel()
+        await self.until(lambda: all(self.record.succeeded[body] for body in self.sent), within=within)
+        await self.stand.empty(within=within)
 
     async def _send(self) -> None:
         with self._loading:
@@ -193,8 +216,9 @@ class Trial:
         body = json.dumps({"n": self._unique, **told})
         with trio.CancelScope(shield=True):
             await self.stand.queue.send(body)
-        self.sent.append(body)
-        return body
+        named = body[:MOST]
+        self.sent.append(named)
+        return named
 
     async def until(self, satisfied: Callable[[], object], *, within: float = 30) -> None:
         with trio.fail_after(within):
@@ -211,11 +235,36 @@ class Trial:
         await self.until(lambda: self.record.succeeded[body], within=within)
         return trio.current_time() - began
 
-    async def switch(self, value: str | bytes, environ: dict[str, str] | None = None) -> None:
+    async def switch(self, value: str | bytes) -> None:
         """Set the maintenance key, past the broken line."""
-        settings = load({**self.stand.environ, **(environ or {})})
+        credentials = {name: value for name, value in self.environ.items() if name.startswith("ETCD_CA")}
+        settings = load({**self.stand.environ, **credentials})
         raw = value.encode() if isinstance(value, str) else value
         await etcd_client.write(settings, settings.maintenance_key, raw)
+
+    async def switch_when_possible(self, value: str) -> None:
+        """etcd is just coming back: as an operator does, try again until it takes it."""
+        with trio.fail_after(30):
+            while True:
+                with contextlib.suppress(etcd_client.EtcdError):
+                    return await self.switch(value)
+                await trio.sleep(0.1)
+
+    async def aws(self, action: str, **parameters: str) -> str:
+        """A call to SQS itself, past the line, as an administrator makes it."""
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+            answer = await client.post(
+                self.stand.environ["AWS_ENDPOINT"], data={"Action": action, "Version": "2012-11-05", **parameters}
+            )
+            assert answer.status_code == 200, answer.text
+            return answer.text
+
+    async def dead_letters(self) -> int:
+        url = self.stand.environ["SQS_QUEUE_URL"] + "-dlq"
+        answer = await self.aws("GetQueueAttributes", **{"QueueUrl": url, "AttributeName.1": "All"})
+        found = re.search(r"ApproximateNumberOfMessages</Name>\s*<Value>(\d+)", answer)
+        assert found is not None, answer
+        return int(found[1])
 
     async def health(self) -> tuple[int, dict[str, Any]]:
         answer = await self.service.get("/health")
@@ -246,28 +295,34 @@ class Trial:
         *,
         named: str | None,
         over: str | None,
-        line: Proxy | None = None,
-        recovers: Callable[[], Any] | None = None,
+        lines: Sequence[Proxy] | None = None,
+        recovers: Callable[[], Awaitable[object]] | None = None,
         calls_limit: float = CALLS_LIMIT,
         within: float = 30,
+        from_the_start: bool = False,
     ) -> AsyncIterator[None]:
         """The fault is there inside the block; whoever makes it ends it (`heal()` is called in any case). Measures the calls and
         the CPU meanwhile and the recovery after it (`recovers()`; by default: a message sent now is processed), and looks for the
         two lines in the log."""
-        line = line or self.sqs
+        lines = [self.sqs] if lines is None else lines
         before = Footprint.of(self.service.pid)
-        already = len(self.service.logs)
+        already = 0 if from_the_start else len(self.service.logs)
         began = time.time()
         try:
             yield
         finally:
-            await line.heal()
+            for line in lines:
+                await line.heal()
         healed, at = trio.current_time(), time.time()
         meanwhile = Footprint.of(self.service.pid)
         seconds = max(at - began, 0.1)
-        self.row.calls_per_second = round(sum(line.calls(began, at).values()) / seconds, 1)
+        calls = sum(sum(line.calls(began, at).values()) for line in lines)
+        self.row.calls_per_second = round(calls / seconds, 1)
         self.row.cpu = round((meanwhile.cpu - before.cpu) / seconds, 2)
-        await (recovers or self.processes)(**({} if recovers else {"within": within}))
+        if recovers is None:
+            await self.processes(within=within)
+        else:
+            await recovers()
         self.row.recovery = round(trio.current_time() - healed, 1)
         await self.told(named, over, since=already)
         assert self.row.calls_per_second <= calls_limit, f"{self.row.calls_per_second} calls per second: a hot loop"
@@ -302,7 +357,7 @@ class Trial:
             while await self.stand.depth() != (0, 0):
                 await trio.sleep(0.1)
         if exit_code is not None:
-            after = Footprint.of(self.service.pid)
+            after = await self._footprint_at_rest()
             await self.service.statistics()  # they add up
             self.service.signal(signal.SIGTERM)
             code = await self.service.exit_code()
@@ -316,6 +371,13 @@ class Trial:
         self.row.stranded = invisible
         self.row.lost = max(self.row.lost - visible - invisible, 0) if visible + invisible else self.row.lost
         self._judge(visible)
+
+    async def _footprint_at_rest(self) -> Footprint:
+        """Pools and timers let go of what they hold in a few seconds."""
+        with trio.move_on_after(15):
+            while (found := Footprint.of(self.service.pid)).files > (self.row.files or (0, 0))[0] + FILES_GROWTH:
+                await trio.sleep(0.2)
+        return found
 
     def _count(self, wanted: list[str]) -> None:
         row, record = self.row, self.record
@@ -334,7 +396,7 @@ class Trial:
         # Whoever processed it first could not tell the queue: it was killed, or its lease ended before the delete was confirmed.
         first, *_ = self.record.processed_by(body)
         if first in self.record.stopped:
-            return "process killed between its work and its delete"
+            return "process killed or frozen between its work and its delete"
         if any(
             line.get("message_id") == id_ and line["event"] == "message lost"
             for instance in self.stand.instances
@@ -357,7 +419,7 @@ class Trial:
             assert row.memory[1] <= row.memory[0] + MEMORY_GROWTH, f"memory\n{story}"
         for instance in self.stand.instances:
             broken = [line for line in instance.logs if line.get("level") == "critical"]
-            assert not broken, broken
+            assert [line["event"] for line in broken] in ([], self.last_words), broken
 
 
 @contextlib.asynccontextmanager
@@ -379,45 +441,14 @@ async def trial(
         "DRAIN_TIMEOUT": "10s",
         **environ,
     }
-    sqs, etcd = SqsProxy(moto.url), Proxy(etcd_endpoints[0])
+    sqs, etcds = SqsProxy(moto.url), [Proxy(endpoint) for endpoint in etcd_endpoints]
     async with (
         stand(moto, ",".join(etcd_endpoints), name, f"/faults/{name}", record, **base) as held,
-        sqs.running(),
-        etcd.running(),
-        trio.open_nursery() as nursery,
+        contextlib.AsyncExitStack() as inner,
     ):
-        lines = ",".join([etcd.endpoint, *etcd_endpoints[1:]])
-        yield Trial(
-            row, held, sqs, etcd, Record(record), nursery, {"AWS_ENDPOINT": sqs.url, "ETCD_ENDPOINTS": lines, **environ}
-        )
+        for line in (sqs, *etcds):
+            await inner.enter_async_context(line.running())
+        nursery = await inner.enter_async_context(trio.open_nursery())
+        own = {"AWS_ENDPOINT": sqs.url, "ETCD_ENDPOINTS": ",".join(line.endpoint for line in etcds)}
+        yield Trial(row, held, sqs, etcds, Record(record), nursery, {**own, **environ})
         nursery.cancel_scope.cancel()
-
-
-@contextlib.contextmanager
-def cluster(members: int, *flags: str) -> Iterator[list[Etcd]]:
-    """An etcd of so many members, started; none for 0."""
-    if members < 2:
-        found = [Etcd(*flags) for _ in range(members)]
-    else:
-        peers = {f"m{number}": f"http://127.0.0.1:{port}" for number, port in enumerate(_free_ports(members))}
-        together = ",".join(f"{name}={url}" for name, url in peers.items())
-        # Of a flag that is given twice, etcd takes the second.
-        found = [
-            Etcd(
-                f"--name={name}",
-                f"--listen-peer-urls={url}",
-                f"--initial-advertise-peer-urls={url}",
-                f"--initial-cluster={together}",
-                "--heartbeat-interval=100",
-                "--election-timeout=1000",
-                *flags,
-            )
-            for name, url in peers.items()
-        ]
-    try:
-        if found:
-            start_all(*found)
-        yield found
-    finally:
-        for member in found:
-            member.stop()
