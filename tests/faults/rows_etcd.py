@@ -118,7 +118,7 @@ async def _(t: Trial) -> None:
     await back_to_work(t)
 
 
-@scenario("etcd-reset", "every connection to etcd is reset; switched on meanwhile", WORKS_ON, by_default=True)
+@scenario("etcd-reset", "every connection to etcd is reset; switched on meanwhile", WORKS_ON)
 async def _(t: Trial) -> None:
     await t.start()
     async with t.outage(lines=t.etcds, named=LOST, over=CONNECTED, recovers=lambda: takes_effect(t)):

@@ -70,7 +70,6 @@ broken_line(
     "`/health` 503 within 5 s, “no answer”; recovers by itself",
     "",
     lambda t: t.sqs.hang(),
-    by_default=True,
 )
 broken_line(
     "sqs-slow",
