@@ -43,7 +43,7 @@ def test_the_delay_doubles_up_to_the_cap_and_is_jittered() -> None:
 async def test_a_failed_message_comes_back_later_each_time(autojump_clock) -> None:
     queue = SimulatedQueue()
     queue.put("bad")
-    async with SimulatedService(queue, fail, RETRY_BACKOFF="10s-60s") as service:
+    async with SimulatedService(queue, fail, RETRY_BACKOFF="10s-60s", SQS_BATCH_LINGER="0s") as service:
         await service.wait_for(lambda: len(service.endings) == 6)
     told = delays(queue)
     for delay, whole in zip(told, (10, 20, 40, 60, 60, 60), strict=True):
@@ -142,7 +142,7 @@ async def test_after_the_last_receive_there_is_nothing_to_wait_for(autojump_cloc
 
 
 async def test_the_delay_is_cut_to_twelve_hours_after_the_receive(autojump_clock) -> None:
-    ledger = Ledger(on_end=lambda entry: None, on_decided=lambda: None)
+    ledger = Ledger(on_end=lambda entry: None, on_decided=lambda entry: None)
     queue = SimulatedQueue()
     queue.put("slow")
     (delivery,) = await queue.receive(limit=1, wait=0, visibility=30)

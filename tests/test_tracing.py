@@ -182,7 +182,7 @@ async def test_every_end_of_a_message_ends_its_spans(autojump_clock: MockClock) 
                 process.status.status_code.name, [event.name for event in process.events],
             )  # fmt: skip
     assert found == {
-        "failed": ("failed", "ERROR", [], "ERROR", ["exception"]),
+        "failed": ("failed", "ERROR", ["change_visibility"], "ERROR", ["exception"]),
         "retried": ("released", "UNSET", ["change_visibility"], "UNSET", ["Retry"]),
         "rejected": ("rejected", "UNSET", ["dead_letter", "delete"], "UNSET", ["Reject"]),
         "lost": ("lost", "ERROR", [], "UNSET", ["cancelled"]),
