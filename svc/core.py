@@ -64,7 +64,7 @@ class Registrar(Protocol):
     async def close(self) -> None: ...
 
 
-MakeRegistrar = Callable[[Settings, Callable[[], Registration], Bell, Callable[[float], None]], Registrar]
+MakeRegistrar = Callable[[Settings, Callable[[], Registration], Bell, Callable[[float, bool], None]], Registrar]
 """From what `etcd_registrar.Registrar` is made of."""
 
 
@@ -143,7 +143,7 @@ class Core:
         if self.registrar is not None:
             self.registrar.look_again()
         else:
-            self.fence.registered(trio.current_time())  # nobody counts on it
+            self.fence.registered(trio.current_time(), True)  # nobody counts on it
 
     def _look(self) -> None:
         self.watcher.look_again()

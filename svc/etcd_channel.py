@@ -58,12 +58,14 @@ class EtcdError(Exception):
 class Trouble(Exception):
     """One endpoint failed us: what it said, and what an operator can do about it."""
 
-    def __init__(self, said: str, remedy: str, *, denied: bool = False) -> None:
+    def __init__(self, said: str, remedy: str, *, denied: bool = False, refused: bool = False) -> None:
         super().__init__(said)
         self.said = said
         self.remedy = remedy
         self.denied = denied
         """etcd is well, and does not let this user do it."""
+        self.refused = denied or refused
+        """etcd has answered, and will not do it: no permission, no space, …"""
 
 
 async def answer_to(method: Any, request: Any, metadata: tuple[tuple[str, str], ...]) -> Any:
@@ -91,15 +93,19 @@ def understood(error: Any, secret: str) -> Trouble:
         details = details.replace(secret, "********")
     # "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: connect: Connection refused (111)"
     said = re.sub(r"^[A-Z]+: (?:ipv[46]:\S+: )?", "", details.rpartition("last error: ")[2]) or code.name
+    refused = code.name in _REFUSALS
     for text, remedy in _REMEDIES:
         if text in details:
-            return Trouble(said, remedy, denied=code is grpc.StatusCode.PERMISSION_DENIED)
-    return Trouble(said if code is grpc.StatusCode.UNAVAILABLE else f"{code.name}: {said}", CHECK_ENDPOINT)
+            return Trouble(said, remedy, denied=code is grpc.StatusCode.PERMISSION_DENIED, refused=refused)
+    said = said if code is grpc.StatusCode.UNAVAILABLE else f"{code.name}: {said}"
+    return Trouble(said, CHECK_ENDPOINT, refused=refused)
 
 
 def details_of(error: Any) -> str:
     return str(error.details() or "")
 
+
+_REFUSALS = ("PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
 
 NO_QUORUM = "The etcd cluster has no quorum: bring its members back."
 

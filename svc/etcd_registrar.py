@@ -80,14 +80,15 @@ def identity(settings: Settings) -> Registration:
 
 class Registrar:
     """`describe` gives the registration as it is now; `changed` rings when that may have changed. `on_settled` is called with the
-    Trio time at which an attempt to register, or to confirm the registration, began that has just ended, well or not."""
+    Trio time at which an attempt to register, or to confirm the registration, began that has just ended, and whether etcd has
+    answered: it stands, or is refused."""
 
     def __init__(
         self,
         settings: Settings,
         describe: Callable[[], Registration],
         changed: Bell,
-        on_settled: Callable[[float], None],
+        on_settled: Callable[[float, bool], None],
     ) -> None:
         self._settings = settings
         self._describe = describe
@@ -121,7 +122,7 @@ class Registrar:
         failures = 0
         while True:
             self._asked = trio.Event()
-            began, denied = trio.current_time(), False
+            began, denied, refused = trio.current_time(), False, False
             try:
                 async with connected(self._settings, self._settings.maintenance_key, self._endpoints) as (
                     connection,
@@ -135,9 +136,9 @@ class Registrar:
             except EtcdError as error:
                 self._lost(str(error))
             except Trouble as trouble:
-                denied = trouble.denied
+                denied, refused = trouble.denied, trouble.refused
                 self._lost(f"{trouble.said}. {trouble.remedy}".rstrip(". ") + ".")
-            self._on_settled(began)
+            self._on_settled(began, refused)
             self._endpoints.append(self._endpoints.pop(0))
             failures += 1
             pause = backoff(failures, first=_FIRST_DELAY, cap=_LONGEST_DELAY, rng=self._rng)
@@ -178,7 +179,7 @@ class Registrar:
         if self._told:
             log.info("registered again", id=self._now().id)
         self._told = False
-        self._on_settled(began)
+        self._on_settled(began, True)
 
     def _next(self) -> float:
         """When there is something to do."""
@@ -227,7 +228,9 @@ class Registrar:
                 self._taken, self._revision = True, 0
             else:
                 self._revision = held.mod_revision  # a write without an answer was done, or the lease has run out
-        raise Trouble("the registration changes under our hands", "Give each instance an INSTANCE_ID of its own.")
+        raise Trouble(
+            "the registration changes under our hands", "Give each instance an INSTANCE_ID of its own.", refused=True
+        )
 
     def _is_ours(self, held: Held, token: str) -> bool:
         try:

@@ -6,11 +6,13 @@ after it finds the registration. That is so at the start; and when a process has
 suspended machine) its lease may be over, it may have been given up, and the first thing that it does when it wakes must not be a
 receive.
 
-    closed ──registration settled──▶ ──look that began after that──▶ open ──the process stood still──▶ closed
+    closed ──registration stands──▶ ──a look that began after that──▶ open ──the process stood still──▶ closed
 
-An attempt that fails settles as well as one that succeeds: with etcd gone the last known state stands, and work goes on. Only the
-first look has to be answered: no work has begun that could go on. Nothing here does I/O. What is in flight, or asked for, is not
-touched.
+Work goes on without etcd (the last known state stands), so a fence that was open before opens too when etcd is out of reach for
+the registration and for the look. It does not open the first time: no work has begun that could go on. A registration that etcd
+answers and refuses is no reason to wait; one that etcd does not answer, while it answers looks, is one for `PATIENCE`.
+
+Nothing here does I/O. What is in flight, or asked for, is not touched.
 """
 
 import math
@@ -27,6 +29,9 @@ time in which the shortest lease (`INSTANCE_TTL`, 5 s) can run out: it is renewe
 
 TICK = 0.5
 """Seconds between two ticks."""
+
+PATIENCE = 30.0
+"""Seconds that an etcd which answers looks may take to answer a registration; then it is done without."""
 
 
 class Fence:
@@ -50,7 +55,10 @@ class Fence:
         self._on_open = on_open
         self._ticked_at = clock()
         self._closed_at: float | None = trio.current_time()
+        # Since it closed: when a registration was answered; whether one was tried; when etcd was seen to answer looks.
         self._registered_at: float | None = None
+        self._tried = False
+        self._answers_since: float | None = None
         self._was_open = False
 
     @property
@@ -68,19 +76,35 @@ class Fence:
                 "this process has stood still: looking at the switch before the next receive",
                 seconds=round(stood_still, 1),
             )
-            self._closed_at, self._registered_at = trio.current_time(), None
+            self._closed_at = trio.current_time()
+            self._registered_at, self._tried, self._answers_since = None, False, None
             self._check()
 
-    def registered(self, began: float) -> None:
-        """An attempt to register, or to confirm the registration, that began then (Trio time) has ended, well or not."""
-        if self._closed_at is not None and self._registered_at is None and began >= self._closed_at:
+    def registered(self, began: float, answered: bool) -> None:
+        """An attempt to register, or to confirm the registration, that began then (Trio time) has ended: the registration stands,
+        or is refused; or there was no answer."""
+        if self._closed_at is None or self._registered_at is not None or began < self._closed_at:
+            return
+        self._tried = True
+        if answered:
             self._registered_at = trio.current_time()
+        if answered or self._was_open:
             self._look()
 
     def looked(self, began: float, answered: bool) -> None:
         """An attempt to read the switch that began then has ended: what it says has been handed over, or it is out of reach."""
-        settled = answered or self._was_open
-        if self._closed_at is not None and self._registered_at is not None and began >= self._registered_at and settled:
+        if self._closed_at is None or began < self._closed_at:
+            return
+        now = trio.current_time()
+        if not answered:
+            self._answers_since = None
+            enough = self._was_open and self._tried
+        elif self._registered_at is not None:
+            enough = began >= self._registered_at
+        else:
+            self._answers_since = now if self._answers_since is None else self._answers_since
+            enough = self._tried and now >= self._answers_since + PATIENCE
+        if enough:
             self._closed_at, self._was_open = None, True
             self._on_open()
 

@@ -174,7 +174,7 @@ class SimulatedSwitch:
         settings: Settings,
         describe: Callable[[], Registration],
         changed: Bell,
-        on_settled: Callable[[float], None],
+        on_settled: Callable[[float, bool], None],
         *,
         is_dead: Callable[[], bool] = lambda: False,
     ) -> "SimulatedRegistrar":
@@ -330,7 +330,7 @@ class SimulatedRegistrar:
         settings: Settings,
         describe: Callable[[], Registration],
         changed: Bell,
-        on_settled: Callable[[float], None],
+        on_settled: Callable[[float, bool], None],
         is_dead: Callable[[], bool],
     ) -> None:
         self._switch = switch
@@ -354,13 +354,13 @@ class SimulatedRegistrar:
             while True:
                 began, self._asked = trio.current_time(), False
                 if (outage := self._switch._outage_at(began)) is not None:
-                    self._on_settled(began)
+                    self._on_settled(began, False)
                     with trio.move_on_at(outage.end):
                         await self._changed.wait_until(lambda: self._asked)
                     continue
                 if self._is_due():
                     await self._write()
-                self._on_settled(began)
+                self._on_settled(began, True)
                 await self._changed.wait(self._next)
         finally:
             self._switch._leave(self._describe().id, trio.current_time() + self._ttl)

@@ -40,10 +40,13 @@ class Instance:
         self.base: Registration = replace(identity(its), id=id, **({"token": token} if token else {}))
         self.said = Acknowledgement("running", None, None, 0)
         self.changed = Bell()
-        self.settled: list[float] = []
+        self.settled: list[tuple[float, bool]] = []
         self.registrar = Registrar(
-            its, lambda: replace(self.base, acknowledgement=self.said), self.changed, self.settled.append
+            its, lambda: replace(self.base, acknowledgement=self.said), self.changed, self._settled
         )
+
+    def _settled(self, began: float, answered: bool) -> None:
+        self.settled.append((began, answered))
 
     def say(self, phase: str, revision: int | None = None, *, in_flight: int = 0) -> None:
         self.said = Acknowledgement(phase, revision, None, in_flight)
@@ -160,7 +163,8 @@ async def test_etcd_goes_and_comes_back(own: Etcd, key_prefix: str) -> None:
         own.kill()
         settled = len(instance.settled)
         instance.registrar.look_again()
-        await until(lambda: len(instance.settled) > settled + 1)  # an attempt that fails settles too
+        await until(lambda: len(instance.settled) > settled + 1)
+        assert instance.settled[-1][1] is False
         assert not instance.registrar.snapshot().registered
         instance.say("draining", 9)
         await trio.to_thread.run_sync(lambda: own.restart(wipe=True))
@@ -220,6 +224,7 @@ async def test_without_the_permission_the_switch_works_and_the_fleet_does_not_se
         nursery.start_soon(instance.registrar.run)
         await nursery.start(watcher.run)
         await until(lambda: bool(instance.settled))
+        assert instance.settled[-1][1] is True  # refused, which is an answer
         await etcd_switch.write(its, key, b"on")
         await until(lambda: seen[-1] == b"on")
         assert own == []

@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from svc.fence import STALL, TICK, Fence
+from svc.fence import PATIENCE, STALL, TICK, Fence
 
 
 class Parts:
@@ -27,7 +27,7 @@ def parts(autojump_clock) -> Parts:
 
 
 async def opened(parts: Parts) -> None:
-    parts.fence.registered(trio.current_time())
+    parts.fence.registered(trio.current_time(), True)
     await trio.sleep(0.1)
     parts.fence.looked(trio.current_time(), True)
     assert parts.fence.is_open
@@ -42,7 +42,7 @@ async def test_it_opens_after_a_registration_and_a_look_that_began_after_it(auto
     await trio.sleep(1)
     before = trio.current_time()
     await trio.sleep(1)
-    parts.fence.registered(before)
+    parts.fence.registered(before, True)
     parts.fence.looked(before, True)
     assert not parts.fence.is_open
     parts.fence.looked(trio.current_time(), True)
@@ -50,18 +50,42 @@ async def test_it_opens_after_a_registration_and_a_look_that_began_after_it(auto
     assert parts.asked == ["look", "open"]
 
 
-async def test_the_first_look_has_to_be_answered_and_later_ones_do_not(autojump_clock) -> None:
+async def test_an_etcd_out_of_reach_opens_it_only_for_work_that_had_begun(autojump_clock) -> None:
     parts = Parts()
-    parts.fence.registered(trio.current_time())
+    parts.fence.registered(trio.current_time(), False)
     parts.fence.looked(trio.current_time(), False)
-    assert not parts.fence.is_open  # etcd went away before anybody could know of us
+    assert not parts.fence.is_open  # nobody can know of us
+    parts.fence.looked(trio.current_time(), True)
+    assert not parts.fence.is_open  # nor now: etcd is back, and we are not registered
+    parts.fence.registered(trio.current_time(), True)
     parts.fence.looked(trio.current_time(), True)
     assert parts.fence.is_open
     parts.time += 5
     assert not parts.fence.is_open
-    parts.fence.registered(trio.current_time())
-    parts.fence.looked(trio.current_time(), False)  # with etcd gone the last known state stands
+    parts.fence.looked(trio.current_time(), False)
+    assert not parts.fence.is_open  # the registration has not been tried
+    parts.fence.registered(trio.current_time(), False)
+    parts.fence.looked(trio.current_time(), False)
+    assert parts.fence.is_open  # with etcd gone the last known state stands
+
+
+async def test_a_registration_that_is_refused_is_not_waited_for(autojump_clock) -> None:
+    parts = Parts()
+    parts.fence.registered(trio.current_time(), True)  # answered: refused
+    parts.fence.looked(trio.current_time(), True)
     assert parts.fence.is_open
+
+
+async def test_a_registration_that_is_never_answered_is_waited_for_with_a_bound(autojump_clock) -> None:
+    parts = Parts()
+    looks = 0
+    while not parts.fence.is_open:
+        parts.fence.registered(trio.current_time(), False)
+        parts.fence.looked(trio.current_time(), True)
+        looks += 1
+        await trio.sleep(10)
+        assert looks < 10
+    assert trio.current_time() == PATIENCE + 10
 
 
 async def test_a_standstill_closes_it_whoever_notices_first(autojump_clock) -> None:
@@ -85,13 +109,13 @@ async def test_answers_to_what_was_asked_before_the_standstill_do_not_open_it(au
     await trio.sleep(5)
     parts.time += 5
     assert not parts.fence.is_open
-    parts.fence.registered(asked_before)
+    parts.fence.registered(asked_before, True)
     parts.fence.looked(asked_before, True)
     assert not parts.fence.is_open
     parts.fence.looked(trio.current_time(), True)
     assert not parts.fence.is_open  # not registered since
     await trio.sleep(1)
-    parts.fence.registered(trio.current_time())
+    parts.fence.registered(trio.current_time(), True)
     assert not parts.fence.is_open
     parts.fence.looked(trio.current_time(), True)
     assert parts.fence.is_open
@@ -110,7 +134,7 @@ async def test_it_ticks_by_itself(autojump_clock, nursery) -> None:
 
 async def test_simulated_time_knows_no_standstill(autojump_clock) -> None:
     fence = Fence()
-    fence.registered(trio.current_time())
+    fence.registered(trio.current_time(), True)
     fence.looked(trio.current_time(), True)
     await trio.sleep(80_000)
     assert fence.is_open

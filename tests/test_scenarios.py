@@ -281,3 +281,12 @@ def test_an_instance_that_nobody_could_know_of_began_to_receive_when_etcd_went_a
         result = run_schedule(schedule)
     assert result.violations == []
     assert result.tried["asks done"] == 1
+
+
+def test_an_instance_received_before_its_registration_had_been_tried_again():
+    # Its first try to register fails; half a second later etcd is back, and says "off", when the registration is on its way.
+    schedule = Schedule(setup=Setup(wait=1), asks=(Ask(0.9),), outages=(Outage(0.0, 0.5),), write_seconds=(2.0, 2.0))
+    with muted():
+        result = run_schedule(schedule)
+    assert result.violations == []
+    assert result.tried["asks done"] == 1
