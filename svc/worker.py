@@ -361,6 +361,12 @@ class Worker:
             log.info("a message that was finished before has come back and is deleted", message_id=entry.message.id)
             self.settlement.settle(entry, PROCESSED)
             self._keep_in_line(entry)
+        elif twin is not None and twin.fate == PROCESSED:
+            # Its delete is on the way, by a receipt that this copy may have superseded. Done is done: there is nothing to wait
+            # for, and a drain whose time is over has none to give.
+            self.ledger.remember(entry.message.id)
+            self.settlement.settle(entry, PROCESSED)
+            self._keep_in_line(entry)
         elif twin is not None:
             # A second copy of what is in our hands (a duplicate, or a release that is not confirmed yet) waits for the first.
             self._twins.setdefault(entry.message.id, []).append(entry)
