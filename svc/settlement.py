@@ -57,11 +57,13 @@ class Settlement:
         self._ready: dict[Action, deque[tuple[float, Entry]]] = {action: deque() for action in Action}
         # ready, and until when it lingers at the longest
         self._later: list[tuple[float, int, Action, Entry]] = []  # a heap, by when it may be tried again
-        self._failed = 0  # since the start: no two of `_later` compare equal
+        self._put_off = 0  # how many stood there since the start: no two of `_later` compare equal
         self._overtaken: list[
             tuple[float, Entry]
         ] = []  # changes of visibility, until a heartbeat on the wire has landed
         self._on_wire = 0
+        self._pause_until: dict[Action, float] = {}
+        # of actions whose last call got no answer: when all that waits for it is tried together
         self._calls: trio.Nursery | None = None
         self._failing = False
         self.flushing = False
@@ -75,8 +77,11 @@ class Settlement:
         now = trio.current_time()
         # A quarter at most of what is left of the lease: the rest is for trying again.
         until = now + max(0.0, min(self._linger, (entry.lease_until - now) / 4))
+        pause = self._pause_until.get(fate.action, now)
         if entry.extending and fate.action is Action.CHANGE_VISIBILITY:
             self._overtaken.append((until, entry))  # sent now, the heartbeat might undo it
+        elif now < pause < entry.lease_until and not self.flushing:
+            self._wait_until(pause, fate.action, entry)
         else:
             self._ready[fate.action].append((until, entry))
         self._observer.decided(entry)
@@ -84,6 +89,14 @@ class Settlement:
 
     def flush(self, flushing: bool) -> None:
         self.flushing = flushing
+        if flushing:
+            self._pause_until.clear()
+            # What only waits because others failed has a right to its one try before the drain ends.
+            untried = [held for held in self._later if not held[3].attempts]
+            self._later = [held for held in self._later if held[3].attempts]
+            heapq.heapify(self._later)
+            for _, _, action, entry in untried:
+                self._ready[action].append((trio.current_time(), entry))
         self._bell.ring()
 
     def look_again(self) -> None:
@@ -140,6 +153,8 @@ class Settlement:
         finally:
             self._on_wire -= 1
         self._tell(refused is not None, action, len(batch), error)
+        if refused is not None:
+            self._pause_until.pop(action, None)
         again: list[tuple[Entry, str]] = []
         for entry in batch:
             if entry.ended is not None:
@@ -154,7 +169,7 @@ class Settlement:
                 if refusal is None and entry.fate is not None:  # no answer: it may have acted
                     entry.hidden_until = max(entry.hidden_until, trio.current_time() + visible_in(entry))
                 again.append((entry, refusal.text if refusal else error))
-        self._try_again(action, again)
+        self._try_again(action, again, together=refused is None)
         self._bell.ring()
 
     async def _call(self, action: Action, batch: Sequence[Entry]) -> Mapping[str, Refusal]:
@@ -182,20 +197,28 @@ class Settlement:
             entry.hidden_until = trio.current_time() + visible_in(entry)
         self._ledger.end(entry, entry.fate.outcome)
 
-    def _try_again(self, action: Action, failed: Sequence[tuple[Entry, str]]) -> None:
-        """What failed together is tried again together, as long as its lease lasts."""
+    def _try_again(self, action: Action, failed: Sequence[tuple[Entry, str]], *, together: bool) -> None:
+        """What failed is tried again as long as its lease lasts. `together`: the queue did not answer at all. Then everything
+        that waits for this action is tried in the same moment, in batches of ten: an outage must not cost a call per message."""
         if not failed:
             return
         now = trio.current_time()
         attempt = 1 + max(entry.attempts for entry, _ in failed)
         next_try = now + backoff(attempt, first=RETRY_FIRST, cap=RETRY_CAP, rng=self._rng)
+        if together:
+            if (pause := self._pause_until.get(action, now)) > now:
+                next_try = pause
+            self._pause_until[action] = next_try
         for entry, error in failed:
             entry.attempts, entry.next_try = attempt, next_try
             if next_try >= entry.lease_until:
                 self._lost(entry, f"its lease ran out before the queue confirmed {action.value}: {error}")
             else:
-                self._failed += 1
-                heapq.heappush(self._later, (next_try, self._failed, action, entry))
+                self._wait_until(next_try, action, entry)
+
+    def _wait_until(self, at: float, action: Action, entry: Entry) -> None:
+        self._put_off += 1
+        heapq.heappush(self._later, (at, self._put_off, action, entry))
 
     def _lost(self, entry: Entry, why: str) -> None:
         if entry.fate is not None and entry.fate.outcome is Outcome.FAILED:

@@ -6,7 +6,7 @@ import trio
 from svc import Message, Reject, Retry
 from svc.queue import QueueTimeout
 from svc.simulated_service import SimulatedService
-from svc.testing import Fault, SimulatedQueue
+from svc.testing import Fault, ScriptedQueue, SimulatedQueue
 
 
 def work(seconds: float):
@@ -534,3 +534,21 @@ async def test_a_receive_that_lost_its_answer_strands_until_the_visibility_timeo
     async with SimulatedService(queue) as service:
         await service.idle()
         assert service.runs[0].began == pytest.approx(30)
+
+
+async def test_an_outage_of_deletes_costs_calls_by_time_and_not_by_message(autojump_clock) -> None:
+    queue = ScriptedQueue()
+    for number in range(100):
+        queue.put(f"m{number}", delay=number // 10)  # ten a second
+    queue.fail("delete", seconds=12)
+
+    async def work(message: Message) -> None:
+        await trio.sleep(0.05 * (int(message.body[1:]) % 10))  # each is finished at a moment of its own
+
+    async with SimulatedService(queue, work, SQS_VISIBILITY_TIMEOUT_SECONDS="60") as service:
+        await trio.sleep(12)
+        # A try every 1 to 2 s, in batches of ten of what has come together: 10 messages a second, 12 s, tried 8 times or so.
+        assert queue.calls["delete"] <= 90  # 197 if each batch kept a time of its own
+        await service.wait_for(lambda: len(queue.deleted) == 100)
+        assert trio.current_time() < 12 + 2 + 1
+    assert {ending.outcome for ending in service.endings} == {"processed"}
