@@ -52,8 +52,8 @@ class SqsQueue:
     def __init__(self, url: str, *, poll: Call, call: Call, lived: LivedTime | None = None) -> None:
         """`lived`: what bounds receives; None is an ordinary clock, for a queue from which nobody receives for long."""
         self._url = url
-        self._poll = poll
-        self._call = call
+        self._poll = _by_sqs(poll)
+        self._call = _by_sqs(call)
         self._lived = lived
         self._max_receive_count: int | None = None
         self._dead_letters: tuple[float, str | None] | None = None  # when it was read, and the URL
@@ -215,6 +215,20 @@ def _message(
     if deduplication_id is not None:
         request["MessageDeduplicationId"] = deduplication_id
     return request
+
+
+def _by_sqs(call: Call) -> Call:
+    """`call`, whose answer is one of SQS's: JSON. botocore takes a page (a proxy's, a captive portal's, with status 200) for an
+    answer that says nothing: a receive that brought no messages, deletes that all succeeded."""
+
+    async def checked(operation: str, **request: Any) -> dict[str, Any]:
+        answer = await call(operation, **request)
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        if "json" not in headers.get("content-type", "json"):
+            raise ResponseParserError("not JSON")
+        return answer
+
+    return checked
 
 
 @asynccontextmanager

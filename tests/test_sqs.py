@@ -178,6 +178,20 @@ async def test_a_receive_is_sent_once_and_other_calls_twice(nursery: trio.Nurser
     assert server.requests == {"ReceiveMessage": 1, "GetQueueAttributes": 2}
 
 
+async def test_a_page_is_no_answer_whatever_its_status(nursery: trio.Nursery) -> None:
+    page = b"<html>Please sign in</html>"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(page)
+    url = await Server(lambda operation, number: head + page).start(nursery)
+    async with sqs.opened(settings(url), polls=1) as queue:
+        for call in (
+            partial(queue.receive, limit=1, wait=1, visibility=30),
+            partial(queue.delete, ["receipt"]),
+            queue.attributes,
+        ):
+            with pytest.raises(QueueUnavailable, match="the answer is not SQS's"):
+                await call()
+
+
 async def test_a_connection_that_the_server_has_closed_is_not_noticed(nursery: trio.Nursery) -> None:
     def respond(operation: str, number: int) -> bytes:
         return b"" if number == 2 else answer({"Attributes": {"QueueArn": "a"}})

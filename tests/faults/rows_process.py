@@ -39,7 +39,6 @@ def held_by(t: Trial, service: Instance) -> set[str]:
     "process-sigterm",
     "SIGTERM under load",
     "what is in flight is finished, exit code 0; another instance goes on",
-    by_default=True,
 )
 async def _(t: Trial) -> None:
     first = await t.start()

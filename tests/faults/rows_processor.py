@@ -16,7 +16,6 @@ TROUBLESOME = "tests.faults.troublesome:handle"
     "processor-exceptions",
     "processors raise everything there is: " + ", ".join(f"`{name}`" for name in RAISED),
     "each is *failed* and tried again; the service goes on",
-    by_default=True,
     MESSAGE_PROCESSOR=TROUBLESOME,
     SQS_VISIBILITY_TIMEOUT_SECONDS="5",
 )

@@ -15,6 +15,10 @@ WORKS = "receiving works again"
 UNSETTLED = "messages could not be settled, trying again"
 SETTLED = "messages are settled again"
 
+SETTLING = 30.0
+"""Calls per second where receives work and nothing else does: work goes on, eight messages a second of it, each batch of finished
+ones is tried at once (twice, by botocore) and again by itself within two seconds, until its lease is over."""
+
 HOLD = 5.0
 """Seconds that a fault lasts: several attempts, and less than the lease."""
 
@@ -132,7 +136,7 @@ async def _(t: Trial) -> None:
 )
 async def _(t: Trial) -> None:
     await t.start()
-    async with t.outage(named=UNSETTLED, over=SETTLED):
+    async with t.outage(named=UNSETTLED, over=SETTLED, calls_limit=SETTLING):
         t.sqs.lose_answers("DeleteMessageBatch", "DeleteMessage")
         await trio.sleep(HOLD)
 
@@ -177,7 +181,6 @@ error_answers(
     "`/health` 503, “have expired … renew them”; recovers by itself once they are renewed",
     "have expired",
     Answer(403, "com.amazon.coral.service#ExpiredTokenException"),
-    by_default=True,
 )
 error_answers(
     "sqs-wrong-credentials",
@@ -211,7 +214,7 @@ error_answers(
     "sqs-garbage",
     "something that is not SQS answers (HTTP 200, a page)",
     "`/health` 503, “the answer is not SQS's”",
-    "",
+    "the answer is not SQS's",
     Answer(200, "", raw=b"<html><body>Welcome to the captive portal</body></html>"),
 )
 
@@ -238,7 +241,7 @@ DELETES = ("DeleteMessageBatch", "DeleteMessage")
 )
 async def _(t: Trial) -> None:
     await t.start()
-    async with t.outage(named=UNSETTLED, over=SETTLED):
+    async with t.outage(named=UNSETTLED, over=SETTLED, calls_limit=SETTLING):
         t.sqs.answer(Answer(500, "InternalFailure"), *DELETES)
         await trio.sleep(HOLD)
 
@@ -251,7 +254,7 @@ async def _(t: Trial) -> None:
 )
 async def _(t: Trial) -> None:
     await t.start()
-    async with t.outage(named=UNSETTLED, over=SETTLED):
+    async with t.outage(named=UNSETTLED, over=SETTLED, calls_limit=SETTLING):
         t.sqs.answer(Answer(500, "InternalFailure"), *DELETES)
         await t.logged("message lost")
         await t.logged("a message that was finished before has come back")
@@ -268,7 +271,9 @@ async def _(t: Trial) -> None:
 async def _(t: Trial) -> None:
     t.rate = 1.5
     await t.start()
-    async with t.outage(named="leases could not be extended, trying again", over="leases are extended again"):
+    async with t.outage(
+        named="leases could not be extended, trying again", over="leases are extended again", calls_limit=SETTLING
+    ):
         t.sqs.answer(Answer(500, "InternalFailure"), "ChangeMessageVisibilityBatch", "ChangeMessageVisibility")
         await t.logged("message lost")
 
