@@ -1,8 +1,11 @@
 """The process itself: signals, a full disk, no file descriptors, large messages."""
 
 import os
+import shutil
 import signal
+import struct
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -308,3 +311,38 @@ async def _(t: Trial) -> None:
     t.row.sees += f" (at most {peak - before.memory:.0f} MiB more than idle)"
     # Ten in flight and ten on the wire, each once as bytes, once as JSON text, once as the body.
     assert peak - before.memory < 20 * 3 * 1.1, f"{peak} MiB"
+
+
+@scenario(
+    "process-clock-jumps",
+    "the machine's clock jumps a day forward, then two days back",
+    "the log's timestamps; leases, drains and waits do not follow (what AWS says to it is a row of its own)",
+)
+async def _(t: Trial) -> None:
+    folder = t.stand.record.parent
+    library, jump = folder / "clock_jump.so", folder / "jump"
+    source = Path(__file__).with_name("clock_jump.c")
+    if shutil.which("cc") is None:
+        pytest.skip("a C compiler is needed to move the clock of one process (clock_jump.c)")
+    await trio.run_process(["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"])
+    set_jump(jump, 0)
+    await t.start(prefix=["env", f"LD_PRELOAD={library}", f"CLOCK_JUMP={jump}"])
+    day = 86_400
+    for seconds in (day, -day):
+        before = Footprint.of(t.service.pid)
+        set_jump(jump, seconds)
+        t.row.recovery = round(await t.processes(), 1)
+        await t.switch("on")
+        body = await t.healthy(lambda body: body["status"] == "maintenance")
+        assert body["drain"]["outcome"] == "drained"
+        shown = datetime.fromisoformat(body["timestamp"]).timestamp()
+        assert abs(shown - time.time() - seconds) < 60  # it did jump
+        await t.switch("off")
+        await t.processes()
+        t.row.memory, t.row.files = (before.memory, 0.0), (before.files, 0)
+
+
+def set_jump(path: Path, seconds: int) -> None:
+    """In place: the process has the file mapped."""
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.write(struct.pack("l", seconds))
