@@ -116,12 +116,13 @@ class Soak:
             self.t.record.look()
             shown = []
             for life in list(self.lives):
-                try:
-                    now = Footprint.of(life.instance.pid)
-                except (OSError, ValueError):
+                if life.instance.ended:
                     self.violation(f"instance {life.instance.pid} is gone:\n" + "".join(life.instance.output[-20:]))
                     self.lives.remove(life)
+                    self.ended.append(life)
+                    await self.start()
                     continue
+                now = Footprint.of(life.instance.pid)
                 life.samples.append((trio.current_time() - life.born, now.memory, now.files))
                 shown.append(f"{life.instance.pid}: {now.memory:.0f} MiB, {now.files} files, {now.cpu:.0f} s CPU")
             done = len(self.t.record.succeeded)
