@@ -434,8 +434,9 @@ async def test_without_a_dead_letter_queue_there_is_nowhere_to_put_it(kingdom: K
 
 async def test_a_cancelled_poll_strands_what_comes_later(kingdom: Kingdom, clock: Clock) -> None:
     async with kingdom.queue() as queue:
-        with trio.move_on_after(0.3):
-            await queue.receive(limit=1, wait=2, visibility=30)
+        assert await nothing_comes(queue, wait=0)  # so that there is a connection, and the poll is on the wire at once
+        with trio.move_on_after(0.5):
+            await queue.receive(limit=1, wait=4, visibility=30)
         await queue.send("x")
         await trio.sleep(0.5)
         attributes = await queue.attributes()
