@@ -192,9 +192,9 @@ CONSUMERS: list[Consumer] = [
         variables={"dramatiq_queue_prefetch": "10", "dramatiq_worker_timeout": "20000"},
     ),
     Peer(
-        "celery", "celery (kombu SQS)", "pool solo, late acknowledgement, prefetch 10, 20 s polls",
+        "celery", "celery (kombu SQS)", "10 threads, late acknowledgement, prefetch 10, 20 s polls",
         packages=("celery[sqs]==5.7.0", "kombu==5.7.0"), script="bench_celery.py",
-        runs=("celery", "-A", "bench_celery", "worker", "--pool", "solo", "--without-gossip", "--without-mingle",
+        runs=("celery", "-A", "bench_celery", "worker", "--pool", "threads", "--concurrency", "10", "--without-gossip", "--without-mingle",
               "--without-heartbeat", "-l", "error"),
     ),
     Peer(
