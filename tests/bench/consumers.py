@@ -194,8 +194,8 @@ CONSUMERS: list[Consumer] = [
     Peer(
         "celery", "celery (kombu SQS)", "10 threads, late acknowledgement, prefetch 10, 20 s polls",
         packages=("celery[sqs]==5.7.0", "kombu==5.7.0"), script="bench_celery.py",
-        runs=("celery", "-A", "bench_celery", "worker", "--pool", "threads", "--concurrency", "10", "--without-gossip", "--without-mingle",
-              "--without-heartbeat", "-l", "error"),
+        runs=("celery", "-A", "bench_celery", "worker", "--pool", "threads", "--concurrency", "10",
+              "--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "error"),
     ),
     Peer(
         "fanferro", "fanferro (Rust core)", "concurrency 100",
