@@ -95,8 +95,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, Stub(other) as stub, Etcd() as etcd:
         if options.first:
             Process.first = True
-            for child in (stub, etcd):
-                prefer(child.pid)
+            for pid in (os.getpid(), stub.pid, etcd.pid):
+                prefer(pid)
         bench = _Bench(result, able, stub, etcd.endpoint, core, Path(folder), options)
         for row in ROWS:
             if row in rows:

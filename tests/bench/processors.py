@@ -1,6 +1,7 @@
 """The processors that the bench gives to `svc run`, chosen by `MESSAGE_PROCESSOR=tests.bench.processors:NAME`."""
 
 import os
+import random
 import time
 
 import trio
@@ -15,6 +16,11 @@ async def nothing(message: Message) -> None:
 async def sleep(message: Message) -> None:
     """Waits for BENCH_WORK_SECONDS."""
     await trio.sleep(_WORK)
+
+
+async def varied(message: Message) -> None:
+    """Waits for half to one and a half of BENCH_WORK_SECONDS: a steady flow, where equal times would make waves."""
+    await trio.sleep(_WORK * random.uniform(0.5, 1.5))
 
 
 async def stamp(message: Message) -> None:
