@@ -21,15 +21,12 @@ from tests.test_queue_contract import (
     _settings,
     clock,
     test_a_batch_is_refused_by_entry,
-    test_a_delayed_message_comes_after_its_delay,
     test_a_long_poll_waits_its_time_and_no_longer_than_for_the_first_message,
     test_a_message_comes_again_when_its_lease_is_over,
     test_a_message_comes_as_it_was_sent,
     test_a_message_that_is_visible_again_has_no_lease_to_change,
     test_a_released_message_comes_at_once,
-    test_an_extended_lease_holds_and_none_lasts_longer_than_twelve_hours,
     test_deletes_within_and_after_the_lease_and_once_more,
-    test_messages_that_no_queue_takes,
     test_ten_entries_a_batch,
 )
 
@@ -38,15 +35,12 @@ from tests.test_queue_contract import (
 __all__ = [
     "clock",
     "test_a_batch_is_refused_by_entry",
-    "test_a_delayed_message_comes_after_its_delay",
     "test_a_long_poll_waits_its_time_and_no_longer_than_for_the_first_message",
     "test_a_message_comes_again_when_its_lease_is_over",
     "test_a_message_comes_as_it_was_sent",
     "test_a_message_that_is_visible_again_has_no_lease_to_change",
     "test_a_released_message_comes_at_once",
-    "test_an_extended_lease_holds_and_none_lasts_longer_than_twelve_hours",
     "test_deletes_within_and_after_the_lease_and_once_more",
-    "test_messages_that_no_queue_takes",
     "test_ten_entries_a_batch",
 ]
 

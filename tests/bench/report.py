@@ -12,6 +12,8 @@ which is free (AWS, "Amazon SQS pricing"). One request moves up to 64 KiB."""
 
 MONTHLY_MESSAGES = 100_000_000
 
+FIRST = " The machine was in use meanwhile; what was measured went before everything else on it (`--first`)."
+
 Result = Mapping[str, Any]
 
 
@@ -21,7 +23,7 @@ def markdown(result: Result, picture: str | None = None) -> str:
         f"Measured on {result['date']} with `{result['command']}`: {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['system']}, Python {machine['python']}. One process on one core, the SQS stub on the other; medians of "
         f"{result['repeats']} runs in turn, in parentheses the lowest and the highest. A message has about a hundred bytes (the "
-        "peers' own envelopes are larger).",
+        "peers' own envelopes are larger)." + (FIRST if "--first" in result["command"] else ""),
     ]
     consumers = result["consumers"].values()
     if any(one.get("saturation") for one in consumers):
