@@ -60,7 +60,7 @@ def kingdom(stub: Stub) -> Kingdom:
 
 @pytest.mark.parametrize("consumer", [SVC, FLOOR], ids=lambda one: one.key)
 def test_a_small_backlog(consumer: Consumer, stub: Stub, etcd: Etcd, queue_name: str) -> None:
-    place = Place(stub.url, queue_name, etcd.endpoint, {"LOG_LEVEL": "warning"})
+    place = Place(stub.url, queue_name, etcd.endpoint, {"LOG_LEVEL": "warning", "SQS_WAIT_TIME_SECONDS": "1"})
     done = saturate(consumer, stub, place, backlog=600, seconds=20, core=None)
     assert 0 < done.messages <= 600
     assert done.cpu > 0

@@ -15,8 +15,8 @@ from typing import Self
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
-STOP_SECONDS = 10.0
-"""How long a consumer may take to end after SIGTERM, before SIGKILL."""
+STOP_SECONDS = 2.0
+"""How long a consumer may take to end after SIGTERM, before SIGKILL: it has been measured, and its queue is thrown away."""
 
 
 class Process:
