@@ -82,7 +82,7 @@ class Instance:
     async def started(self) -> str:
         """The API's URL, once the service serves and has read the key."""
         self.url = str(
-            (await self.logged("started", within=60))["api"]
+            (await self.logged("started", within=120))["api"]
         )  # a busy machine takes many times the usual second
         return self.url
 
