@@ -12,6 +12,8 @@ from tests.faults import table
 from tests.faults.rows import GROUPS
 
 ROW = "faults_row"
+HELD = "svc/faults"
+"""Where pytest's cache has the rows of the last run that held."""
 
 _rows = pytest.StashKey[dict[str, dict[str, Any]]]()
 
@@ -58,18 +60,24 @@ def pytest_sessionstart(session: pytest.Session) -> Iterator[None]:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """The table is that of a whole run. One in which rows failed may be completed by those rows alone, with `--last-failed`."""
     config = session.config
     wanted = config.getoption("--faults-table")
     if hasattr(config, "workerinput") or not wanted:
         return
-    rows = config.stash[_rows]
-    if exitstatus != 0 or not rows:
-        print(f"\nno table is written to {wanted}: not every row has held")
-        return
     from tests.faults.rows import all_scenarios
 
-    ordered = [rows[one.name] for one in all_scenarios() if one.name in rows]
+    rows = config.stash[_rows]
+    if config.cache is not None:
+        if config.getoption("lf"):
+            rows = {**config.cache.get(HELD, {}), **rows}
+        config.cache.set(HELD, rows)
+    missing = [one.name for one in all_scenarios() if one.name not in rows]
+    if exitstatus != 0 or missing:
+        print(f"\nno table is written to {wanted}: not every row has held, or was tried ({', '.join(missing)})")
+        return
+    ordered = [rows[one.name] for one in all_scenarios()]
     when = datetime.now(UTC).strftime("%Y-%m-%d")
-    foot = f"{len(ordered)} rows, {when}, Python {python_version()}."
-    Path(wanted).write_text(table.text(ordered, GROUPS, foot + "\n"))
+    foot = f"{len(ordered)} rows, {when}, Python {python_version()}.\n"
+    Path(wanted).write_text(table.text(ordered, GROUPS, foot))
     print(f"\n{len(ordered)} rows written to {wanted}")

@@ -170,6 +170,7 @@ class Trial:
     """Messages per second."""
     members: Sequence[Etcd] = ()
     """The etcd of this trial's own, if it has one."""
+    memory_growth: float = MEMORY_GROWTH
     settled: bool = False
     last_words: list[str] = field(default_factory=list)
     """What an instance may say at level critical."""
@@ -416,7 +417,7 @@ class Trial:
         if row.files is not None and row.files[1]:
             assert row.files[1] <= row.files[0] + FILES_GROWTH, f"open files\n{story}"
         if row.memory is not None and row.memory[1]:
-            assert row.memory[1] <= row.memory[0] + MEMORY_GROWTH, f"memory\n{story}"
+            assert row.memory[1] <= row.memory[0] + self.memory_growth, f"memory\n{story}"
         for instance in self.stand.instances:
             broken = [line for line in instance.logs if line.get("level") == "critical"]
             assert [line["event"] for line in broken] in ([], self.last_words), broken
