@@ -153,7 +153,7 @@ def _reaction(result: Result) -> str:
 
 def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
     return table([
-        ["`MAX_CONCURRENCY`", "messages/s", "CPU per message", "memory with so many in flight", "per message, beyond its body"],
+        ["MAX_CONCURRENCY", "messages/s", "CPU per message", "memory with so many in flight", "per message, beyond its body"],
         *(
             [
                 f"{row['in_flight']:,}",
