@@ -8,6 +8,7 @@ first delivery only.
 import json
 import os
 import time
+from functools import cache
 
 import trio
 
@@ -21,11 +22,13 @@ def note(event: str, message: Message) -> None:
     """Write down one event, in one piece."""
     body = message.body[:MOST]
     line = json.dumps({"event": event, "id": message.id, "body": body, "pid": os.getpid(), "at": time.time()})
-    descriptor = os.open(os.environ["RECORD_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, line.encode() + b"\n")
-    finally:
-        os.close(descriptor)
+    os.write(_file(os.environ["RECORD_FILE"]), line.encode() + b"\n")
+
+
+@cache
+def _file(path: str) -> int:
+    """Opened once: it has to be there when the process has no descriptors left."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 async def handle(message: Message) -> None:

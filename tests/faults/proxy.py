@@ -66,19 +66,19 @@ class Proxy:
         self._at_accept: Callable[[Link], None] | None = None
         self.latency = 0.0
         self.bytes_per_second = math.inf
-        self._refused = False
+        self.refused = False
         self._healed.set()
 
     async def heal(self) -> None:
         """Everything passes again. Connections that were made deaf stay so."""
-        refused = self._refused
+        refused = self.refused
         self.heal_line()
         if refused:
             await self._listen()
 
     def refuse(self) -> None:
         """Nothing listens any more, and what was connected is reset: the process behind the port has died."""
-        self._refused = True
+        self.refused = True
         assert self._listening is not None
         self._listening.cancel()
         self._each(self._reset_link)

@@ -18,6 +18,9 @@ from tests.live import Instance
 
 STOPPING = "stop asked for: draining (a second signal ends this at once)"
 STOPPED = "stopped"
+SERVING = 40.0
+"""Calls per second where work goes on: this is no outage of SQS."""
+
 NO_FILES = "the API cannot accept connections: the process is out of file descriptors"
 
 
@@ -270,7 +273,7 @@ async def _(t: Trial) -> None:
 async def _(t: Trial) -> None:
     await t.start(prefix=["prlimit", "--nofile=60:60"])
     port = int(t.service.url.rpartition(":")[2])
-    async with t.outage(named=NO_FILES, over="there are file descriptors again"):
+    async with t.outage(named=NO_FILES, over="there are file descriptors again", calls_limit=SERVING):
         end = trio.current_time() + 6
         async with trio.open_nursery() as nursery:
 

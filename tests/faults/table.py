@@ -14,7 +14,8 @@ written, when a row does not hold.
 - **again**: messages that were processed a second time, and why (SQS delivers at least once; each has its reason in the log).
 - **recovery**: seconds from the end of the fault until the service did again what the fault had kept it from. A message that
   was on its way in an answer that broke off comes back when its lease is over (10 s in these trials).
-- **calls/s**: calls of the one instance while the fault lasted, for `/health` included. **CPU**: of one core, in that time.
+- **calls/s**: calls of the one instance while the fault lasted, for `/health` included (empty where nothing listens: such an
+  attempt leaves no trace). **CPU**: of one core, in that time.
 - **memory**, **files**: MiB resident and open file descriptors, before and after.
 """
 
@@ -76,6 +77,8 @@ def _lines(rows: Sequence[dict[str, Any]]) -> str:
             seen.setdefault((row["named"], row["over"]), []).append(row["fault"])
     lines = [
         "## In the log\n",
+        "What is not listed needs no line (work goes on as before: clients, the clock, odd results), or can leave none (SIGKILL, a",
+        "log that cannot be written).\n",
         "| the line that names it | the line that says it is over | faults |",
         "| --- | --- | --- |",
     ]

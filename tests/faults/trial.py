@@ -312,13 +312,15 @@ class Trial:
         try:
             yield
         finally:
+            unseen = any(line.refused for line in lines)
             for line in lines:
                 await line.heal()
         healed, at = trio.current_time(), time.time()
         meanwhile = Footprint.of(self.service.pid)
         seconds = max(at - began, 0.1)
         calls = sum(sum(line.calls(began, at).values()) for line in lines)
-        self.row.calls_per_second = round(calls / seconds, 1)
+        per_second = round(calls / seconds, 1)
+        self.row.calls_per_second = None if unseen else per_second
         self.row.cpu = round((meanwhile.cpu - before.cpu) / seconds, 2)
         if recovers is None:
             await self.processes(within=within)
@@ -326,7 +328,7 @@ class Trial:
             await recovers()
         self.row.recovery = round(trio.current_time() - healed, 1)
         await self.told(named, over, since=already)
-        assert self.row.calls_per_second <= calls_limit, f"{self.row.calls_per_second} calls per second: a hot loop"
+        assert per_second <= calls_limit, f"{per_second} calls per second: a hot loop"
         self.row.memory, self.row.files = (before.memory, 0.0), (before.files, 0)
 
     async def told(self, named: str | None, over: str | None, *, since: int = 0, within: float = 30) -> None:
