@@ -77,8 +77,8 @@ def _lines(rows: Sequence[dict[str, Any]]) -> str:
             seen.setdefault((row["named"], row["over"]), []).append(row["fault"])
     lines = [
         "## In the log\n",
-        "What is not listed needs no line (work goes on as before: clients, the clock, odd results), or can leave none (SIGKILL, a",
-        "log that cannot be written).\n",
+        "What is not listed needs no line (work goes on as before: clients, the clock, odd results), or can leave none (SIGKILL,",
+        "a log that cannot be written).\n",
         "| the line that names it | the line that says it is over | faults |",
         "| --- | --- | --- |",
     ]
