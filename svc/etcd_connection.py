@@ -39,6 +39,9 @@ ONE_SHOT_TIMEOUT = 5.0
 _ANSWER = 3.0
 """Seconds that an endpoint may take to connect, authenticate and answer the first read."""
 
+_PASSING = ("leader changed", "no leader")
+"""What a member says while its cluster elects a leader (api/v3rpc/rpctypes/error.go): a matter of seconds."""
+
 _TRY_AGAIN = 0.2
 """Seconds before a one-shot begins anew at another endpoint."""
 
@@ -68,9 +71,11 @@ async def one_shot(settings: Settings, key: str, on: "Callable[[Connection, Any]
                 failed = f"etcd {endpoint}: {trouble.said}. {trouble.remedy}"
                 if trouble.denied or trouble.remedy not in (CHECK_ENDPOINT, NO_QUORUM):
                     raise EtcdError(failed) from None
-            except EtcdError:
-                if not failed:
-                    raise  # nobody answers: told at once
+            except EtcdError as error:
+                # Nobody answers: that is told at once, unless a member says that it will pass, or did answer before.
+                if not failed and not any(passing in str(error) for passing in _PASSING):
+                    raise
+                failed = str(error)
             endpoints.append(endpoints.pop(0))
             await trio.sleep(_TRY_AGAIN)
     failed = failed or f"etcd {endpoint or _listed(settings.etcd_endpoints)}: no full answer"

@@ -124,12 +124,13 @@ class Fleet:
         return faults
 
     def receives_between(self, begin: float, end: float) -> list[str]:
-        return [
-            f"{name} began a receive {at - begin:.3f} s after the fleet had drained"
-            for name, (_, calls) in (self.live | self.dead).items()
-            for at in calls.of("ReceiveMessage")
-            if begin < at < end
-        ]
+        faults = []
+        for name, (_, calls) in (self.live | self.dead).items():
+            if times := [at for at in calls.of("ReceiveMessage") if begin < at < end]:
+                faults.append(
+                    f"{name} began {len(times)} receives after the fleet had drained, {times[0] - begin:.3f} s after"
+                )
+        return faults
 
     async def command(self, *words: str) -> Command:
         """`svc maintenance <words>` in a process of its own."""
