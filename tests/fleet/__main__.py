@@ -19,7 +19,9 @@ from tests.fleet.proof import RoundResult, Tally, rolling, rounds
 
 
 def tell(result: RoundResult) -> None:
-    verdict = "holds" if not result.faults else "; ".join(result.faults)
+    verdict = "; ".join(result.faults) or "holds"
+    if result.late:
+        verdict += f" (at the thaw: {'; '.join(result.late)})"
     print(
         f"round {result.number:2}: exit {result.code}, all drained after {result.seconds:5.1f} s, all running after "
         f"{result.off_seconds:4.1f} s, {result.killed} killed ({'named' if result.named_dead else 'gone before'}), "
