@@ -28,7 +28,7 @@ from svc.etcd_channel import (
     grpc,
     understood,
 )
-from svc.etcd_keys import Found, Held, Put, all_held_in, encoded, range_end
+from svc.etcd_keys import Found, Held, Put, all_in, encoded, range_end
 from svc.settings import Settings
 
 T = TypeVar("T")
@@ -179,15 +179,22 @@ class Connection:
         return await self.call(self.keys.Range, etcdrpc.RangeRequest(key=encoded(key), serializable=serializable))
 
     async def find(self, names: Sequence[str], prefixes: Sequence[str] = (), *, serializable: bool = False) -> Found:
-        """These keys, and all whose names begin so, as of one moment. `serializable`: see `read`."""
-        ranges = [etcdrpc.RangeRequest(key=encoded(name), serializable=serializable) for name in names]
-        ranges += [
-            etcdrpc.RangeRequest(key=encoded(prefix), range_end=range_end(prefix), serializable=serializable)
-            for prefix in prefixes
-        ]
-        request = etcdrpc.TxnRequest(success=[etcdrpc.RequestOp(request_range=one) for one in ranges])
-        answer = await self.call(self.keys.Txn, request)
-        return Found({name: Held() for name in names} | all_held_in(answer), answer.header.revision)
+        """These keys, and all whose names begin so, as of one moment. `serializable`: see `read`.
+
+        By reads at one revision, not by a transaction of reads: etcd before 3.5.5 ends itself when the client of such a
+        transaction gives up in the middle ("unexpected error during txn", etcd-io/etcd#14110; seen with 3.5.1)."""
+        asked = [(encoded(name), b"") for name in names] + [(encoded(prefix), range_end(prefix)) for prefix in prefixes]
+        keys = {name: Held() for name in names}
+        revision = 0
+        for key, end in asked:
+            # What the first one is answered for, this member has: the others need not ask the cluster again.
+            request = etcdrpc.RangeRequest(
+                key=key, range_end=end, revision=revision, serializable=serializable or bool(revision)
+            )
+            answer = await self.call(self.keys.Range, request)
+            revision = revision or int(answer.header.revision)
+            keys |= all_in(answer.kvs)
+        return Found(keys, revision)
 
     async def change(self, put: Put, *, since: int) -> tuple[bool, Found]:
         """Write the key, or delete it, if it has not been written since its revision `since` (0: if it is not there);
@@ -202,7 +209,8 @@ class Connection:
         look = etcdrpc.RequestOp(request_range=etcdrpc.RangeRequest(key=key))
         request = etcdrpc.TxnRequest(compare=[compare], success=[write], failure=[look])
         answer = await self.call(self.keys.Txn, request)
-        return bool(answer.succeeded), Found({put.key: Held()} | all_held_in(answer), answer.header.revision)
+        looked_at = all_in(pair for part in answer.responses for pair in part.response_range.kvs)
+        return bool(answer.succeeded), Found({put.key: Held()} | looked_at, answer.header.revision)
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Set the key, bound to the lease if there is one; returns the revision."""

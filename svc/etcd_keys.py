@@ -1,6 +1,6 @@
 """Keys of etcd: as a read finds them, and as they are to be written."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +55,9 @@ def range_end(prefix: str) -> bytes:
     return key[:-1] + bytes([key[-1] + 1]) if key else b"\0"
 
 
-def all_held_in(answer: Any) -> dict[str, Held]:
-    """All keys in the answer to a transaction."""
-    return {
-        name_of(pair.key): Held(pair.value, pair.mod_revision, pair.lease)
-        for part in answer.responses
-        for pair in part.response_range.kvs
-    }
+def all_in(pairs: Iterable[Any]) -> dict[str, Held]:
+    """The keys that these pairs of an answer hold, by name."""
+    return {name_of(pair.key): Held(pair.value, pair.mod_revision, pair.lease) for pair in pairs}
 
 
 def held_in(answer: Any) -> Held:
