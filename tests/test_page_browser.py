@@ -50,7 +50,7 @@ def check(page: Browser) -> None:
 
 @pytest.mark.expects_errors
 def test_running(page: Browser) -> None:
-    with stage() as held:
+    with stage(RETRY_BACKOFF="off") as held:
         held.put({"seconds": 1}, {"seconds": 2}, {"fail": HOSTILE})
         held.let_pass(12)
         held.put({"seconds": 600}, {"seconds": 600})

@@ -9,7 +9,7 @@ from svc.testing import Outage
 from tests.search.run import muted, run_schedule
 from tests.search.schedule import Arrival, Ask, Flip, Life, Schedule, Setup, Work, random_schedule, schedules
 
-SEEDED = 200
+SEEDED = 150
 
 
 def test_no_seeded_schedule_is_a_counter_example():
@@ -21,7 +21,7 @@ def test_no_seeded_schedule_is_a_counter_example():
 @settings(
     derandomize=True,
     database=None,
-    max_examples=80,
+    max_examples=60,
     deadline=datetime.timedelta(seconds=10),
     suppress_health_check=[HealthCheck.too_slow],
 )

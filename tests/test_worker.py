@@ -151,9 +151,9 @@ async def test_receivers_follow_the_load(autojump_clock, most: int) -> None:
                 queue.put(str(number))
             await service.idle()
             assert max(out) == most
-            await trio.sleep(21)  # the polls of the busy time land, within 20 s
-            assert intake.outstanding == 1
             nursery.cancel_scope.cancel()
+        await trio.sleep(21)  # the polls of the busy time land, within 20 s
+        assert intake.outstanding == 1
     assert queue.calls["receive"] <= 100 + 2 * most + 3
 
 
@@ -286,8 +286,8 @@ async def test_work_beyond_twelve_hours_loses_its_lease_then(autojump_clock) -> 
     queue = SimulatedQueue()
     queue.put("for ever")
     async with SimulatedService(queue, work(1e6), SQS_VISIBILITY_TIMEOUT_SECONDS="3600") as service:
-        await service.wait_for(lambda: bool(service.runs), every=1)
-        assert trio.current_time() == pytest.approx(43_200, abs=2)
+        await service.wait_for(lambda: bool(service.runs), every=30)
+        assert service.runs[0].ended == pytest.approx(43_200, abs=2)
         service.crash()
 
 
