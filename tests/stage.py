@@ -1,13 +1,15 @@
 """The service with its page in a thread of its own, between a simulated queue and a simulated switch, on a real port.
 
-For browsers: time is real while they look (`rate` 1), and may run faster before, so that a quarter of an hour of charts takes
+For browsers: time is real while they look, and may be skipped before (`skip`), so that a quarter of an hour of charts takes
 seconds. Everything but the edges is what production runs.
 """
 
 import json
+import math
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -24,18 +26,6 @@ from svc.testing import Outage, SimulatedQueue, SimulatedSwitch
 
 T = TypeVar("T")
 TOKEN = "only-for-the-stage"
-
-
-async def handle(message: Message) -> None:
-    """Does what the body says: {"seconds": 1, "fail": "text", "reject": "text"}."""
-    todo = json.loads(message.body)
-    await trio.sleep(todo.get("seconds", 0))
-    if "fail" in todo:
-        raise RuntimeError(todo["fail"])
-    if "retry" in todo:
-        raise Retry(after=todo["retry"])
-    if "reject" in todo:
-        raise Reject(todo["reject"])
 
 
 class Stage:
@@ -65,11 +55,26 @@ class Stage:
         self.app: QuartTrio
         self.feed: Feed
         self.url = ""
+        self._gates: defaultdict[str, trio.Event] = defaultdict(trio.Event)
         self._ready = threading.Event()
         self._token: trio.lowlevel.TrioToken
         self._stop: trio.Event
+        self._nursery: trio.Nursery
         self._thread = threading.Thread(target=self._run, name="stage")
         self._failure: BaseException | None = None
+
+    async def handle(self, message: Message) -> None:
+        """Does what the body says: {"seconds": 1, "until": "name", "fail": "text", "retry": 1, "reject": "text"}."""
+        todo = json.loads(message.body)
+        await trio.sleep(todo.get("seconds", 0))
+        if "until" in todo:
+            await self._gates[todo["until"]].wait()
+        if "fail" in todo:
+            raise RuntimeError(todo["fail"])
+        if "retry" in todo:
+            raise Retry(after=todo["retry"])
+        if "reject" in todo:
+            raise Reject(todo["reject"])
 
     def _fault(self, call: object) -> Fault | None:
         return next((fault for fault in self.faults if fault.hits(call)), None)  # type: ignore[arg-type]
@@ -85,10 +90,11 @@ class Stage:
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._stop = trio.Event()
-        self.core = Core(self.settings, self.queue, handle, self.switch.watcher, rng=random.Random(1))
+        self.core = Core(self.settings, self.queue, self.handle, self.switch.watcher, rng=random.Random(1))
         self.feed = Feed(self.core)
         self.app = api.make(self.core, feed=self.feed)
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self.feed.run, self._stop)
             self.url = await nursery.start(api.serve, self.app, self.settings, self._stop)
             async with trio.open_nursery() as working:
@@ -96,6 +102,7 @@ class Stage:
                 self._ready.set()
                 await self._stop.wait()
                 working.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
 
     # -- from the test's thread --
 
@@ -106,13 +113,21 @@ class Stage:
     def put(self, *todo: dict[str, object]) -> list[str]:
         return self.do(lambda: [self.queue.put(json.dumps(one)) for one in todo])
 
-    def let_pass(self, seconds: float, *, rate: float = 60) -> None:
-        """Virtual seconds, `rate` of them in a real one."""
+    def spawn(self, task: Callable[[], Awaitable[object]]) -> None:
+        """Run it beside the service, until the stage stops."""
+        self.do(lambda: self._nursery.start_soon(task))
+
+    def let_go(self, name: str) -> None:
+        """Whatever waits `until` that name goes on."""
+        self.do(lambda: self._gates[name].set())
+
+    def skip(self, seconds: float) -> None:
+        """Virtual seconds from one event to the next, however slow the machine is. Only while no browser is connected."""
 
         async def wait() -> None:
-            self.clock.rate = rate
+            self.clock.rate, self.clock.autojump_threshold = 0, 0
             await trio.sleep(seconds)
-            self.clock.rate = 1
+            self.clock.rate, self.clock.autojump_threshold = 1, math.inf
 
         trio.from_thread.run(wait, trio_token=self._token)
 
