@@ -19,6 +19,7 @@ from svc.feed import Feed, Watcher
 from svc.history import History, Sample
 from svc.ledger import Counts
 from svc.testing import Fault, Outage, SimulatedQueue, SimulatedSwitch
+from tests import screenshots
 from tests.test_api import PHASES, Api, for_ever, in_phase, nothing, running
 
 HTML = (api_page.FOLDER / "page.html").read_text()
@@ -498,3 +499,18 @@ def test_the_script_names_only_what_the_page_holds() -> None:
     assert named <= set(ids)
     for attribute in ("for", "aria-labelledby"):
         assert set(re.findall(rf'\s{attribute}="([^"]+)"', HTML)) <= set(ids)
+
+
+# -- the pictures of it --
+
+
+def test_every_picture_that_the_readme_names_is_there_and_small() -> None:
+    root = api_page.FOLDER.parent.parent
+    named = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (root / "README.md").read_text())
+    made = {f"docs/{name}.png" for name in (*screenshots.PICTURES, "draining-phone")}
+    assert made <= set(named)
+    for name in named:
+        held = (root / name).read_bytes()
+        assert 0 < len(held) < 200_000, name
+        if name.endswith(".png"):
+            assert held.startswith(b"\x89PNG\r\n"), name
