@@ -4,14 +4,21 @@ Each test looks at the console too: no error of the script, nothing that the pol
 are skipped; in CI they fail then. Screenshots for the README: `python -m tests.screenshots`.
 """
 
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from svc import etcd as etcd_client
+from svc.devstack import Etcd, Moto
+from svc.settings import load
 from svc.simulated_faults import Fault
 from svc.testing import Outage
 from tests import browser as chromium
 from tests.browser import DESKTOP, PHONE, Browser
+from tests.live import stand
 from tests.stage import stage
 
 pytestmark = pytest.mark.xdist_group("browser")  # one browser for all of them
@@ -280,3 +287,62 @@ def test_the_policy_and_the_checks_find_what_they_should(shared: Browser) -> Non
         assert any(found.startswith("color-contrast") for found in shared.accessibility())
         assert shared.overflow()
         shared.leave()
+
+
+# -- the buttons, against a real instance, SQS and etcd --
+
+
+async def test_the_buttons_switch_a_real_service_whose_stop_the_page_does_not_hold_up(
+    page: Browser, moto: Moto, etcd: Etcd, queue_name: str, key_prefix: str, tmp_path: Path
+) -> None:
+    key = key_prefix + "maintenance"
+    async with stand(moto, etcd.endpoint, queue_name, key, tmp_path / "record", API_TOKEN="a-real-secret") as place:
+        service = await place.start()
+        page.open(service.url)
+        page.shows("#title", "Running")
+        page.shows("#fleet-count", "1 instance")
+        page.until(lambda: page.run("return !document.getElementById('open-on').disabled"))
+        assert page.run("return document.getElementById('open-off').disabled")
+
+        page.click("#open-on")
+        page.fill("#reason", "a <b>pressing</b> reason")
+        page.click("#confirm")
+        page.shows("#dialog-problem", "Enter the token first")
+        page.fill("#token", "not-the-secret")
+        page.click("#confirm")
+        page.shows("#dialog-problem", "not the one that this service was given")
+        assert page.text("#title") == "Running"
+        page.fill("#token", "a-real-secret")
+        page.click("#confirm")
+        page.shows("#title", "In maintenance")
+        page.shows("#facts", "a <b>pressing</b> reason")
+        page.until(lambda: not page.run("return document.getElementById('dialog').open"))
+        assert "a-real-secret" not in page.run("return location.href + document.documentElement.outerHTML")
+        page.until(lambda: page.run("return !document.getElementById('open-off').disabled"))
+
+        page.click("#open-off")
+        assert not page.run("return document.getElementById('token').checkVisibility()")  # the tab has kept it
+        page.click("#confirm")
+        page.shows("#title", "Running")
+
+        # What somebody else has begun can be ended here too.
+        settings = load(place.environ)
+        await etcd_client.write(settings, key, b'{"enabled": true, "by": "somebody else"}')
+        page.shows("#facts", "somebody else")
+        page.until(lambda: page.run("return !document.getElementById('open-off').disabled"))
+        page.click("#open-off")
+        page.click("#confirm")
+        page.shows("#dialog-problem", "maintenance is on by somebody else")
+        page.shows("#confirm", "End it all the same")
+        assert page.text("#title") == "In maintenance"
+        page.click("#confirm")
+        page.shows("#title", "Running")
+        # The browser itself notes the refusals: the wrong token, and that it was somebody else's.
+        assert [line for line in page.console() if "403" not in line and "409" not in line] == []
+
+        service.signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert await service.exit_code(within=15) == 0
+        assert time.monotonic() - began < 10  # a drain of an empty service with a receive of 1 s
+        page.shows("#link", "What you see is")
+        page.until(lambda: page.console())  # nobody answers any more

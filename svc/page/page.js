@@ -379,6 +379,7 @@ setInterval(() => {
 
 const dialog = $("dialog");
 let asking = null;
+let force = false; // the service has said whose maintenance it is, and the button says "all the same"
 let busy = false;
 
 function storedToken() {
@@ -412,6 +413,7 @@ function showSwitch(state) {
 
 function ask(kind) {
   asking = kind;
+  force = false;
   const on = kind === "on";
   write($("dialog-title"), on ? "Start maintenance?" : "End maintenance?");
   write($("dialog-text"), on
@@ -430,7 +432,7 @@ async function send() {
   if (!token) throw new Error("Enter the token first.");
   const request = { method: asking === "on" ? "PUT" : "DELETE", headers: { Authorization: `Bearer ${token}` } };
   if (asking === "on") {
-    const wanted = { by: "the page" };
+    const wanted = { by: "the page", force };
     if ($("reason").value.trim()) wanted.reason = $("reason").value.trim();
     if ($("duration").value) wanted.for = Number($("duration").value);
     request.headers["Content-Type"] = "application/json";
@@ -438,7 +440,7 @@ async function send() {
   }
   let answer;
   try {
-    answer = await fetch(asking === "on" ? "/maintenance" : "/maintenance?by=the%20page", request);
+    answer = await fetch(asking === "on" ? "/maintenance" : `/maintenance?by=the%20page&force=${force}`, request);
   } catch {
     throw new Error("The service did not answer.");
   }
@@ -448,6 +450,11 @@ async function send() {
     $("token-fields").hidden = false;
   }
   const told = await answer.json().catch(() => ({}));
+  if (answer.status === 409) {
+    keepToken(token);
+    force = true;
+    write($("confirm"), asking === "on" ? "Start it all the same" : "End it all the same");
+  }
   throw new Error(told.message ?? `The service answered ${answer.status}.`);
 }
 
