@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.fleet.__main__ import holds
 from tests.fleet.proof import rounds
 

@@ -218,8 +218,8 @@ async def one_round(fleet: Fleet, number: int, rng: random.Random) -> RoundResul
                 await trio.sleep(0.01)
         (on,) = commands
         # Everything is looked at in this moment; a frozen instance is dead to etcd, and is judged after its thaw.
-        faults = [fault for fault in fleet.still_at_work() if thawed.is_set() or not fault.startswith(f"{frozen} ")]
-        faults = [fault for fault in faults if thawed.is_set() or f" of {frozen} " not in fault]
+        # What was frozen may have thawed a moment ago, and not be registered again.
+        faults = [fault for fault in fleet.still_at_work() if frozen not in fault.split()]
 
     with trio.move_on_after(25):
         while fleet.still_at_work():
