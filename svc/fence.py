@@ -105,6 +105,8 @@ class Fence:
             self._answers_since = now if self._answers_since is None else self._answers_since
             enough = self._tried and now >= self._answers_since + PATIENCE
         if enough:
+            if self._was_open:
+                log.info("receives may begin again after the standstill", after_seconds=round(now - self._closed_at, 1))
             self._closed_at, self._was_open = None, True
             self._on_open()
 

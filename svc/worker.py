@@ -7,7 +7,8 @@ Three nested scopes, of which a drain closes the first, gives the second a deadl
 3. *Far side*: receives on the wire, heartbeats (`leases.py`) and settlement (`settlement.py`). It outlives the other two,
    shielded from their cancellation and bounded by a deadline.
 
-What is in flight stands in the ledger (`ledger.py`) and nowhere else. Nothing here knows SQS, HTTP, etcd or the wall clock.
+Which way a delivery goes that has landed is decided in `deliveries.py`. What is in flight stands in the ledger (`ledger.py`) and
+nowhere else. Nothing here knows SQS, HTTP, etcd or the wall clock.
 """
 
 import math
@@ -21,10 +22,11 @@ import trio
 from svc.bell import Bell
 from svc.brake import Brake
 from svc.breaker import BreakerConfig, BreakerSnapshot
+from svc.deliveries import Deliveries
 from svc.drain import DrainTally
 from svc.intake import Intake, IntakeConfig
 from svc.leases import Heartbeat
-from svc.ledger import PROCESSED, RELEASED, Counts, Entry, ErrorRecord, Ledger, Outcome
+from svc.ledger import RELEASED, Counts, Entry, ErrorRecord, Ledger, Outcome
 from svc.observer import UNOBSERVED, Observer
 from svc.probe import Probe
 from svc.processors import Process, unstoppable
@@ -129,9 +131,6 @@ class Worker:
         self._closing = trio.Event()
         self._probe = Probe(queue.attributes)
         self._nursery: trio.Nursery | None = None
-        self._holding = False  # a drain waits for receives to land
-        self._held: list[Entry] = []  # landed meanwhile, to be released when all have landed
-        self._twins: dict[str, list[Entry]] = {}  # further copies of messages that are being worked on, by message id
         self.ledger = Ledger(on_end=self._on_end, on_decided=self._on_decided)
         self.settlement = Settlement(
             queue,
@@ -156,6 +155,16 @@ class Worker:
             rng=rng,
         )
         self.tally = DrainTally(self.ledger)
+        self.deliveries = Deliveries(
+            self.ledger,
+            self.settlement,
+            self.tally,
+            fifo=config.fifo,
+            receiving=lambda: self.intake.is_open,
+            closing=self._closing.is_set,
+            start=self._start,
+            had_its_last_receive=self._had_its_last_receive,
+        )
         self.heartbeat = Heartbeat(
             queue,
             self.ledger,
@@ -191,18 +200,14 @@ class Worker:
         """Receive nothing new from this moment on."""
         self.intake.close("maintenance or stop")
         self.settlement.flush(True)
-        self._holding = True
+        self.deliveries.hold()
         self.tally.begin(receives_outstanding=self.intake.outstanding)
 
     def leave(self) -> None:
         """Receive again. What landed during the drain and was to be released is processed instead."""
         self.tally.end(receives_unlanded=self.intake.outstanding)
         self.settlement.flush(False)
-        self._holding = False
-        held, self._held = self._held, []
-        for entry in held:
-            if entry.is_undecided():
-                self._start(entry)
+        self.deliveries.start_held()
         self.brake.resume()
         self.intake.open()
 
@@ -217,11 +222,11 @@ class Worker:
             # otherwise take the released messages back, and each receive counts towards the dead-letter queue.
             await self._changed.wait_until(lambda: self.intake.outstanding == 0)
             await trio.lowlevel.checkpoint_if_cancelled()  # switched off in this very moment: leave() has taken over
-            self._release_held()
+            self.deliveries.release_held()
             await self._changed.wait_until(lambda: not self.ledger)
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.intake.outstanding or self.ledger:
-            self._release_held()
+            self.deliveries.release_held()
             await self._end_work(deadline)
         return self.tally.end(receives_unlanded=self.intake.outstanding).error()
 
@@ -241,7 +246,7 @@ class Worker:
         # The task of a message that a thread works on ends at once when it is cancelled; the thread goes on.
         theirs = {entry.message.id for entry in unfinished}
         threads = {id_: thread for id_, thread in unstoppable(self._process).items() if id_ in theirs}
-        self.tally.note(stubborn=self._release_undecided(), threads=threads)
+        self.tally.note(stubborn=self.deliveries.release_undecided(), threads=threads)
         with trio.CancelScope(deadline=deadline + LATE):
             await self._changed.wait_until(lambda: not self.ledger and not self.intake.outstanding)
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -311,11 +316,11 @@ class Worker:
                 await self._closing.wait()
                 bound.deadline = trio.current_time() + LAST_RELEASE
                 self.settlement.flush(True)
-                self._release_held()
+                self.deliveries.release_held()
                 # The message tasks are being cancelled and give back what they hold; those that ignore it lose it here.
                 with trio.move_on_after(LAST_RELEASE / 2):
                     await self._changed.wait_until(lambda: not self.ledger.undecided)
-                self._release_undecided()
+                self.deliveries.release_undecided()
                 await self._changed.wait_until(lambda: not self.ledger and not self.intake.outstanding)
                 wire.cancel_scope.cancel(reason="everything is settled")
         if self.ledger or self.intake.outstanding:
@@ -340,10 +345,10 @@ class Worker:
                 failures = 0
                 await trio.sleep(LEARN_EVERY)
 
-    # -- the way of a delivery --
+    # -- a delivery's landing and end --
 
     def _land(self, deliveries: Sequence[Received], sent: float) -> None:
-        """A receive has landed: enter what it brought, and choose the way of each. No checkpoint."""
+        """A receive has landed: enter what it brought, and have the way of each chosen. No checkpoint."""
         landed = []
         for delivery in deliveries:
             if delivery.receipt in self.ledger:
@@ -352,85 +357,17 @@ class Worker:
             twin = self.ledger.at_work_on(delivery.message.id)
             entry = self.ledger.add(delivery, received_at=sent, lease_until=sent + self._config.visibility)
             self._observer.landed(entry)
-            self._route(entry, twin)
+            self.deliveries.route(entry, twin)
             landed.append(entry)
         self.heartbeat.cover(landed)
-
-    def _route(self, entry: Entry, twin: Entry | None) -> None:
-        if self.ledger.is_finished(entry.message.id):
-            log.info("a message that was finished before has come back and is deleted", message_id=entry.message.id)
-            self.settlement.settle(entry, PROCESSED)
-            self._keep_in_line(entry)
-        elif twin is not None and twin.fate == PROCESSED:
-            # Its delete is on the way, by a receipt that this copy may have superseded. Done is done: there is nothing to wait
-            # for, and a drain whose time is over has none to give.
-            self.ledger.remember(entry.message.id)
-            self.settlement.settle(entry, PROCESSED)
-            self._keep_in_line(entry)
-        elif twin is not None:
-            # A second copy of what is in our hands (a duplicate, or a release that is not confirmed yet) waits for the first.
-            self._twins.setdefault(entry.message.id, []).append(entry)
-            self._keep_in_line(entry)
-            if twin.fate == RELEASED and not self.intake.is_open and not self._holding:
-                self._release_latecomer(entry)
-        elif entry.lease_until <= trio.current_time():
-            self.settlement.settle(entry, RELEASED)  # the answer took longer than the lease
-        elif self._closing.is_set():
-            self.settlement.settle(entry, RELEASED)  # it may well be one that we have just released
-        elif self.intake.is_open or (self._holding and self._release_would_dead_letter(entry)):
-            self._start(entry)
-        elif self._holding:
-            self._held.append(entry)
-        else:
-            self._release_latecomer(entry)
-
-    def _release_latecomer(self, entry: Entry) -> None:
-        """It landed when the drain's time for work was over, or after the drain."""
-        if self.tally.running and self._had_its_last_receive(entry):
-            self.tally.note(next_receive_dead_letters=[entry])
-        self.settlement.settle(entry, RELEASED)
 
     def _start(self, entry: Entry) -> None:
         assert self._nursery is not None
         self.tasks.start(entry, self._nursery)
 
-    def _keep_in_line(self, entry: Entry) -> None:
-        """It will not be processed, or not yet: within its group nobody passes it all the same."""
-        if self._config.fifo and not self._closing.is_set():
-            self._start(entry)
-
-    def _release_would_dead_letter(self, entry: Entry) -> bool:
-        if not self._had_its_last_receive(entry):
-            return False
-        # Within a FIFO group nothing is processed that comes after something that is released.
-        group = entry.message.group_id
-        return not (self._config.fifo and any(held.message.group_id == group for held in self._held))
-
     def _had_its_last_receive(self, entry: Entry) -> bool:
         limit = self._queue.max_receive_count
         return limit is not None and entry.message.receive_count >= limit
-
-    def _release_held(self) -> None:
-        self._holding = False
-        held, self._held = self._held, []
-        for entry in held:
-            if entry.is_undecided():
-                self.settlement.settle(entry, RELEASED)
-
-    def _release_held_successors(self, group: str | None) -> None:
-        """A message of this FIFO group was not finished: what came after it goes back too."""
-        followers = [held for held in self._held if held.message.group_id == group]
-        self._held = [held for held in self._held if held.message.group_id != group]
-        for entry in followers:
-            if entry.is_undecided():
-                self.settlement.settle(entry, RELEASED)
-
-    def _release_undecided(self) -> list[Entry]:
-        """Give back what has no fate yet, whatever its task does; returns it."""
-        undecided = [entry for entry in self.ledger if entry.is_undecided()]
-        for entry in undecided:
-            self.settlement.settle(entry, RELEASED)
-        return undecided
 
     def _verdict(self, entry: Entry, failed: bool) -> None:
         self.brake.verdict(entry, failed=failed)
@@ -460,36 +397,6 @@ class Worker:
         self._observer.ended(entry)
         if entry.ended is Outcome.LOST:
             self.tally.note_lost(entry)
-        if twins := self._twins.pop(entry.message.id, None):
-            if entry not in twins:
-                self._first_has_ended(entry, twins)
-            elif len(twins) > 1:
-                self._twins[entry.message.id] = [twin for twin in twins if twin is not entry]
-        if self._held and self._config.fifo and entry.ended not in (Outcome.PROCESSED, Outcome.REJECTED):
-            self._release_held_successors(entry.message.group_id)
+        self.deliveries.ended(entry)
         self._changed.ring()
         self.intake.look_again()
-
-    def _first_has_ended(self, first: Entry, twins: Sequence[Entry]) -> None:
-        """The first copy of a message has ended. The next takes its place; it shares its fate, unless that was to be given back:
-        then it is a delivery like any other, and one that we hold already."""
-        heir, *others = twins
-        self.ledger.follow(heir)
-        if others:
-            self._twins[heir.message.id] = others
-        if first.ended in (Outcome.PROCESSED, Outcome.REJECTED):
-            self.ledger.remember(first.message.id)  # there may be more copies on the way
-        given_back = first.ended in (Outcome.RELEASED, Outcome.LOST) and first.fate in (None, RELEASED)
-        if given_back and self.intake.is_open and not self._closing.is_set() and heir.is_undecided():
-            if not self._config.fifo:
-                self._start(heir)
-            return
-        for twin in twins:
-            if not twin.is_undecided():
-                continue
-            if first.ended in (Outcome.PROCESSED, Outcome.REJECTED):
-                self.settlement.settle(twin, PROCESSED)
-            elif first.ended is Outcome.FAILED and first.fate is None:
-                self.ledger.end(twin, Outcome.FAILED)
-            else:
-                self.settlement.settle(twin, first.fate or RELEASED)

@@ -56,7 +56,7 @@ LAYERS = [
         "dead_letters",
         "sqs_client",
     },
-    {"tasks"},
+    {"tasks", "deliveries"},
     {"worker"},
     {"core"},
     {"api_answers", "render", "fleet_view", "openapi", "openapi_fleet", "docs", "metrics", "server", "history"},

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from svc.fence import PATIENCE, STALL, TICK, Fence
 
@@ -139,3 +140,21 @@ async def test_simulated_time_knows_no_standstill(autojump_clock) -> None:
     await trio.sleep(80_000)
     assert fence.is_open
     await fence.run()  # nothing to tick for
+
+
+async def test_a_standstill_is_told_and_its_end_too(autojump_clock) -> None:
+    with capture_logs() as lines:
+        parts = Parts()
+        await opened(parts)
+        assert not lines  # an ordinary start has no trouble to tell of
+        parts.time += 5
+        parts.fence.tick()
+        await trio.sleep(1.5)
+        parts.fence.registered(trio.current_time(), True)
+        parts.fence.looked(trio.current_time(), True)
+    began, over = lines
+    assert (began["event"], began["seconds"]) == (
+        "this process has stood still: looking at the switch before the next receive",
+        5,
+    )
+    assert (over["event"], over["after_seconds"]) == ("receives may begin again after the standstill", 1.5)
