@@ -94,7 +94,7 @@ async def _dev(processor: Callable[..., object]) -> int:
 
 
 async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
-    from svc import devstack, service, sqs
+    from svc import devstack, devstack_announced, service, sqs
 
     progress = Progress(sys.stderr)
     async with contextlib.AsyncExitStack() as held:
@@ -115,7 +115,7 @@ async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
 
             def ready(url: str) -> None:
                 announcement.enter_context(
-                    devstack.announced(
+                    devstack_announced.announced(
                         etcd_endpoints=stack.etcd.endpoint,
                         maintenance_key=settings.maintenance_key,
                         http_url=url,
@@ -169,7 +169,8 @@ def _processor(settings: Settings) -> Callable[..., object]:
 
 def _end(main: Callable[[], Awaitable[int]]) -> NoReturn:
     """Run the service and end the process with its exit code."""
-    from svc import devstack, processors, server
+    from svc import processors, server
+    from svc.devstack_child import DevstackError
     from svc.queue import QueueError
 
     code = FAILED
@@ -177,7 +178,7 @@ def _end(main: Callable[[], Awaitable[int]]) -> NoReturn:
         code = trio.run(main)
     except* processors.UnusableProcessor as group:
         unusable([f"MESSAGE_PROCESSOR: {first(group)}"])
-    except* (QueueError, devstack.DevstackError, server.CannotListen) as group:
+    except* (QueueError, DevstackError, server.CannotListen) as group:
         fail(str(first(group)))
     except* Exception as group:
         log.critical("the service has failed", exc_info=group)

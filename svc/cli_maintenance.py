@@ -249,9 +249,9 @@ class _Show:
 def _settings() -> Settings:
     """The settings, pointed at the running `svc dev` when the environment names no etcd."""
     if not os.environ.get("ETCD_ENDPOINTS"):
-        from svc import devstack
+        from svc import devstack_announced
 
-        found = devstack.find_announced()
+        found = devstack_announced.find_announced()
         if found is not None:
             click.echo(f"(the svc dev of process {found.pid}, {found.http_url})", err=True)
             return settings_of({"ETCD_ENDPOINTS": found.etcd_endpoints, "MAINTENANCE_KEY": found.maintenance_key})

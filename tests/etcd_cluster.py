@@ -11,8 +11,8 @@ import urllib.request
 from types import TracebackType
 from typing import Self
 
-from svc import devstack
 from svc.devstack import Etcd
+from svc.devstack_child import free_ports, start_all
 
 
 class Member(Etcd):
@@ -25,7 +25,7 @@ class Member(Etcd):
             "--election-timeout=1000",
         )
         self.member = f"m{number}"
-        self._ports = devstack._free_ports(3)
+        self._ports = free_ports(3)
         self._served = True  # its peers know its ports: it keeps them
         self.peers: list[Member] = []
 
@@ -72,7 +72,7 @@ class EtcdCluster:
         raise LookupError("no member of the cluster says that it leads")
 
     def __enter__(self) -> Self:
-        devstack.start_all(*self.members)
+        start_all(*self.members)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

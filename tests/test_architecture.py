@@ -22,6 +22,8 @@ LAYERS = [
         "lived_time",
         "crowd",
         "devstack_leash",
+        "devstack_child",
+        "devstack_announced",
         "devstack_sqs",
     },
     {

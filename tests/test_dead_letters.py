@@ -12,7 +12,8 @@ import trio
 
 from svc import sqs
 from svc.dead_letters import Depth, Moved, depth, look, redrive
-from svc.devstack import Moto, announced
+from svc.devstack import Moto
+from svc.devstack_announced import announced
 from svc.queue import QueueError, Received
 from svc.settings import Settings, load
 from svc.simulated_history import Deleted, Sent

@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from svc import devstack, settings
-from svc.devstack import Announced, Child, DevstackError, Etcd, Moto, NoEtcdBinary, announced, find_announced, stack
+from svc import devstack, devstack_child, settings
+from svc.devstack import Etcd, Moto, NoEtcdBinary, stack
+from svc.devstack_announced import Announced, announced, find_announced
+from svc.devstack_child import Child, DevstackError, free_ports
 
 
 def gone(pid: int) -> bool:
@@ -141,12 +143,13 @@ def test_a_frozen_child_ends(temporary: Path) -> None:
         etcd.freeze()
         began = time.monotonic()
     assert gone(etcd.pid)
-    assert time.monotonic() - began < devstack.STOP_TIMEOUT
+    assert time.monotonic() - began < devstack_child.STOP_TIMEOUT
 
 
 def test_children_die_with_a_killed_parent(temporary: Path) -> None:
     program = (
-        "from svc.devstack import *\n"
+        "from svc.devstack import Etcd, Moto\n"
+        "from svc.devstack_child import start_all\n"
         "m, e = Moto(), Etcd()\n"
         "start_all(m, e)\n"
         "e.freeze()\n"  # a frozen process cannot watch over anything, and has to go all the same
@@ -200,7 +203,7 @@ def test_a_child_that_is_never_ready_is_given_up(temporary: Path, monkeypatch: p
         def _ready(self, lines: list[str]) -> bool:
             return False
 
-    monkeypatch.setattr(devstack, "START_TIMEOUT", 0.5)
+    monkeypatch.setattr(devstack_child, "START_TIMEOUT", 0.5)
     mute = Mute()
     with pytest.raises(DevstackError, match=r"not ready within 0\.5 s(.|\n)*still busy"):
         mute.start()
@@ -208,10 +211,9 @@ def test_a_child_that_is_never_ready_is_given_up(temporary: Path, monkeypatch: p
 
 
 def test_a_taken_port_is_picked_anew(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = devstack._free_ports
     with Moto() as first:
-        offers = iter([[first.port], free(1)])
-        monkeypatch.setattr(devstack, "_free_ports", lambda count: next(offers))
+        offers = iter([[first.port], free_ports(1)])
+        monkeypatch.setattr(devstack, "free_ports", lambda count: next(offers))
         with Moto() as second:
             assert second.port != first.port
             assert second.running

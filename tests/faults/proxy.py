@@ -21,7 +21,7 @@ from time import time
 
 import trio
 
-from svc.devstack import _free_ports
+from svc.devstack_child import free_ports
 
 CHUNK = 65_536
 
@@ -49,7 +49,7 @@ class Proxy:
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
-        (self.port,) = _free_ports(1)
+        (self.port,) = free_ports(1)
         self.endpoint = f"127.0.0.1:{self.port}"
         self.attempts: list[tuple[float, str]] = []
         """Wall time and name of each attempt of the client to get something: a connection here, a call in `SqsProxy`."""

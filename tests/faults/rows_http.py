@@ -6,7 +6,7 @@ import time
 import httpx
 import trio
 
-from svc.devstack import _free_ports
+from svc.devstack_child import free_ports
 from tests.faults.rows import scenario
 from tests.faults.trial import Footprint, Trial
 from tests.live import Instance
@@ -141,7 +141,7 @@ async def _(t: Trial) -> None:
     "refused, 200, or 503 with `Retry-After`; never a 500 or a hang",
 )
 async def _(t: Trial) -> None:
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     seen: dict[str, int] = {}
     stop = trio.CancelScope()
     url = f"http://127.0.0.1:{port}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from svc.devstack import _free_ports
+from svc.devstack_child import free_ports
 from tests.faults.rows import scenario
 from tests.faults.trial import Footprint, Trial
 from tests.live import Instance
@@ -221,7 +221,7 @@ def child_of(pid: int) -> int:
 
 async def without_log(t: Trial, redirection: str) -> Instance:
     """An instance that cannot write its log, and so cannot tell its port either."""
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     service = Instance(
         {**t.stand.environ, **t.environ, "HTTP_PORT": str(port)},
         prefix=["bash", "-c", f'exec "$@" {redirection}', "bash"],
