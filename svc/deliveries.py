@@ -21,7 +21,8 @@ log = structlog.get_logger(__name__)
 
 class Deliveries:
     """`receiving()` is whether the intake is open, `closing()` whether the worker is being cancelled; `start` gives an entry to
-    the message tasks; `had_its_last_receive` tells whether the queue moves it to the dead-letter queue at the next one."""
+    the message tasks; `had_its_last_receive` tells whether the queue moves it to the dead-letter queue at the next one;
+    `lose` ends it as lost, with the reason."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Deliveries:
         closing: Callable[[], bool],
         start: Callable[[Entry], None],
         had_its_last_receive: Callable[[Entry], bool],
+        lose: Callable[[Entry, str], None],
     ) -> None:
         self._ledger = ledger
         self._settlement = settlement
@@ -43,6 +45,7 @@ class Deliveries:
         self._closing = closing
         self._start = start
         self._had_its_last_receive = had_its_last_receive
+        self._lose = lose
         self._holding = False  # a drain waits for receives to land
         self._held: list[Entry] = []  # landed meanwhile, to be released when all have landed
         self._twins: dict[str, list[Entry]] = {}  # further copies of messages that are being worked on, by message id
@@ -96,7 +99,8 @@ class Deliveries:
             if twin.fate == RELEASED and not self._receiving() and not self._holding:
                 self._release_latecomer(entry)
         elif entry.lease_until <= trio.current_time():
-            self._settlement.settle(entry, RELEASED)  # the answer took longer than the lease
+            # Somebody else may have it by now, and a release by this receipt could take it from him.
+            self._lose(entry, "its receive took longer than its lease")
         elif self._closing():
             self._settlement.settle(entry, RELEASED)  # it may well be one that we have just released
         elif self._receiving() or (self._holding and self._release_would_dead_letter(entry)):

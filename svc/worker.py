@@ -164,6 +164,7 @@ class Worker:
             closing=self._closing.is_set,
             start=self._start,
             had_its_last_receive=self._had_its_last_receive,
+            lose=self._lose,
         )
         self.heartbeat = Heartbeat(
             queue,
@@ -374,7 +375,7 @@ class Worker:
         self.intake.look_again()
 
     def _lose(self, entry: Entry, why: str) -> None:
-        """The lease is over while the work goes on: stop the work, touch the message no more."""
+        """The lease is over: stop the work if it has begun, touch the message no more."""
         log.warning("message lost", message_id=entry.message.id, why=why)
         self.ledger.note_error(entry.message.id, f"lost: {why}")
         self.ledger.end(entry, Outcome.LOST)

@@ -282,6 +282,18 @@ async def test_a_lost_lease_cancels_the_work_and_deletes_nothing(autojump_clock)
     assert queue.receive_count(message_id) >= 1
 
 
+async def test_what_lands_after_its_lease_is_lost_and_not_given_back(autojump_clock) -> None:
+    """By then somebody else may have it; SQS may take a release by the older receipt handle, and give it to a third."""
+    queue = SimulatedQueue(answer_seconds=(3, 3))
+    queue.put("late")
+    async with SimulatedService(queue, work(0), SQS_VISIBILITY_TIMEOUT_SECONDS="2") as service:
+        await service.wait_for(lambda: service.core.worker.statistics().counts.lost == 1)
+        assert service.runs == []
+        assert queue.calls["change_visibility"] == 0
+        assert service.core.worker.statistics().recent_errors[0].error == "lost: its receive took longer than its lease"
+        service.crash()
+
+
 async def test_work_beyond_twelve_hours_loses_its_lease_then(autojump_clock) -> None:
     queue = SimulatedQueue()
     queue.put("for ever")

@@ -1,10 +1,13 @@
 """The process itself: signals, a full disk, no file descriptors, large messages."""
 
 import os
+import select
 import shutil
 import signal
 import struct
+import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -214,17 +217,41 @@ async def _(t: Trial) -> None:
     await others_finish(t, held, killed)
 
 
+@scenario(
+    "process-frozen",
+    "a process stands still (SIGSTOP) for longer than its leases, and wakes up; two instances",
+    "the other instance takes what it held; awake, it looks at the switch before it receives, and goes on",
+    SQS_VISIBILITY_TIMEOUT_SECONDS="5",
+)
+async def _(t: Trial) -> None:
+    t.rate = 16
+    await t.start(load=False)
+    frozen = await t.start()
+    await at_work(t, frozen)
+    frozen.signal(signal.SIGSTOP)
+    t.record.stopped[frozen.pid] = time.time()
+    held = held_by(t, frozen)
+    await others_finish(t, held, trio.current_time())
+    frozen.signal(signal.SIGCONT)
+    await t.told(
+        "this process has stood still: looking at the switch before the next receive",
+        "receives may begin again after the standstill",
+    )
+    awake = time.time()
+    await t.until(lambda: any(event["pid"] == frozen.pid and event["at"] > awake for event in t.record.events))
+
+
 def child_of(pid: int) -> int:
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return int(child)
 
 
-async def without_log(t: Trial, redirection: str) -> Instance:
-    """An instance that cannot write its log, and so cannot tell its port either."""
+async def without_log(t: Trial, prefix: Sequence[str]) -> Instance:
+    """An instance whose log nobody gets to see, and so not its port either; `prefix` runs it with such a stderr."""
     (port,) = free_ports(1)
     service = Instance(
         {**t.stand.environ, **t.environ, "HTTP_PORT": str(port)},
-        prefix=["bash", "-c", f'exec "$@" {redirection}', "bash"],
+        prefix=prefix,
     )
     t.stand.instances.append(service)
     service.url = f"http://127.0.0.1:{port}"
@@ -234,10 +261,15 @@ async def without_log(t: Trial, redirection: str) -> Instance:
     return service
 
 
-async def goes_on_without_log(t: Trial, redirection: str) -> None:
-    service = await without_log(t, redirection)
+def redirected(redirection: str) -> list[str]:
+    return ["bash", "-c", f'exec "$@" {redirection}', "bash"]
+
+
+async def goes_on_without_log(t: Trial, prefix: Sequence[str]) -> Instance:
+    service = await without_log(t, prefix)
     before = Footprint.of(service.pid)
-    await t.send(fail=True, first=True)  # something to log
+    for _ in range(5):
+        await t.send(fail=True, first=True)  # something to log
     await t.switch("on")
     await t.healthy(lambda body: body["status"] == "maintenance")
     await t.switch("off")
@@ -245,6 +277,7 @@ async def goes_on_without_log(t: Trial, redirection: str) -> None:
     await t.processes()
     t.row.recovery = round(trio.current_time() - began, 1)
     t.row.memory, t.row.files = (before.memory, 0.0), (before.files, 0)
+    return service
 
 
 @scenario(
@@ -253,7 +286,7 @@ async def goes_on_without_log(t: Trial, redirection: str) -> None:
     "no log; work, drains, API and exit code as ever",
 )
 async def _(t: Trial) -> None:
-    await goes_on_without_log(t, "2>/dev/full")
+    await goes_on_without_log(t, redirected("2>/dev/full"))
 
 
 @scenario(
@@ -262,7 +295,31 @@ async def _(t: Trial) -> None:
     "no log; work, drains, API and exit code as ever",
 )
 async def _(t: Trial) -> None:
-    await goes_on_without_log(t, "2> >(true)")
+    await goes_on_without_log(t, redirected("2> >(true)"))
+
+
+INTO_A_PIPE_THAT_NOBODY_READS = """
+import fcntl, os, sys
+reader, writer = os.pipe()
+fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+os.set_inheritable(reader, True)
+os.dup2(writer, 2)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@scenario(
+    "process-log-unread",
+    "whoever should read the log stands still (stderr is a full pipe)",
+    "no log; work, drains, API and exit code as ever",
+)
+async def _(t: Trial) -> None:
+    service = await goes_on_without_log(t, [sys.executable, "-c", INTO_A_PIPE_THAT_NOBODY_READS])
+    pipe = os.open(f"/proc/{service.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        assert not select.select([], [pipe], [], 0)[1]  # it was full
+    finally:
+        os.close(pipe)
 
 
 @scenario(

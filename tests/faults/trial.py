@@ -144,6 +144,12 @@ class Record:
     def _stopped(self, pid: int, at: float) -> bool:
         return self.stopped.get(pid, at + 1) <= at
 
+    def stopped_while_at_work_on(self, body: str) -> bool:
+        return any(
+            event["body"] == body and event["event"] == "began" and event["at"] <= self.stopped.get(event["pid"], 0)
+            for event in self.events
+        )
+
     def ids_of(self, body: str) -> set[str]:
         return {event["id"] for event in self.events if event["body"] == body}
 
@@ -397,8 +403,9 @@ class Trial:
         """Why a message was processed again."""
         (id_,) = self.record.ids_of(body)
         # Whoever processed it first could not tell the queue: it was killed, or its lease ended before the delete was confirmed.
+        # Whoever was frozen in the middle goes on when it wakes, before anything can stop it.
         first, *_ = self.record.processed_by(body)
-        if first in self.record.stopped:
+        if first in self.record.stopped or self.record.stopped_while_at_work_on(body):
             return "process killed or frozen between its work and its delete"
         if any(
             line.get("message_id") == id_ and line["event"] == "message lost"
