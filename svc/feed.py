@@ -8,6 +8,7 @@ keeps the process alive: the streams end before the server counts its grace.
 """
 
 import json
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -27,8 +28,11 @@ LOOK_EVERY = 1.0
 DEPTH_EVERY = 10.0
 """Seconds from one question for the queue's depth to the next, however many watch: each is a request that SQS charges for."""
 
+DEAD_LETTERS_EVERY = 60.0
+"""The same for the dead-letter queue's, which takes up to three requests; none where there is no redrive policy."""
+
 DEPTH_PATIENCE = 5.0
-"""Seconds that its answer is waited for."""
+"""Seconds that an answer is waited for."""
 
 MOST_WATCHERS = 100
 """Streams at the same time: each holds a connection."""
@@ -66,6 +70,7 @@ class Feed:
         self._looks = 0
         self._looked_at = float("-inf")
         self._depth: view.Depth | None = None
+        self._dead_letters: view.Depth | None = None
         self._ended = False
 
     async def run(self, stop: trio.Event) -> None:
@@ -103,7 +108,7 @@ class Feed:
     def _look(self) -> None:
         self._looked_at = trio.current_time()
         self._looks += 1
-        self._text = _event("state", view.state(self._core, self._depth))
+        self._text = _event("state", view.state(self._core, self._depth, self._dead_letters))
         if self._charts.taken != self.history.taken:
             charts = view.charts(self.history.samples(), every=self.history.every, kept=self.history.kept)
             self._charts = _Charts(self.history.taken, _event("charts", charts))
@@ -118,17 +123,30 @@ class Feed:
     async def _ask_while_watched(self) -> None:
         while True:
             await self._bell.wait_until(lambda: bool(self._watchers))
-            self._depth = await self._ask()
+            self._depth = await _asked(self._core.queue.attributes)
+            if self._depth.attributes is not None:
+                await self._ask_for_dead_letters(has_policy="RedrivePolicy" in self._depth.attributes)
             await trio.sleep(DEPTH_EVERY)
 
-    async def _ask(self) -> view.Depth:
-        error = f"no answer in {DEPTH_PATIENCE:g} s"
-        try:
-            with trio.move_on_after(DEPTH_PATIENCE):
-                return view.Depth(trio.current_time(), await self._core.queue.attributes())
-        except QueueError as failure:
-            error = str(failure)
-        return view.Depth(trio.current_time(), None, error)
+    async def _ask_for_dead_letters(self, *, has_policy: bool) -> None:
+        if not has_policy:
+            self._dead_letters = None
+        elif self._dead_letters is None or trio.current_time() >= self._dead_letters.asked_at + DEAD_LETTERS_EVERY:
+            self._dead_letters = await _asked(self._dead_letter_attributes)
+
+    async def _dead_letter_attributes(self) -> Mapping[str, str]:
+        found = await self._core.queue.dead_letter_queue()
+        return {} if found is None else found.attributes
+
+
+async def _asked(ask: Callable[[], Awaitable[Mapping[str, str]]]) -> view.Depth:
+    error = f"no answer in {DEPTH_PATIENCE:g} s"
+    try:
+        with trio.move_on_after(DEPTH_PATIENCE):
+            return view.Depth(trio.current_time(), await ask())
+    except QueueError as failure:
+        error = str(failure)
+    return view.Depth(trio.current_time(), None, error)
 
 
 class Watcher:

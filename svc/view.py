@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from svc import __version__, render
-from svc.breaker import State
+from svc.breaker import PROBES, BreakerSnapshot, State
 from svc.core import Core
 from svc.history import Sample
 from svc.ledger import Entry
@@ -29,7 +29,7 @@ LONGEST = 500
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What the queue said of its depth."""
+    """What a queue said of its depth."""
 
     asked_at: float
     """Trio time of the answer."""
@@ -38,8 +38,8 @@ class Depth:
     """Why there was no answer."""
 
 
-def state(core: Core, depth: Depth | None) -> dict[str, Any]:
-    """Everything but the charts."""
+def state(core: Core, depth: Depth | None, dead_letters: Depth | None = None) -> dict[str, Any]:
+    """Everything but the charts. `dead_letters`: of the dead-letter queue, where there is one."""
     now = trio.current_time()
     held, maintenance, etcd = core.worker.statistics(), core.manager.state(), core.watcher.snapshot()
     kind, title, text = headline(maintenance, held, core.worker.probe_error)
@@ -62,6 +62,7 @@ def state(core: Core, depth: Depth | None) -> dict[str, Any]:
         "receives_outstanding": held.receives_outstanding,
         "in_flight": [_in_flight(entry, now) for entry in islice(core.worker.ledger, SHOWN)],
         "depth": _depth(depth, now),
+        "dead_letters": _dead_letters(dead_letters),
         "drain": _running_drain(report, counts.in_flight, now),
         "report": None if report is None or report.ended is None else _ended_drain(report, now),
         "errors": [
@@ -86,6 +87,13 @@ def headline(state: MaintenanceState, held: WorkerStatistics, probe_error: str |
                 "trouble",
                 "The queue is out of reach",
                 f"{_messages(count)} in flight. Receiving is tried again, less and less often, until it works.",
+            )
+        case Phase.RUNNING if held.breaker is not None and held.breaker.state is not State.CLOSED:
+            title = "Receiving pauses" if held.breaker.state is State.OPEN else "Trying a few messages"
+            return (
+                "trouble",
+                title,
+                f"Nearly every message failed: see the recent errors. {_messages(count)} in flight.",
             )
         case Phase.RUNNING:
             return "running", "Running", "Messages are received and processed."
@@ -149,13 +157,24 @@ def troubles(
         )
         found.append({"title": "SQS does not answer as it should", "text": f"{since}{held.queue_error}"})
     if held.breaker is not None and held.breaker.state is not State.CLOSED:
-        told = "Nearly every message failed, so receiving pauses"
-        found.append(
-            {"title": "The circuit breaker is open", "text": f"{told}; a few messages are tried now and then."}
-        )
+        found.append(_breaker(held.breaker, state.phase))
     if state.unreadable:
         found.append({"title": "The maintenance key's value is ignored", "text": f"{state.unreadable}."})
     return [{name: text[:LONGEST] for name, text in trouble.items()} for trouble in found]
+
+
+def _breaker(held: BreakerSnapshot, phase: Phase) -> dict[str, str]:
+    assert held.since is not None
+    now = trio.current_time()
+    if held.state is State.PROBING:
+        text = f"Up to {PROBES} messages are tried: the first that succeeds lets receiving go on, else it pauses again."
+        return {"title": "The circuit breaker is probing", "text": text}
+    if phase is Phase.RUNNING and held.until is not None:
+        tried = f"it tries a few messages again in {duration(held.until - now)}"
+    else:
+        tried = "a few messages are tried when receiving begins again"
+    text = f"Receiving pauses, since {duration(now - held.since)}, because nearly every message failed; {tried}."
+    return {"title": "The circuit breaker is open", "text": text}
 
 
 def duration(seconds: float) -> str:
@@ -182,15 +201,24 @@ def _depth(depth: Depth | None, now: float) -> dict[str, Any] | None:
     if depth is None:
         return None
     shown: dict[str, Any] = {"seconds": round(now - depth.asked_at, 1), "error": depth.error and depth.error[:LONGEST]}
+    return shown | _counts(depth)
+
+
+def _dead_letters(depth: Depth | None) -> dict[str, Any] | None:
+    if depth is None:
+        return None
+    counts = [count for count in _counts(depth).values() if count is not None]
+    return {"count": sum(counts) if counts else None, "error": depth.error and depth.error[:LONGEST]}
+
+
+def _counts(depth: Depth) -> dict[str, int | None]:
     names = {
         "visible": "ApproximateNumberOfMessages",
         "in_flight": "ApproximateNumberOfMessagesNotVisible",
         "delayed": "ApproximateNumberOfMessagesDelayed",
     }
-    for name, attribute in names.items():
-        text = (depth.attributes or {}).get(attribute, "")
-        shown[name] = int(text) if text.isdigit() else None
-    return shown
+    texts = {name: (depth.attributes or {}).get(attribute, "") for name, attribute in names.items()}
+    return {name: int(text) if text.isdigit() else None for name, text in texts.items()}
 
 
 def _running_drain(report: DrainReport | None, in_flight: int, now: float) -> dict[str, Any] | None:

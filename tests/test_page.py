@@ -18,6 +18,7 @@ from svc import Message, Reject, api_page, feed, view
 from svc.feed import Feed, Watcher
 from svc.history import History, Sample
 from svc.ledger import Counts
+from svc.queue import QueueMisconfigured
 from svc.testing import Fault, Outage, SimulatedQueue, SimulatedSwitch
 from tests import screenshots
 from tests.test_api import PHASES, Api, for_ever, in_phase, nothing, running
@@ -211,6 +212,50 @@ async def test_the_queue_lost_and_found(autojump_clock: MockClock) -> None:
         assert (told["kind"], told["troubles"]) == ("running", [])
 
 
+@pytest.mark.expects_errors
+async def test_the_circuit_breaker_in_plain_words(autojump_clock: MockClock) -> None:
+    async def fail(message: Message) -> None:
+        if message.body == "bad":
+            raise ValueError("the warehouse is away")
+
+    breaker = {"BREAKER_FAILURES": "50% of 2", "BREAKER_PAUSE": "60s-60s", "RETRY_BACKOFF": "1h-2h"}
+    async with running(fail, SQS_WAIT_TIME_SECONDS="0", **breaker) as held:
+        held.queue.put("good")
+        await trio.sleep(5)
+        assert (shown(held)["title"], shown(held)["troubles"]) == ("Running", [])
+        for _ in range(3):
+            held.queue.put("bad")
+        await trio.sleep(10)
+        told = shown(held)
+        assert (told["kind"], told["title"]) == ("trouble", "Receiving pauses")
+        (trouble,) = told["troubles"]
+        assert trouble["title"] == "The circuit breaker is open"
+        told_so = re.fullmatch(
+            "Receiving pauses, since (9|10) s, because nearly every message failed; it tries a few messages again in "
+            r"(\d+) s\.",
+            trouble["text"],
+        )
+        assert told_so
+        assert 60 / 2 - 11 <= int(told_so[2]) <= 60
+        await trio.sleep(60)  # nothing is there to be tried
+        told = shown(held)
+        assert (told["kind"], told["title"]) == ("trouble", "Trying a few messages")
+        assert told["troubles"][0]["title"] == "The circuit breaker is probing"
+        held.queue.put("bad")
+        held.queue.put("bad")
+        held.queue.put("bad")
+        await trio.sleep(5)
+        held.switch.set("on")
+        await trio.sleep(100)
+        told = shown(held)
+        assert told["title"] == "In maintenance"
+        assert told["troubles"][0]["text"].endswith("a few messages are tried when receiving begins again.")
+        held.switch.set("off")
+        held.queue.put("good")
+        await trio.sleep(5)
+        assert (shown(held)["title"], shown(held)["troubles"]) == ("Running", [])
+
+
 async def test_a_value_without_meaning_is_told(autojump_clock: MockClock) -> None:
     async with running(switch=SimulatedSwitch("perhaps")) as held:
         told = shown(held)
@@ -375,6 +420,53 @@ async def test_the_depth_of_the_queue_is_shown_with_its_age(autojump_clock: Mock
         await trio.sleep(2.5)
         depth = (await told(watcher))[-1][1]["depth"]
         assert depth == {"seconds": 2, "error": None, "visible": 4, "in_flight": 1, "delayed": 1}
+        watcher.close()
+
+
+async def test_dead_letters_are_counted_now_and_then_while_somebody_watches(autojump_clock: MockClock) -> None:
+    dead = SimulatedQueue("queue-dlq")
+    async with fed(queue=SimulatedQueue(dead_letters=dead, max_receive_count=3)) as (held, live, _stop):
+        dead.put("a")
+        dead.put("b", delay=900)
+        await trio.sleep(1)
+        learnt = held.queue.calls["attributes"]
+        watcher = watch(live)
+        assert (await told(watcher))[-1][1]["dead_letters"] is None
+        await trio.sleep(2)
+        assert (await told(watcher))[-1][1]["dead_letters"] == {"count": 2, "error": None}
+        dead.put("c")
+        await trio.sleep(58)
+        assert (await told(watcher))[-1][1]["dead_letters"]["count"] == 2
+        await trio.sleep(20)
+        assert (await told(watcher))[-1][1]["dead_letters"]["count"] == 3
+        assert held.queue.calls["attributes"] - learnt <= 9 + 2  # each ten seconds the queue, twice the other
+        watcher.close()
+
+
+async def test_a_queue_without_a_redrive_policy_has_no_row_for_dead_letters(autojump_clock: MockClock) -> None:
+    async with fed() as (_, live, _stop):
+        watcher = watch(live)
+        await trio.sleep(30)
+        assert (await told(watcher))[-1][1]["dead_letters"] is None
+        watcher.close()
+
+
+async def test_a_dead_letter_queue_that_may_not_be_read(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = SimulatedQueue("queue-dlq")
+    async with fed(queue=SimulatedQueue(dead_letters=dead, max_receive_count=3)) as (held, live, _stop):
+
+        async def refused() -> None:
+            raise QueueMisconfigured("AccessDenied: not authorised to perform sqs:GetQueueUrl")
+
+        monkeypatch.setattr(held.core.queue, "dead_letter_queue", refused)
+        watcher = watch(live)
+        await trio.sleep(3)
+        now = (await told(watcher))[-1][1]
+        assert now["depth"]["visible"] == 0
+        assert now["dead_letters"]["count"] is None
+        assert "AccessDenied" in now["dead_letters"]["error"]
         watcher.close()
 
 

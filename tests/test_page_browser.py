@@ -58,26 +58,28 @@ def check(page: Browser) -> None:
 @pytest.mark.expects_errors
 def test_running(page: Browser) -> None:
     with stage(RETRY_BACKOFF="1h-2h") as held:
-        held.put({"seconds": 1}, {"seconds": 2}, {"fail": HOSTILE})
+        held.put({"seconds": 1}, {"seconds": 2}, {"fail": HOSTILE}, {"reject": "no such article"})
         held.skip(12)
         held.put({"seconds": 600}, {"seconds": 600})
         page.open(held.url)
         page.shows("#title", "Running")
         page.shows("#link", "Live")
-        page.shows("#flight", "orders-5")
+        page.shows("#flight", "orders-6")
         assert page.run("return document.title") == "Running – svc"
         assert page.text("#queue-name") == "orders"
         assert page.texts("#flight tbody tr td:nth-child(2)") == ["being processed"] * 2
         assert page.text("#flight-count") == "2"
         assert [text.split("\n") for text in page.texts("#counts > div")][:3] == [
-            ["received", "5"],
+            ["received", "6"],
             ["processed", "2"],
             ["failed", "1"],
         ]
         page.shows("#depth-note", "As SQS said")
         assert page.texts("#depth > div")[0].split("\n")[0] == "waiting"
-        page.shows("#chart-failed .now", "1")
-        assert "last 15 minutes: 1." in page.run("return document.querySelector('#chart-failed svg').ariaLabel")
+        page.shows("#depth", "dead letters\n1")
+        assert "svc dlq list" in page.text("#depth-note")
+        page.shows("#chart-failed .now", "2")
+        assert "last 15 minutes: 2." in page.run("return document.querySelector('#chart-failed svg').ariaLabel")
         assert page.run("return document.querySelectorAll('#chart-processed path').length") == 2
         # What a message brought is text, and nothing else.
         assert HOSTILE in page.text("#errors")
@@ -87,6 +89,17 @@ def test_running(page: Browser) -> None:
         first = page.text("#flight tbody tr td:last-child")
         page.until(lambda: page.text("#flight tbody tr td:last-child") != first)
         check(page)
+
+
+@pytest.mark.expects_errors
+def test_the_circuit_breaker_is_open(page: Browser) -> None:
+    with stage(BREAKER_FAILURES="50% of 2", BREAKER_PAUSE="10m-10m", RETRY_BACKOFF="1h-2h") as held:
+        held.put({"fail": "the warehouse is away"}, {"fail": "the warehouse is away"})
+        held.skip(5)
+        page.open(held.url)
+        page.shows("#title", "Receiving pauses")
+        page.shows("#troubles", "The circuit breaker is open")
+        assert "it tries a few messages again in" in page.text("#troubles")
 
 
 def test_draining_then_maintenance_and_off(page: Browser) -> None:

@@ -81,7 +81,7 @@ function showState(state) {
   showFacts(state.switch);
   showDrain(state.drain);
   showTroubles(state.troubles);
-  showQueue(state.depth, state.receives_outstanding);
+  showQueue(state.depth, state.dead_letters, state.receives_outstanding);
   showCounts(state.counts);
   showFlight(state.in_flight, state.counts.in_flight);
   showReport(state.report);
@@ -131,15 +131,17 @@ function showTroubles(troubles) {
   });
 }
 
-function showQueue(depth, outstanding) {
+function showQueue(depth, dead, outstanding) {
   const asked = depth ?? { visible: null, in_flight: null, delayed: null };
   const rows = [["waiting", number(asked.visible)], ["in flight, all consumers", number(asked.in_flight)]];
   if (asked.delayed) rows.push(["delayed", number(asked.delayed)]);
-  if (asked.dead_letters !== undefined) rows.push(["dead letters", number(asked.dead_letters), asked.dead_letters > 0]);
+  if (dead) rows.push(["dead letters", number(dead.count), dead.count > 0]);
   rows.push(["receives of ours open", number(outstanding)]);
   fillFigures($("depth"), rows);
   const age = depth ? `As SQS said ${duration(depth.seconds)} ago, approximately.` : "SQS has not been asked yet.";
-  write($("depth-note"), depth?.error ? `SQS was asked ${duration(depth.seconds)} ago: ${depth.error}` : age);
+  const said = depth?.error ? `SQS was asked ${duration(depth.seconds)} ago: ${depth.error}` : age;
+  const letters = dead?.error ? ` The dead-letter queue: ${dead.error}` : dead?.count ? " svc dlq list shows the dead letters." : "";
+  write($("depth-note"), said + letters);
 }
 
 function showCounts(counts) {
