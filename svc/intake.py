@@ -89,6 +89,7 @@ class Intake:
         self._places_asked_for = 0
         self._receivers_wanted = 1
         self._bytes_expected = 0.0  # of one receive
+        self._wait = config.wait
         self._pause_until = -math.inf
         self._last_full_at = -math.inf
         self._failures = 0
@@ -164,7 +165,7 @@ class Intake:
 
     async def _receive(self, limit: int) -> None:
         """One receive, from its sending to its landing."""
-        config = self._config
+        wait = self._wait
         try:
             if not (self.is_open and self._may_begin() and self._grants()[0] >= 1):
                 return  # closed between the decision and this first step
@@ -172,8 +173,8 @@ class Intake:
             self.outstanding += 1
             try:
                 # No checkpoint may come between the answer and the ledger.
-                deliveries = await self._queue.receive(limit=limit, wait=config.wait, visibility=config.visibility)
-                self._landed(deliveries, sent, limit)
+                deliveries = await self._queue.receive(limit=limit, wait=wait, visibility=self._config.visibility)
+                self._landed(deliveries, sent, limit, wait)
             finally:
                 self.outstanding -= 1
         except QueueError as error:
@@ -196,8 +197,15 @@ class Intake:
             log.warning("receiving failed, trying again", error=str(error))
         self.error = str(error)
 
-    def _landed(self, deliveries: Sequence[Received], sent: float, limit: int) -> None:
+    def _landed(self, deliveries: Sequence[Received], sent: float, limit: int, wait: int) -> None:
         now, config = trio.current_time(), self._config
+        took = now - sent
+        if deliveries and took >= config.visibility:
+            # They came when their lease was over, and would time after time: a message that becomes visible while the poll waits,
+            # on a way that takes the rest of the lease. So do not wait, until there is time for it.
+            self._wait = 0
+        elif wait == 0 and took + config.wait < config.visibility:
+            self._wait = config.wait
         if self.error_since is not None:
             log.info("receiving works again", after_seconds=round(now - self.error_since, 1))
         self.error = self.error_since = None
@@ -212,7 +220,7 @@ class Intake:
             self._last_full_at = -math.inf
         if not deliveries:
             # Without long polling there is a pause after nothing; and a queue that cuts our polls short makes no hot loop.
-            pause = now + config.poll_interval if config.wait == 0 else sent + min(config.poll_interval, config.wait)
+            pause = now + config.poll_interval if wait == 0 else sent + min(config.poll_interval, wait)
             self._pause_until = max(self._pause_until, pause)
         else:
             self.last_brought_at = now

@@ -5,7 +5,7 @@ import trio
 
 from svc.maintenance import DrainOutcome
 from svc.processors import Message, Retry
-from svc.simulated_history import Deleted, VisibilityChanged
+from svc.simulated_history import Deleted, ReceiveBegan, VisibilityChanged
 from svc.simulated_service import SimulatedService
 from svc.testing import Fault, Outage, SimulatedQueue
 from svc.worker import LAST_RELEASE
@@ -290,3 +290,33 @@ def test_an_instance_received_before_its_registration_had_been_tried_again():
         result = run_schedule(schedule)
     assert result.violations == []
     assert result.tried["asks done"] == 1
+
+
+async def test_a_message_landed_after_its_lease_time_after_time(autojump_clock):
+    # It became visible again while the next poll waited, and the way back took the rest of the lease. (Seed 1294.)
+    queue = SimulatedQueue(request_seconds=(0.6, 0.6), answer_seconds=(0.6, 0.6))
+    settings = {"SQS_VISIBILITY_TIMEOUT_SECONDS": "2", "SQS_WAIT_TIME_SECONDS": "1"}
+    async with SimulatedService(queue, **settings) as service:
+        await trio.sleep(1.5)
+        queue.put("far away")
+        with trio.fail_after(8):
+            await service.wait_for(lambda: service.processed == ["far away"])
+        assert service.lost == ["far away"]  # once
+        await trio.sleep(10)
+        assert queue.calls["receive"] < 16  # short polls, with SQS_POLL_INTERVAL between them
+
+
+async def test_polls_are_long_again_when_the_way_is_short_again(autojump_clock):
+    queue = SimulatedQueue()
+    queue.put("late")
+    async with SimulatedService(queue, SQS_VISIBILITY_TIMEOUT_SECONDS="3", SQS_WAIT_TIME_SECONDS="2") as service:
+        queue._answer_seconds = (4, 4)
+        await service.wait_for(lambda: service.lost == ["late"])
+        queue._answer_seconds = (0, 0)
+        with trio.fail_after(8):
+            await service.wait_for(lambda: service.processed == ["late"])
+        await trio.sleep(10)
+    waits = [event.wait for event in queue.history if isinstance(event, ReceiveBegan)]
+    assert waits[0] == 2
+    assert waits[1] == 0
+    assert set(waits[2:]) == {2}
