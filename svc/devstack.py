@@ -163,6 +163,7 @@ class DevStack:
             "SQS_QUEUE_URL": self.moto.queue_url("test-queue"),
             "SQS_DLQ_NAME": "test-queue-dlq",
             "AWS_ENDPOINT": self.moto.url,
+            "AWS_ENDPOINT_URL_CLOUDWATCH": self.moto.url,  # of use when CLOUDWATCH_NAMESPACE is set too
             **MOTO_TAKES_ANY,
             "ETCD_ENDPOINTS": self.etcd.endpoint,
         }

@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from svc import __version__, api, processors, sqs, tracing
+from svc.cloudwatch import Figures, Publisher
 from svc.core import Core, worker_config
 from svc.etcd import KeyWatcher
 from svc.etcd_fleet import Switchboard
@@ -55,12 +56,14 @@ async def run(
             processors.opened(processor, settings, threads=settings.max_concurrency) as process,
         ):
             metrics = Metrics(__version__)
+            figures = Figures() if settings.cloudwatch_namespace else None
+            observers = [one for one in (metrics, spans, figures) if one is not None]
             core = Core(
                 settings,
                 queue if spans is None else spans.queue(queue),
                 process,
                 KeyWatcher,
-                observer=metrics if spans is None else Several(metrics, spans),
+                observer=Several(*observers) if len(observers) > 1 else metrics,
                 identity=identity(settings),
                 make_registrar=Registrar,
                 stall=STALL,
@@ -90,6 +93,9 @@ async def run(
                 outermost.start_soon(measure_lag, metrics.lagged)
                 async with trio.open_nursery() as serving:
                     serving.start_soon(feed.run, stop_api)
+                    if figures is not None:
+                        look = lambda: (core.worker.statistics(), core.manager.state())  # noqa: E731
+                        serving.start_soon(Publisher(settings, figures, look).run, stop_api)
                     url = await serving.start(api.serve, app, settings, stop_api)
                     with work:
                         async with trio.open_nursery() as working:

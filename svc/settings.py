@@ -86,6 +86,14 @@ def _failures(text: object) -> object:
     return int(match[1]) / 100, int(match[2])
 
 
+def _namespace(text: object) -> object:
+    if isinstance(text, str) and (
+        not re.fullmatch(r"[A-Za-z0-9._/# -][A-Za-z0-9._/#: -]{0,254}", text) or text.startswith("AWS/")
+    ):
+        raise ValueError("not a namespace")
+    return text
+
+
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Endpoints = Annotated[tuple[tuple[str, int], ...], BeforeValidator(_endpoints)]
@@ -94,6 +102,7 @@ PauseRange = Annotated[tuple[float, float], BeforeValidator(_pause_range)]
 SecondsRangeOrOff = Annotated[tuple[float, float] | None, BeforeValidator(_range_or_off)]
 ShareOrOff = Annotated[tuple[float, int] | None, BeforeValidator(_failures)]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
+Namespace = Annotated[str | None, BeforeValidator(_namespace)]
 Lower = BeforeValidator(lambda text: text.lower() if isinstance(text, str) else text)
 
 
@@ -222,6 +231,10 @@ class Settings(BaseModel):
     simulated_work_seconds: SecondsRange = _setting(
         "1-3", "a duration, or a range of two such as 1-3, up to 12h", "range of the default processor's random work"
     )
+    cloudwatch_namespace: Namespace = _setting(
+        None, "1 to 255 letters, digits, blanks and . - _ / # :, not beginning with AWS/ or :",
+        "CloudWatch namespace to which the main figures go once a minute; unset: none do",
+    )  # fmt: skip
     log_format: Annotated[Literal["console", "json"], Lower] = _setting(
         "console", "console or json", "form of the log lines"
     )

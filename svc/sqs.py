@@ -1,10 +1,10 @@
-"""The real queue: SQS through aiobotocore, whose clients `sqs_client.py` opens.
+"""The real queue: SQS through aiobotocore, whose clients `aws_client.py` opens.
 
 `opened()` opens two clients and yields an `SqsQueue`; everything that uses the queue runs inside of it. One client
 holds the long polls, the other everything else, because a poll keeps its connection for up to 20 seconds and a delete
 must not wait for one (with one pool of 10, a delete behind 10 polls took 3.7 s). `create()` is what `svc init` does.
 
-Beside `sqs_client.py` this is the only file that imports botocore. It never loops, sleeps, counts or decides:
+Beside `aws_client.py` this is the only file that imports botocore. It never loops, sleeps, counts or decides:
 each method is one call to SQS (`dead_letter`: up to three), whose failure comes out as one plain `QueueError` that says
 whose fault it is. It never logs or raises anything that holds a secret.
 """
@@ -21,12 +21,12 @@ import trio
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
-from svc import lived_time, sqs_client
+from svc import aws_client, lived_time
 from svc import sqs_wire as wire
+from svc.aws_client import Call, Pool
 from svc.lived_time import LivedTime
 from svc.queue import DeadLetterQueue, QueueError, QueueMisconfigured, QueueTimeout, QueueUnavailable, Received, Refusal
 from svc.settings import Settings
-from svc.sqs_client import Call, Pool
 from svc.sqs_wire import CALL_SECONDS, LANDING_SECONDS, NoSuchQueue
 
 OTHER_CALLS = 80
@@ -234,12 +234,12 @@ def _by_sqs(call: Call) -> Call:
 @asynccontextmanager
 async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
     """Open the queue for at most `polls` receives at once, and close it at the end. For what it raises see
-    `sqs_client.opened`."""
+    `aws_client.opened`."""
     # One attempt for polls: a second one would not bring back what the first may have stranded, it would hide that the first
     # failed, and it would let the receive land after twice its time, when the drain that waits for it is over. Stale
     # connections need no second one either: polls follow each other closely, and idle connections are dropped.
     pools = [Pool(polls, attempts=1), Pool(OTHER_CALLS)]
-    async with sqs_client.opened(settings, pools) as [poll, call], lived_time.running() as lived:
+    async with aws_client.opened(settings, pools) as [poll, call], lived_time.running() as lived:
         yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call, lived=lived)
 
 
@@ -247,7 +247,7 @@ async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
 async def opened_with_dead_letters(settings: Settings) -> AsyncIterator[tuple[SqsQueue, SqsQueue, str]]:
     """Open the queue, its dead-letter queue, and tell the latter's URL. Raises `QueueMisconfigured` when it has none."""
     pools = [Pool(1, attempts=1), Pool(2)]
-    async with sqs_client.opened(settings, pools) as [poll, call]:
+    async with aws_client.opened(settings, pools) as [poll, call]:
         queue = SqsQueue(settings.sqs_queue_url, poll=poll, call=call)
         url = await queue._dead_letter_url()
         if url is None:
@@ -364,7 +364,7 @@ async def create(
         )
     if dead_letters == name:
         raise QueueMisconfigured("SQS_DLQ_NAME names the queue itself; a dead-letter queue must be another")
-    async with sqs_client.opened(settings, [Pool(10)]) as [call]:
+    async with aws_client.opened(settings, [Pool(10)]) as [call]:
         kind = {"FifoQueue": "true", "ContentBasedDeduplication": "true"} if fifo else {}
         url, is_new = await _ensure(
             call, name, {**kind, "VisibilityTimeout": str(settings.sqs_visibility_timeout_seconds)}

@@ -2,7 +2,7 @@
 
 botocore signs for every service and reads each header several times to do so, which is a tenth of what a call costs. What differs
 from call to call here is the body, the operation and the second; the rest is made once. `tests/test_sqs_signing.py` holds every
-signature against botocore's own signer, and `sqs_client.py` leaves to botocore whatever has another form.
+signature against botocore's own signer, and `aws_client.py` leaves to botocore whatever has another form.
 
 The source is AWS's "Create a signed AWS API request" (IAM user guide). Pure: the moment is an argument. Nothing here may log or
 raise anything that holds a key.

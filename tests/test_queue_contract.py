@@ -21,7 +21,7 @@ import pytest
 import trio
 import trio.testing
 
-from svc import sqs, sqs_client
+from svc import aws_client, sqs
 from svc.queue import MessageRefused, MessageTooLong, Queue, QueueError, Received, Refusal
 from svc.settings import Settings
 from svc.testing import EPOCH, SimulatedQueue
@@ -102,7 +102,7 @@ async def _simulated(*, fifo: bool = False, dead_letters: bool = False) -> Async
     yield queue
 
 
-def _over_the_wire(endpoint: str, name: str, road: sqs_client.Road | None = None) -> Callable[..., Any]:
+def _over_the_wire(endpoint: str, name: str, road: aws_client.Road | None = None) -> Callable[..., Any]:
     @contextlib.asynccontextmanager
     async def make(*, fifo: bool = False, dead_letters: bool = False) -> AsyncIterator[Queue]:
         suffix = ".fifo" if fifo else ""

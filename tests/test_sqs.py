@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from svc import sqs, sqs_client, sqs_wire
+from svc import aws_client, sqs, sqs_wire
 from svc.devstack import Moto
 from svc.processors import Message
 from svc.queue import (
@@ -32,7 +32,7 @@ Respond = Callable[[str, int], bytes | None]
 """From the operation and the number of the request to the bytes of an answer; None: never answer."""
 
 
-the_road: sqs_client.Road = "native"
+the_road: aws_client.Road = "native"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -47,7 +47,7 @@ def one_road(test: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> sqs_client.Road:
+def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> aws_client.Road:
     """The road of this test: `settings()` asks for it."""
     monkeypatch.setattr(sys.modules[__name__], "the_road", request.param)
     return request.param  # type: ignore[no-any-return]
@@ -472,7 +472,7 @@ async def test_calls_that_were_cut_off_leave_the_client_usable(nursery: trio.Nur
             await queue.attributes()
 
 
-async def test_a_call_that_swallows_its_cancellation_is_cancelled_again(road: sqs_client.Road) -> None:
+async def test_a_call_that_swallows_its_cancellation_is_cancelled_again(road: aws_client.Road) -> None:
     if road == "native":
         pytest.skip("Trio tells of a cancellation at every step")
     import trio_asyncio
@@ -490,7 +490,7 @@ async def test_a_call_that_swallows_its_cancellation_is_cancelled_again(road: sq
 
     async with trio_asyncio.open_loop() as loop:
         with trio.fail_after(10), trio.move_on_after(0.1) as scope:
-            assert await sqs_client._ended(loop.create_task(deaf()), loop) == "ended"
+            assert await aws_client._ended(loop.create_task(deaf()), loop) == "ended"
         assert swallowed == 2
         assert scope.cancel_called
         assert not scope.cancelled_caught  # it did end: what it brought is not thrown away
@@ -517,7 +517,7 @@ async def test_a_delete_does_not_wait_for_the_polls(moto: Moto, queue_name: str)
 
 
 async def test_stray_asyncio_errors_are_logged_and_kill_nothing(
-    road: sqs_client.Road, moto: Moto, queue_name: str, caplog: pytest.LogCaptureFixture
+    road: aws_client.Road, moto: Moto, queue_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     if road != "asyncio":
         return
@@ -549,16 +549,16 @@ async def test_stray_asyncio_errors_are_logged_and_kill_nothing(
 
 @one_road
 def test_which_road_is_taken() -> None:
-    assert [sqs_client.road(asked, (3, 13)) for asked in ("auto", "asyncio", "native")] == [
+    assert [aws_client.road(asked, (3, 13)) for asked in ("auto", "asyncio", "native")] == [
         "asyncio",
         "asyncio",
         "native",
     ]
-    assert [sqs_client.road(asked, (3, 14)) for asked in ("auto", "native")] == ["native", "native"]
+    assert [aws_client.road(asked, (3, 14)) for asked in ("auto", "native")] == ["native", "native"]
     with pytest.raises(QueueMisconfigured, match="leave SQS_TRANSPORT unset"):
-        sqs_client.road("asyncio", (3, 14))
+        aws_client.road("asyncio", (3, 14))
     with pytest.raises(QueueMisconfigured, match=r"svc\[native\]"):
-        sqs_client.road("native", (3, 13), lambda package: None)
+        aws_client.road("native", (3, 13), lambda package: None)
 
 
 async def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

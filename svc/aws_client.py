@@ -1,4 +1,4 @@
-"""Opens clients of SQS: aiobotocore, on one of two roads.
+"""Opens clients of AWS, for SQS and for CloudWatch: aiobotocore, on one of two roads.
 
 `asyncio`   aiobotocore's usual back end, aiohttp, which runs on asyncio, which runs on Trio through trio-asyncio.
 `native`    aiobotocore's httpx2 back end, which runs on Trio by itself. The only road on Python 3.14, where trio-asyncio does
@@ -77,19 +77,21 @@ def road(
 
 
 @asynccontextmanager
-async def opened(settings: Settings, pools: Sequence[Pool]) -> AsyncIterator[list[Call]]:
+async def opened(
+    settings: Settings, pools: Sequence[Pool], service: Literal["sqs", "cloudwatch"] = "sqs"
+) -> AsyncIterator[list[Call]]:
     """One client for each pool, closed at the end (within `CLOSING_SECONDS`).
 
-    Nothing is asked of SQS yet: an unreachable queue opens. Raises `QueueMisconfigured` when the AWS configuration of this
-    machine cannot be read. An `Exception` raised inside comes out as it is, not in the groups of an asyncio loop.
+    Nothing is asked of the service yet: an unreachable queue opens. Raises `QueueMisconfigured` when the AWS configuration of
+    this machine cannot be read. An `Exception` raised inside comes out as it is, not in the groups of an asyncio loop.
     """
     if "@" in urlsplit(settings.aws_endpoint).netloc:
         raise QueueMisconfigured("AWS_ENDPOINT holds a user name; take it out: requests to SQS are signed instead")
     if road(settings.sqs_transport) == "native":
-        async with _native(settings, pools) as calls:
+        async with _native(settings, pools, service) as calls:
             yield calls
     else:
-        async with _through_asyncio(settings, pools) as calls:
+        async with _through_asyncio(settings, pools, service) as calls:
             yield calls
 
 
@@ -102,7 +104,7 @@ def _config(session: AioSession, settings: Settings, pool: Pool, **more: Any) ->
         read_timeout=None,
         max_pool_connections=pool.connections,
         retries={"mode": "standard", "total_max_attempts": pool.attempts},
-        # sqs.py makes the requests, of values that were checked before: by settings.py, outgoing.py and sqs_wire.check().
+        # Requests are made of values that were checked before: by settings.py, outgoing.py and sqs_wire.check().
         parameter_validation=False,
         user_agent=_user_agent(session),
         **more,
@@ -116,16 +118,18 @@ def _user_agent(session: AioSession) -> str:
     return f"svc/{__version__} {session.user_agent()}" + (f" app/{application}" if application else "")
 
 
-async def _client(session: AioSession, settings: Settings, pool: Pool, **more: Any) -> Any:
+async def _client(session: AioSession, settings: Settings, pool: Pool, service: str, **more: Any) -> Any:
     """A client, entered. Cut off half-way it leaves nothing open: connections are made by the first call."""
     try:
         client = await session.create_client(
-            "sqs",
+            service,
             region_name=settings.aws_region,
-            endpoint_url=settings.aws_endpoint or None,
+            # Where there is none, botocore looks for `AWS_ENDPOINT_URL_<SERVICE>` and the like.
+            endpoint_url=(settings.aws_endpoint or None) if service == "sqs" else None,
             config=_config(session, settings, pool, **more),
         ).__aenter__()
-        await _sign_ourselves(client, session)
+        if service == "sqs":  # many calls, of one form
+            await _sign_ourselves(client, session)
         return client
     except boto.BotoCoreError as error:
         raise QueueMisconfigured(f"the AWS configuration of this machine cannot be used: {error}") from None
@@ -176,7 +180,7 @@ async def _sign_ourselves(client: Any, session: AioSession) -> None:
 
 
 @asynccontextmanager
-async def _native(settings: Settings, pools: Sequence[Pool]) -> AsyncIterator[list[Call]]:
+async def _native(settings: Settings, pools: Sequence[Pool], service: str) -> AsyncIterator[list[Call]]:
     from aiobotocore.httpxsession import HttpxSession  # anyio, which it imports, is there on this road only
 
     session = get_session()
@@ -188,6 +192,7 @@ async def _native(settings: Settings, pools: Sequence[Pool]) -> AsyncIterator[li
                 session,
                 settings,
                 pool,
+                service,
                 http_session_cls=HttpxSession,
                 connector_args={"write_timeout": None, "pool_timeout": None},
             )
@@ -210,7 +215,7 @@ async def _close(leave: Callable[..., Awaitable[object]]) -> None:
 
 
 @asynccontextmanager
-async def _through_asyncio(settings: Settings, pools: Sequence[Pool]) -> AsyncIterator[list[Call]]:
+async def _through_asyncio(settings: Settings, pools: Sequence[Pool], service: str) -> AsyncIterator[list[Call]]:
     import trio_asyncio  # fails to import on Python 3.14
     from trio_asyncio import aio_as_trio
 
@@ -243,7 +248,7 @@ async def _through_asyncio(settings: Settings, pools: Sequence[Pool]) -> AsyncIt
             async with AsyncExitStack() as clients:
                 calls = []
                 for pool in pools:
-                    client = await aio_as_trio(_client)(session, settings, pool)
+                    client = await aio_as_trio(_client)(session, settings, pool, service)
                     clients.push_async_callback(_close, aio_as_trio(client.__aexit__))
                     calls.append(call_of(client))
                 yield calls
