@@ -22,7 +22,7 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge, RequestTimeout
 
-from svc import __version__, api_fleet, api_page, outgoing, render, server
+from svc import __version__, api_fleet, api_logs, api_page, outgoing, render, server
 from svc.api_answers import Answer, Unauthorised, authorise, error
 from svc.core import Core
 from svc.feed import Feed, TooManyWatchers
@@ -92,6 +92,7 @@ def make(
     _add_open_routes(app, core, metrics or Metrics(__version__))
     _add_gated_routes(app, core)
     api_page.add(app, feed or Feed(core))
+    api_logs.add(app, core.settings)
     api_fleet.add(app, core.settings, switchboard or NoFleet())
     return app
 

@@ -23,6 +23,14 @@ CHUNK = 4096
 """Bytes at once. A pipe that polls as writable takes so many without blocking (pipe(7), PIPE_BUF)."""
 
 
+LEVELS = ("debug", "info", "warning", "error")
+
+NOISY = ("httpx", "httpx2", "hypercorn", "botocore", "aiobotocore", "asyncio", "quart")
+"""What these say below a warning is about single requests, or repeats what our own lines say."""
+
+log = structlog.get_logger(__name__)
+
+
 def through_stdlib() -> list[structlog.typing.Processor]:
     """Send what is logged through structlog into the standard library's logging; returns the processors that every line needs,
     wherever it comes from."""
@@ -127,7 +135,28 @@ def configure(form: Literal["console", "json"], level: str, stream: TextIO = sys
     for old in [held for held in root.handlers if isinstance(held.formatter, structlog.stdlib.ProcessorFormatter)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(level.upper())
-    # What these say below a warning is about single requests, or repeats what our own lines say.
-    for noisy in ("httpx", "httpx2", "hypercorn", "botocore", "aiobotocore", "asyncio", "quart"):
+    _set_level(level)
+
+
+def _set_level(level: str) -> None:
+    logging.getLogger().setLevel(level.upper())
+    for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+
+
+def level() -> str:
+    """The least level that is logged now: one of `LEVELS`."""
+    return logging.getLevelName(logging.getLogger().level).lower()
+
+
+def change_level(wanted: str, *, by: str) -> None:
+    """Change it for the whole process, to one of `LEVELS`. A line says so, whatever is logged before and after."""
+    before = level()
+    _set_level("info")
+    log.info("log level changed", log_level=wanted, previous_log_level=before, by=by)
+    _set_level(wanted)
+
+
+def toggle_level(configured: str, *, by: str) -> None:
+    """To `debug`, or back to the configured level."""
+    change_level(configured if level() == "debug" else "debug", by=by)

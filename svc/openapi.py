@@ -6,7 +6,7 @@ other, every body within its schema, an example for each that is within it too (
 
 from typing import Any
 
-from svc import __version__, outgoing
+from svc import __version__, logs, outgoing
 from svc import openapi_examples as examples
 from svc.openapi_fleet import PATHS
 from svc.openapi_parts import ERROR, answer, errors, page
@@ -52,6 +52,14 @@ _PROBE = {
     "type": "object",
     "required": ["status", "timestamp"],
     "properties": {"status": {"type": "string"}, "timestamp": _TIME},
+}
+
+_LEVEL = {"enum": list(logs.LEVELS)}
+
+_LOG_LEVEL = {
+    "type": "object",
+    "required": ["level", "configured", "timestamp"],
+    "properties": {"level": _LEVEL, "configured": _LEVEL, "timestamp": _TIME},
 }
 
 _STATS = {
@@ -203,6 +211,44 @@ DESCRIPTION: dict[str, Any] = {
             }
         },
         **PATHS,
+        "/log-level": {
+            "get": {
+                "summary": "The least level that is logged",
+                "responses": {"200": answer("Now, and as LOG_LEVEL has it", _LOG_LEVEL, examples.LOG_LEVEL)},
+            },
+            "put": {
+                "summary": "Change it, until the process ends",
+                "description": "Answers in maintenance too.",
+                "security": [{"token": []}],
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "application/json": {
+                            "schema": {
+                                "type": "object",
+                                "required": ["level"],
+                                "additionalProperties": False,
+                                "properties": {"level": _LEVEL},
+                            },
+                            "example": {"level": "debug"},
+                        }
+                    },
+                },
+                "responses": {
+                    "200": answer("Changed", _LOG_LEVEL, examples.LOG_LEVEL),
+                    **errors(
+                        400,
+                        401,
+                        403,
+                        408,
+                        413,
+                        415,
+                        _403="the token is wrong, or the service was given no API_TOKEN",
+                        _413="the body is too large",
+                    ),
+                },
+            },
+        },
         "/docs": {
             "get": {
                 "summary": "This description, for people",

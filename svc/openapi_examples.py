@@ -74,6 +74,8 @@ UNHEALTHY: dict[str, Any] = HEALTH | {
 
 LIVE: dict[str, Any] = {"status": "live", "timestamp": NOW}
 
+LOG_LEVEL: dict[str, Any] = {"level": "debug", "configured": "info", "timestamp": NOW}
+
 READY: dict[str, Any] = {"status": "ready", "timestamp": NOW}
 
 SENT: dict[str, Any] = {

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import structlog
 import trio
 
-from svc import __version__, api, processors, sqs, tracing
+from svc import __version__, api, hangup, logs, processors, sqs, tracing
 from svc.cloudwatch import Figures, Publisher
 from svc.core import Core, worker_config
 from svc.etcd import KeyWatcher
@@ -76,7 +76,7 @@ async def run(
             stop_api = trio.Event()
             work = trio.CancelScope()
 
-            def on_signal(count: int) -> None:
+            def on_stop_signal(count: int) -> None:
                 if count == 1:
                     log.info("stop asked for: draining (a second signal ends this at once)")
                     arm_hard_exit(settings.drain_timeout + 1 + CLOSING)
@@ -89,7 +89,7 @@ async def run(
                     os._exit(DRAIN_EXPIRED)
 
             async with watched(), trio.open_nursery() as outermost:
-                outermost.start_soon(_watch, signals, on_signal)
+                outermost.start_soon(_watch, signals, on_stop_signal, settings.log_level)
                 outermost.start_soon(measure_lag, metrics.lagged)
                 async with trio.open_nursery() as serving:
                     serving.start_soon(feed.run, stop_api)
@@ -125,17 +125,36 @@ def _tell_start(settings: Settings, url: str) -> None:
         )
 
 
+class _Signals:
+    """Those that came, and what SIGHUP means (`hangup.py`)."""
+
+    def __init__(self, received: AsyncIterator[int], meaning: hangup.Meaning) -> None:
+        self.received = received
+        self.meaning = meaning
+
+
 @contextlib.contextmanager
-def _signals() -> Iterator[AsyncIterator[int]]:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
-        yield received
+def _signals() -> Iterator[_Signals]:
+    meaning = hangup.meaning()
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if meaning is not hangup.Meaning.NOTHING:
+        numbers.append(hangup.SIGNAL)
+    for number in numbers:
+        # For good: what comes when the drain has ended is handed on, at the end of the block, to the handler that was here
+        # before. That of the start (`__main__.py`) would end the process with its own exit code.
+        signal.signal(number, lambda *_: None)
+    with trio.open_signal_receiver(*numbers) as received:
+        yield _Signals(received, meaning)
 
 
-async def _watch(signals: AsyncIterator[int], on_signal: Callable[[int], None]) -> None:
+async def _watch(signals: _Signals, on_stop_signal: Callable[[int], None], configured_level: str) -> None:
     count = 0
-    async for _ in signals:
+    async for number in signals.received:
+        if number == hangup.SIGNAL and signals.meaning is hangup.Meaning.LOG_LEVEL:
+            logs.toggle_level(configured_level, by="SIGHUP")
+            continue
         count += 1
-        on_signal(count)
+        on_stop_signal(count)
 
 
 @contextlib.contextmanager

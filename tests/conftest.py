@@ -72,6 +72,17 @@ def strict_log(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.fail("logged at ERROR or above:\n" + "\n".join(errors.texts), pytrace=False)
 
 
+@pytest.fixture
+def log_level_kept() -> Iterator[None]:
+    """The level of the log is the whole process's: `info` in this test, and put back afterwards."""
+    root = logging.getLogger()
+    before = [(logger, logger.level) for logger in (root, *map(logging.getLogger, logs.NOISY))]
+    root.setLevel("INFO")
+    yield
+    for logger, held in before:
+        logger.setLevel(held)
+
+
 @pytest.fixture(scope="session")
 def moto() -> Iterator[Moto]:
     """A local SQS. `moto.url` is its endpoint, `moto.queue_url(name)` the URL of a queue."""

@@ -8,11 +8,16 @@ first delivery only.
 import json
 import os
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import cache
 
+import structlog
 import trio
 
 from svc import Message, Reject
+
+log = structlog.get_logger(__name__)
 
 MOST = 200
 """Characters of a body that are written down: a line has to go into the file in one piece."""
@@ -59,3 +64,12 @@ async def blocking(message: Message) -> None:
     """Stops the event loop."""
     time.sleep(message.json()["seconds"])  # noqa: ASYNC251 - this is what it is about
     note("succeeded", message)
+
+
+@asynccontextmanager
+async def slow_to_close() -> AsyncIterator[Callable[[Message], Awaitable[None]]]:
+    """`handle`, with connections that take two seconds to close."""
+    yield handle
+    log.info("closing")
+    with trio.CancelScope(shield=True):
+        await trio.sleep(2)

@@ -17,9 +17,9 @@ from svc import api_page, docs, feed, outgoing
 from svc import openapi_examples as examples
 from svc.openapi import DESCRIPTION
 from svc.testing import Fault, SimulatedQueue
+from tests import test_api_fleet, test_log_level
 from tests.described import answers
 from tests.test_api import TOKEN, Api, in_phase, run, running
-from tests.test_api_fleet import meet_every_answer
 
 OPERATIONS = [
     (method, path, operation) for path, item in DESCRIPTION["paths"].items() for method, operation in item.items()
@@ -154,7 +154,7 @@ async def _many_watch(api: Api) -> None:
         watcher.close()
 
 
-async def test_each_described_answer_is_given(autojump_clock: MockClock) -> None:
+async def test_each_described_answer_is_given(autojump_clock: MockClock, log_level_kept: None) -> None:
     met = set()
     for phase in ("running", "maintenance"):
         async with in_phase(phase) as (held, _):
@@ -176,7 +176,8 @@ async def test_each_described_answer_is_given(autojump_clock: MockClock) -> None
             await _ask_everything(held)
             await trio.sleep(60)
         met |= held.met
-    met |= await meet_every_answer()
+    met |= await test_api_fleet.meet_every_answer()
+    met |= await test_log_level.meet_every_answer()
     assert answers(DESCRIPTION) - met == set(), "described, but not given"
     assert met - answers(DESCRIPTION) == set()
 

@@ -17,7 +17,7 @@ import trio
 from svc import etcd as etcd_client
 from svc.devstack import Etcd, Moto
 from svc.settings import load
-from tests.live import Stand, stand
+from tests.live import Instance, Stand, stand
 
 
 def free_port() -> int:
@@ -40,6 +40,9 @@ def children(pid: int) -> list[int]:
 
 
 def blocks_sigterm(pid: int) -> bool:
+    """And means to: `unshare` blocks it too, around its fork, and lets go of it before it becomes the next program."""
+    if Path(f"/proc/{pid}/exe").resolve().name == "unshare":
+        return False
     mask = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk"))
     return bool(int(mask.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
@@ -172,3 +175,70 @@ async def test_sigterm_as_pid_1(moto: Moto, etcd: Etcd, queue_name: str, key: st
                     await place.until(lambda child=child: blocks_sigterm(child))
                 os.kill(child, signal.SIGTERM)
                 assert await ended(process, within=10) == 0
+
+
+async def test_a_signal_while_things_are_closed_changes_nothing(
+    moto: Moto, etcd: Etcd, queue_name: str, key: str, tmp_path: Path
+) -> None:
+    """The drain ran out of time, which the exit code tells; then the impatient operator presses again."""
+    environ = {"MESSAGE_PROCESSOR": "tests.recording:slow_to_close", "WORK_SECONDS": "3600", "DRAIN_TIMEOUT": "1s"}
+    async with stand(moto, etcd.endpoint, queue_name, key, tmp_path / "record", **environ) as place:
+        service = await place.start()
+        await place.send(["endless"])
+        await place.until(place.events)
+        service.signal(signal.SIGTERM)
+        await service.logged("closing")
+        service.signal(signal.SIGTERM)
+        assert await service.exit_code() == 3
+        await service.logged("stopped")
+
+
+OF_ITS_OWN_TERMINAL = """
+import fcntl, os, pty, sys, termios
+master, slave = pty.openpty()
+os.set_inheritable(master, True)
+os.setsid()
+fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+async def test_sighup_without_a_terminal_changes_the_log_level(
+    moto: Moto, etcd: Etcd, queue_name: str, key: str, tmp_path: Path
+) -> None:
+    async with stand(moto, etcd.endpoint, queue_name, key, tmp_path / "record", LOG_LEVEL="warning") as place:
+        daemon = Instance({**place.environ, "HTTP_PORT": str(port := free_port())}, prefix=["setsid"])
+        place.instances.append(daemon)
+        await healthy(port)
+        assert not daemon.logs
+        daemon.signal(signal.SIGHUP)
+        told = await daemon.logged("log level changed")
+        assert (told["log_level"], told["previous_log_level"], told["by"]) == ("debug", "warning", "SIGHUP")
+        daemon.signal(signal.SIGHUP)
+        await daemon.logged("log level changed", log_level="warning")
+        daemon.signal(signal.SIGTERM)
+        assert await daemon.exit_code() == 0
+        assert "stopped" not in {line["event"] for line in daemon.logs}  # it is a warning again that is the least
+
+
+async def test_sighup_with_a_terminal_drains_and_stops(
+    moto: Moto, etcd: Etcd, queue_name: str, key: str, tmp_path: Path
+) -> None:
+    async with stand(moto, etcd.endpoint, queue_name, key, tmp_path / "record", WORK_SECONDS="1") as place:
+        service = await place.start(prefix=[sys.executable, "-c", OF_ITS_OWN_TERMINAL])
+        await place.send(["one"])
+        await place.until(place.events)
+        service.signal(signal.SIGHUP)
+        assert await service.exit_code() == 0
+        assert place.succeeded() == ["one"]
+        await service.logged("stopped")
+
+
+@pytest.mark.parametrize(
+    ("before", "meaning"),
+    [(("nohup",), "NOTHING"), (("setsid",), "LOG_LEVEL"), ((sys.executable, "-c", OF_ITS_OWN_TERMINAL), "STOP")],
+)
+def test_what_sighup_means_is_told_by_the_start(before: tuple[str, ...], meaning: str) -> None:
+    told = [*before, sys.executable, "-c", "from svc import hangup; print(hangup.meaning().name)"]
+    found = subprocess.run(told, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    assert found.stdout.split()[-1] == meaning
