@@ -171,7 +171,7 @@ async def _wait(settings: Settings, request: "Request", timeout: float, as_json:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(show.redraw, waiting)
             standing = await etcd_fleet.follow(settings, waiting, show.tell, trouble=show.trouble)
-            nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel(reason="there is an answer")
     standing = standing or show.last
     code = _code(standing)
     result = standing.result.value if standing is not None and standing.result is not None else "timeout"

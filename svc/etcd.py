@@ -169,7 +169,7 @@ class KeyWatcher:
                 self._told_denied = True
                 log.warning(
                     "this instance cannot be switched by itself, only together with all",
-                    key=self._own,
+                    maintenance_key=self._own,
                     error=str(trouble),
                 )
             return alone
@@ -182,7 +182,7 @@ class KeyWatcher:
         ):
             nursery.start_soon(self._prove_alive, connection, stream)
             trouble = await self._hand_over(connection, stream)
-            nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel(reason="the watch has ended")
         raise trouble  # out here, where no nursery wraps it
 
     async def _hand_over(self, connection: Connection, stream: Stream) -> Trouble:

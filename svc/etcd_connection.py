@@ -113,7 +113,7 @@ async def _first_to_answer(
             answer = await connection.open(key)
             if won is None:
                 won = connection, answer
-                nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel(reason="another endpoint has answered")
         except Trouble as trouble:
             troubles[connection.endpoint] = trouble
         finally:

@@ -177,7 +177,7 @@ class Registrar:
         self._confirmed_at = began
         self._registered = True
         if self._told:
-            log.info("registered again", id=self._now().id)
+            log.info("registered again", instance=self._now().id)
         self._told = False
         self._on_settled(began, True)
 
@@ -224,7 +224,7 @@ class Registrar:
                 return
             held = found.keys[key]
             if held.mod_revision and not self._is_ours(held, told.token):
-                log.warning("another process is registered under this id: taking another one", id=told.id)
+                log.warning("another process is registered under this id: taking another one", instance=told.id)
                 self._taken, self._revision = True, 0
             else:
                 self._revision = held.mod_revision  # a write without an answer was done, or the lease has run out

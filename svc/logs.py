@@ -1,4 +1,5 @@
-"""Logging: one line per event, for people (`console`) or machines (`json`), from our code, the libraries and the processor alike.
+"""Logging: one line per event, for people (`console.py`) or machines (JSON), from our code, the libraries and the processor
+alike. The fields of a line are documented in the README; a test holds every call of ours to that table.
 
 Our own code logs through structlog, everything else through the standard library; both end in one handler on stderr, and both
 carry what is bound to the task they run in (the message id). Colours only on a terminal.
@@ -14,6 +15,8 @@ import sys
 from typing import Literal, TextIO
 
 import structlog
+
+from svc.console import Console, may_be_coloured
 
 PATIENCE = 0.1
 """Seconds that the first line waits for a reader who does not read; those after it do not wait at all until he reads again. The
@@ -117,18 +120,20 @@ class _Lines(logging.Handler):
 def configure(form: Literal["console", "json"], level: str, stream: TextIO = sys.stderr) -> None:
     """Set logging up for the whole process. `level` is `debug`, `info`, `warning` or `error`."""
     shared = through_stdlib()
-    renderer: list[structlog.typing.Processor]
+    renderer: structlog.typing.Processor
     if form == "json":
-        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = [
-            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        ]
+        renderer = Console(colours=stream.isatty() and may_be_coloured(os.environ))
     handler = _Lines(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                renderer,
+            ],
         )
     )
     root = logging.getLogger()

@@ -353,7 +353,7 @@ class Manager:
         self._report = DrainReport(cause, began=now, deadline=now + self._drain_timeout)
         for handler in self.handlers:
             handler.enter()
-        log.info("drain begins", cause=cause, timeout=self._drain_timeout)
+        log.info("drain begins", cause=cause, timeout_seconds=self._drain_timeout)
         self._drain_scope = trio.CancelScope()
         assert self._nursery is not None
         self._nursery.start_soon(self._drain, self._drain_scope, self._report.deadline)

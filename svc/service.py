@@ -116,7 +116,7 @@ def _clock() -> float:
 
 def _tell_start(settings: Settings, url: str) -> None:
     config = worker_config(settings)
-    log.info("started", api=url, queue=settings.sqs_queue_url, maintenance_key=settings.maintenance_key)
+    log.info("started", api=url, queue_url=settings.sqs_queue_url, maintenance_key=settings.maintenance_key)
     if config.effective_wait < config.wait:
         log.info(
             "long polls are shortened, so that they land within a drain and well within the lease",

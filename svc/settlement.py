@@ -223,10 +223,10 @@ class Settlement:
     def _lost(self, entry: Entry, why: str) -> None:
         if entry.fate is not None and entry.fate.outcome is Outcome.FAILED:
             # Nothing is lost: it was to come back, and does when its lease ends, sooner or later than was meant.
-            log.warning("failed message keeps its visibility timeout", message_id=entry.message.id, why=why)
+            log.warning("failed message keeps its visibility timeout", message_id=entry.message.id, error=why)
             self._ledger.end(entry, Outcome.FAILED)
             return
-        log.warning("message lost", message_id=entry.message.id, why=why)
+        log.warning("message lost", message_id=entry.message.id, error=why)
         self._ledger.note_error(entry.message.id, f"lost: {why}")
         self._ledger.end(entry, Outcome.LOST)
 

@@ -138,7 +138,7 @@ class MessageTasks:
             match _single(error):
                 case Retry() as retry:
                     after, reason = math.ceil(retry.after), str(retry)
-                    log.info("message will be retried", after_seconds=after, reason=reason)
+                    log.info("message will be retried", visible_again_in_seconds=after, reason=reason)
                     self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
                     self._on_verdict(entry, False)
                     return
@@ -169,7 +169,7 @@ class MessageTasks:
         # there is nothing to wait for, and behind it a FIFO group waits too.
         attempt = 1 if self._had_last_receive(entry) else receives
         after = redelivery(attempt, first=first, cap=cap, rng=self._rng)
-        log.error("message failed", receive_count=receives, visible_again_in=after, exc_info=error)
+        log.error("message failed", receive_count=receives, visible_again_in_seconds=after, exc_info=error)
         self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
 
 

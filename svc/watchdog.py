@@ -75,7 +75,7 @@ class _Watcher:
         log.warning(
             "the event loop is blocked: no message, no lease and no request goes on meanwhile. A processor must not block; "
             "write it as a plain def, which gets a thread",
-            for_seconds=round(time.monotonic() - asked, 1),
+            blocked_seconds=round(time.monotonic() - asked, 1),
             stack=stack_of(frame),
         )
 

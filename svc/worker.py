@@ -376,7 +376,7 @@ class Worker:
 
     def _lose(self, entry: Entry, why: str) -> None:
         """The lease is over: stop the work if it has begun, touch the message no more."""
-        log.warning("message lost", message_id=entry.message.id, why=why)
+        log.warning("message lost", message_id=entry.message.id, error=why)
         self.ledger.note_error(entry.message.id, f"lost: {why}")
         self.ledger.end(entry, Outcome.LOST)
         if entry.scope is not None:

@@ -17,6 +17,7 @@ LAYERS = [
         "queue",
         "outgoing",
         "logs",
+        "console",
         "hangup",
         "progress",
         "event_loop",
@@ -178,3 +179,16 @@ def test_what_decides_touches_no_foreign_library_and_no_wall_clock() -> None:
         foreign = {name.split(".")[0] for name in MODULES[module]} - allowed
         standard = {"asyncio", "time", "datetime", "socket", "os", "threading"}
         assert not foreign & standard, f"{module} imports {sorted(foreign & standard)}"
+
+
+def test_every_cancellation_says_why() -> None:
+    """In the traceback of whoever was cancelled (`trio.Cancelled` shows the reason)."""
+    cancelled = 0
+    for path in FOLDER.glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "cancel":
+                of_a_scope = ast.unparse(call.func.value).rpartition(".")[2] not in {"task", "future", "timer", "_call"}
+                said = any(keyword.arg == "reason" for keyword in call.keywords)
+                assert said == of_a_scope, f"{path.name}:{call.lineno}"
+                cancelled += said
+    assert cancelled > 20

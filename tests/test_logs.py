@@ -1,11 +1,14 @@
 """What the log lines look like, from our own code, the libraries and the processor alike."""
 
+import ast
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -13,9 +16,12 @@ import structlog
 import trio
 
 from svc import Message, Retry, logs
+from svc.console import Console, may_be_coloured
 from svc.core import Core
+from svc.gate import Gate
 from svc.settings import load
 from svc.testing import SimulatedQueue, SimulatedSwitch
+from svc.worker import Worker
 
 
 @pytest.fixture
@@ -216,3 +222,104 @@ def test_secrets_do_not_appear(form: Literal["json", "console"], stream: io.Stri
     assert stream.getvalue()
     assert "nobody" not in stream.getvalue()
     assert "sesame" not in stream.getvalue()
+
+
+# -- the documented fields --
+
+OF_THE_FORM = {"timestamp", "level", "event", "logger", "exception"}
+AS_TRACEBACK = "exc_info"
+"""What our calls say where the line has `exception`."""
+
+
+def fields_of_our_calls() -> set[str]:
+    """The names of all figures that our own calls log, or bind for the lines of a task."""
+    found = set()
+    for path in Path(logs.__file__).parent.glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and _logs(call.func):
+                found |= {keyword.arg for keyword in call.keywords if keyword.arg is not None}
+    return found - {AS_TRACEBACK}
+
+
+def _logs(function: ast.expr) -> bool:
+    text = ast.unparse(function)
+    return text.removeprefix("log.") in {"debug", "info", "warning", "error", "critical", "exception"} or text in (
+        "tell",
+        "structlog.contextvars.bind_contextvars",
+    )
+
+
+def test_every_field_is_documented_and_every_documented_one_is_used() -> None:
+    readme = (Path(logs.__file__).parent.parent / "README.md").read_text()
+    section = readme.partition("\n### Logs\n")[2].partition("\n###")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    documented = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row.split(" | ")[0])}
+    of_the_report = {Gate.name, Worker.name}
+    assert documented == fields_of_our_calls() | OF_THE_FORM | of_the_report
+
+
+# -- the form for people --
+
+
+def people(**fields: object) -> str:
+    at = datetime.now().astimezone().replace(hour=12, minute=3, second=44)
+    return Console(colours=False)(
+        None, "info", {"timestamp": at.isoformat(), "level": "info", "logger": "svc.x", **fields}
+    )
+
+
+def test_figures_begin_at_one_column_and_nothing_is_left_out_but_none() -> None:
+    line = people(event="drain ended", outcome="drained", seconds=2.4, error=None, on=True, sqs={"in_flight": 10})
+    assert (
+        line
+        == '12:03:44 info     drain ended                              outcome=drained seconds=2.4 on=true sqs={"in_flight": 10}'
+    )
+    assert people(event="an event of more than forty characters, that is", a=1).endswith("that is a=1")
+    assert people(event="bare") == "12:03:44 info     bare"
+
+
+def test_a_foreign_logger_is_named() -> None:
+    assert people(event="x", logger="their.module").split() == ["12:03:44", "info", "x", "[their.module]"]
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ("plain-1", "plain-1"), ("two words", '"two words"'), ("", '""'), ("a=b", '"a=b"'), ('"', r'"\""'), ("ü", "ü"),
+        ("a\nb", r'"a\nb"'), ("\x1b[2J", r'"\u001b[2J"'), ("\x9b1m", r"\x9b1m"), ("\u202eabc", r"\u202eabc"),
+        ("\udc80", r"\udc80"), (("a", 1), '["a", 1]'),
+        ({1: {2: "x\x07"}}, r'{"1": {"2": "x\u0007"}}'), ({(1,): 2}, "{(1,): 2}"), (1.5, "1.5"),
+    ],
+)  # fmt: skip
+def test_values_are_quoted_where_needed_and_cannot_tell_the_terminal_anything(value: object, form: str) -> None:
+    line = people(event="x", value=value)
+    assert line.partition("value=")[2] == form
+    assert line.isprintable()
+
+
+def test_an_event_from_outside_cannot_begin_a_line() -> None:
+    assert people(event="bad\n12:00:00 critical hacked", logger="theirs").count("\n") == 0
+    assert people(event="x", **{"a\nb": 1}).count("\n") == 0
+
+
+def test_a_traceback_stands_below_and_within(stream: io.StringIO) -> None:
+    logs.configure("console", "info", stream)
+    try:
+        raise ValueError("\x1b[31mred\nand more")
+    except ValueError:
+        structlog.get_logger("svc").warning("failed", exc_info=True)
+    first, *rest = stream.getvalue().splitlines()
+    assert first.endswith("failed")
+    assert rest[0] == "    Traceback (most recent call last):"
+    assert r"    ValueError: \x1b[31mred" in rest
+    assert all(line.startswith("    ") and line.isprintable() for line in rest)
+
+
+def test_colours_are_for_terminals_that_want_them() -> None:
+    assert may_be_coloured({"TERM": "xterm"})
+    assert not may_be_coloured({"TERM": "xterm", "NO_COLOR": "1"})
+    assert not may_be_coloured({"TERM": "dumb"})
+    line = {"timestamp": "2026-01-01T00:00:00+00:00", "level": "error", "logger": "svc", "event": "no", "count": 1}
+    coloured, plain = (Console(colours=colours)(None, "error", line) for colours in (True, False))
+    assert "\x1b[31merror" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
