@@ -47,6 +47,8 @@ PROPAGATOR = TraceContextTextMapPropagator()
 CONTEXT_NAMES = ("traceparent", "tracestate")
 """W3C Trace Context's names, of HTTP headers and of message attributes alike."""
 
+NO_SENDER = Context()
+
 TELLS = (Outcome.FAILED, Outcome.LOST)
 """Outcomes that make the span of a message one with an error."""
 
@@ -177,25 +179,37 @@ class Spans:
     @_harmless
     def landed(self, entry: Entry) -> None:
         message = entry.message
-        parent = PROPAGATOR.extract(_carrier(message.attributes), Context())
-        sender = trace.get_current_span(parent).get_span_context()
+        parent, links = NO_SENDER, None
+        if carrier := _carrier(message.attributes):
+            parent = PROPAGATOR.extract(carrier, Context())
+            sender = trace.get_current_span(parent).get_span_context()
+            links = [Link(sender)] if sender.is_valid else None
         now = time.time_ns()
         sent = now - int((trio.current_time() - entry.received_at) * 1e9)
         consume = self._start(
             "consume", "", SpanKind.CONSUMER, parent, at=sent,
-            links=[Link(sender)] if sender.is_valid else None,
+            links=links,
             attributes={"messaging.message.id": message.id, "svc.receive_count": message.receive_count},
         )  # fmt: skip
         held = self._held[entry.delivery.receipt] = _Held(consume)
-        self._start("receive", "receive", SpanKind.CLIENT, held.context, at=sent).end(now)
+        if consume.is_recording():  # else nothing hangs below it
+            self._start("receive", "receive", SpanKind.CLIENT, held.context, at=sent).end(now)
 
     @_harmless
     def begins(self, entry: Entry) -> None:
         held = self._held[entry.delivery.receipt]
-        held.process = self._start(
-            "process", "process", SpanKind.CONSUMER, held.context, attributes={"messaging.message.id": entry.message.id}
-        )
-        held.token = context.attach(trace.set_span_in_context(held.process, held.context))
+        if held.consume.is_recording():
+            held.process = self._start(
+                "process",
+                "process",
+                SpanKind.CONSUMER,
+                held.context,
+                attributes={"messaging.message.id": entry.message.id},
+            )
+            held.token = context.attach(trace.set_span_in_context(held.process, held.context))
+        else:
+            held.process = held.consume
+            held.token = context.attach(held.context)
         found = held.process.get_span_context()
         structlog.contextvars.bind_contextvars(
             trace_id=trace.format_trace_id(found.trace_id), span_id=trace.format_span_id(found.span_id)
@@ -227,6 +241,8 @@ class Spans:
     def decided(self, entry: Entry) -> None:
         held = self._held[entry.delivery.receipt]
         assert entry.fate is not None
+        if not held.consume.is_recording():
+            return
         if held.settle is not None:
             held.settle.end()
         held.settle = self._start(entry.fate.action.value, "settle", SpanKind.CLIENT, held.context)

@@ -20,13 +20,15 @@ from . import picture, report
 from .consumers import CONSUMERS, ROOT, SVC, CannotRun, Consumer, Place
 from .growth import SIZES, growth
 from .latency import latency
+from .overhead import overhead
 from .processes import Process, prefer
 from .quiet import WINDOW, quiet
 from .reaction import reaction
 from .saturation import saturate
 from .stubbed import Stub
 
-ROWS = ("saturation", "quiet", "latency", "reaction", "growth")
+ROWS = ("saturation", "quiet", "latency", "reaction", "growth", "overhead")
+BY_DEFAULT = ROWS[:-1]
 PICTURE = "docs/growth.svg"
 LATEST = 12 * 60.0
 """Seconds after which no further row is begun, so that the whole stays below a quarter of an hour whatever happens."""
@@ -55,7 +57,11 @@ def _options() -> argparse.Namespace:
         prog="python -m tests.bench",
         description="What svc costs, beside a bare loop and its peers, on a local SQS stub. Some ten minutes on two cores.",
     )
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"which rows, with commas (default: {','.join(ROWS)})")
+    parser.add_argument(
+        "--rows",
+        default=",".join(BY_DEFAULT),
+        help=f"which rows of {','.join(ROWS)}, with commas (default: all but overhead)",
+    )
     parser.add_argument(
         "--consumers", default="", help=f"which consumers, with commas (default: {','.join(c.key for c in CONSUMERS)})"
     )
@@ -198,6 +204,12 @@ class _Bench:
         place = Place(self._stub.url, "svc-reaction", self._etcd)
         if SVC in self._able:
             self._result["reaction"] = reaction(SVC, self._stub, place, toggles=self._options.toggles, core=self._core)
+
+    def overhead(self) -> None:
+        self._result["overhead"] = overhead(
+            self._stub, self._etcd, repeats=self._options.repeats, backlog=self._options.backlog,
+            seconds=self._options.seconds, core=self._core,
+        )  # fmt: skip
 
     def growth(self) -> None:
         if SVC in self._able:

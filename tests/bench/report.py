@@ -39,6 +39,8 @@ def markdown(result: Result, picture: str | None = None) -> str:
         parts.append(_growth(result["growth"]))
         if picture:
             parts.append(f"![Messages per second and memory by messages in flight]({picture})")
+    if result.get("overhead"):
+        parts.append(_overhead(result["overhead"]))
     if goals := goals_of(result):
         parts.append(_goals(goals))
     return "\n\n".join(parts) + "\n"
@@ -168,6 +170,19 @@ def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
     ])  # fmt: skip
 
 
+def _overhead(rows: Sequence[Mapping[str, Any]]) -> str:
+    shown = [["who looks", "CPU per message", "nobody = 1"]]
+    for row in rows:
+        runs = sorted(row["cpu_per_message"])
+        three = [f"{value * 1e6:.0f} µs" for value in (statistics.median(runs), runs[0], runs[-1])]
+        shown.append([row["title"], _spread(three), f"{_ratio(row, rows[0]):.3f}"])
+    return table(shown)
+
+
+def _ratio(row: Mapping[str, Any], first: Mapping[str, Any]) -> float:
+    return statistics.median(row["cpu_per_message"]) / statistics.median(first["cpu_per_message"])
+
+
 def goals_of(result: Result) -> list[dict[str, Any]]:
     """Each goal with what was found; `holds` is None where it was not measured."""
     consumers, goals = result["consumers"], []
@@ -212,6 +227,9 @@ def goals_of(result: Result) -> list[dict[str, Any]]:
     most = next((row for row in result.get("growth", []) if row["in_flight"] == 10_000), {})
     per_message = most["per_message"] / 1024 if most else None
     goal("≤ 6 KiB per message in flight at 10,000", per_message, 6, "{:.1f} KiB")
+    if rows := result.get("overhead"):
+        for row in rows[1:3]:
+            goal(f"CPU per message ≤ 1.05 × nobody looks: {row['title']}", _ratio(row, rows[0]), 1.05, "{:.3f} ×")
     return goals
 
 
