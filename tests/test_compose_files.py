@@ -19,6 +19,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ("sqs-service", "sqs-init")
 OBSERVE = ("prometheus", "grafana")
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
+OTEL_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 AWS_CREDENTIALS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
@@ -62,7 +63,7 @@ def test_the_promised_ports_are_open_on_this_machine_only() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_every_environment_variable_is_one_that_the_service_reads(name: str) -> None:
     known = {variable(field) for field in Settings.model_fields}
-    assert set(SERVICES[name]["environment"]) - AWS_CREDENTIALS <= known
+    assert set(SERVICES[name]["environment"]) - AWS_CREDENTIALS - {OTEL_ENDPOINT} <= known
     assert set(environ(name)) >= AWS_CREDENTIALS
 
 
@@ -147,7 +148,7 @@ def test_images_are_pinned_and_volumes_named() -> None:
 # -- docker/ --
 
 
-@pytest.mark.parametrize("file", ["constraints.txt", "build-constraints.txt"])
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-otel.txt", "build-constraints.txt"])
 def test_constraints_hold_nothing_but_pins(file: str) -> None:
     for line in (ROOT / "docker" / file).read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
@@ -162,6 +163,14 @@ def test_every_dependency_is_pinned_within_its_range(table: str, file: str) -> N
     pinned = pins(file)
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_extra_for_traces_is_pinned_beside_the_rest() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    more = pins("constraints-otel.txt")
+    assert not set(more) & set(pins("constraints.txt"))
+    for requirement in map(Requirement, project["optional-dependencies"]["otel"]):
+        assert requirement.specifier.contains(more[canonicalize_name(requirement.name)]), requirement
 
 
 def test_no_development_tool_is_in_the_image() -> None:

@@ -171,16 +171,16 @@ def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _overhead(rows: Sequence[Mapping[str, Any]]) -> str:
-    shown = [["who looks", "CPU per message", "nobody = 1"]]
+    shown = [["who looks", "CPU per message, each run", "the lowest, nobody = 1"]]
     for row in rows:
-        runs = sorted(row["cpu_per_message"])
-        three = [f"{value * 1e6:.0f} µs" for value in (statistics.median(runs), runs[0], runs[-1])]
-        shown.append([row["title"], _spread(three), f"{_ratio(row, rows[0]):.3f}"])
+        runs = [f"{value * 1e6:.0f}" for value in sorted(row["cpu_per_message"])]
+        shown.append([row["title"], f"{', '.join(runs)} µs", f"{_ratio(row, rows[0]):.3f}"])
     return table(shown)
 
 
 def _ratio(row: Mapping[str, Any], first: Mapping[str, Any]) -> float:
-    return statistics.median(row["cpu_per_message"]) / statistics.median(first["cpu_per_message"])
+    """Of the lowest runs: what disturbs a run only adds to it, and here a few parts in a hundred are looked for."""
+    return float(min(row["cpu_per_message"]) / min(first["cpu_per_message"]))
 
 
 def goals_of(result: Result) -> list[dict[str, Any]]:
