@@ -184,8 +184,8 @@ def browser(profile: Path) -> Iterator[Browser]:
     try:
         driver = webdriver.Chrome(options=options, service=service)
         try:
-            driver.set_page_load_timeout(20)
-            driver.set_script_timeout(20)
+            driver.set_page_load_timeout(60)
+            driver.set_script_timeout(60)
             yield Browser(driver)
         finally:
             driver.quit()

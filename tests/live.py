@@ -117,6 +117,12 @@ class Instance:
                     return body
                 await trio.sleep(0.05)
 
+    async def ready(self, *, within: float = 20) -> None:
+        """Wait until a receive has been answered: so it is registered and has read the key, too."""
+        with trio.fail_after(within):
+            while (await self.get("/health/ready")).status_code != 200:
+                await trio.sleep(0.05)
+
     async def figure(self, name: str, value: object, *, within: float = 20) -> dict[str, Any]:
         """Wait until a figure of the statistics has this value; returns them all."""
         with trio.fail_after(within):

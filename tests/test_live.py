@@ -203,7 +203,7 @@ async def test_etcd_killed_and_restarted_with_the_key_changed(
     with Etcd() as etcd:
         async with stand(moto, etcd.endpoint, queue_name, key_prefix + "maintenance", tmp_path / "record") as place:
             service = await place.start(WORK_SECONDS="0.1")
-            await service.reaches("healthy")
+            await service.ready()  # one that etcd does not know yet would wait for it
             await trio.to_thread.run_sync(etcd.kill)
             await service.logged("etcd lost; the last known state stands")
             health = (await service.get("/health")).json()
