@@ -3,8 +3,8 @@
     12:03:44 info     drain ended                              outcome=drained cause=maintenance seconds=2.417
 
 Local time, the level at a fixed width, what happened, and its figures from one column on. A logger is named when it is not ours,
-a figure that is nothing (None) is left out, a text is quoted when it would not be clear where it ends. What comes from outside (a
-body, an error's text) cannot begin a line of its own or tell the terminal anything: what is not printable is escaped.
+a figure that is nothing (None, or empty) is left out, a text is quoted when it would not be clear where it ends. What comes from
+outside (a body, an error's text) cannot begin a line of its own or tell the terminal anything: what is not printable is escaped.
 """
 
 import json
@@ -14,6 +14,9 @@ from datetime import datetime
 from typing import Any
 
 EVENT_WIDTH = 40
+
+NOTHING: tuple[object, ...] = (None, {}, [], ())
+"""Figures that are left out."""
 
 BELOW = ("exception", "stack")
 """Texts of several lines: they stand below the line."""
@@ -43,7 +46,7 @@ class Console:
         at = datetime.fromisoformat(fields.pop("timestamp")).astimezone()
         what = safe(str(fields.pop("event", "")))
         figures = " ".join(
-            f"{self._painted(_CYAN, safe(key))}={shown(value)}" for key, value in fields.items() if value is not None
+            f"{self._painted(_CYAN, safe(key))}={shown(value)}" for key, value in fields.items() if value not in NOTHING
         )
         if not _is_ours(name):
             figures = f"{self._painted(_DIM, f'[{safe(name)}]')} {figures}".rstrip()

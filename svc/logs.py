@@ -28,8 +28,12 @@ CHUNK = 4096
 
 LEVELS = ("debug", "info", "warning", "error")
 
-NOISY = ("httpx", "httpx2", "hypercorn", "botocore", "aiobotocore", "asyncio", "quart")
-"""What these say below a warning is about single requests, or repeats what our own lines say."""
+NOISY = ("httpx", "httpx2", "hypercorn", "asyncio", "quart")
+"""What these say below a warning is about single requests, or repeats what our own lines say: only at `debug`."""
+
+SILENT = ("botocore", "aiobotocore")
+"""What these say below a warning is never logged: at their `debug` they write down requests with their signed headers, the
+session token among them, and the bodies of messages."""
 
 log = structlog.get_logger(__name__)
 
@@ -145,8 +149,10 @@ def configure(form: Literal["console", "json"], level: str, stream: TextIO = sys
 
 def _set_level(level: str) -> None:
     logging.getLogger().setLevel(level.upper())
-    for noisy in NOISY:
-        logging.getLogger(noisy).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    for name in SILENT:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def level() -> str:

@@ -64,7 +64,8 @@ def provider() -> TracerProvider:
     resource = Resource.create({"service.version": __version__})
     if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": "svc"}))
-    made = TracerProvider(resource=resource)
+    # Not shut down at the exit of the interpreter: what `tracing.FLUSH_SECONDS` was too short for would hold it up for 5 s more.
+    made = TracerProvider(resource=resource, shutdown_on_exit=False)
     made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(made)
     return made

@@ -76,7 +76,7 @@ def strict_log(request: pytest.FixtureRequest) -> Iterator[None]:
 def log_level_kept() -> Iterator[None]:
     """The level of the log is the whole process's: `info` in this test, and put back afterwards."""
     root = logging.getLogger()
-    before = [(logger, logger.level) for logger in (root, *map(logging.getLogger, logs.NOISY))]
+    before = [(logger, logger.level) for logger in (root, *map(logging.getLogger, logs.NOISY + logs.SILENT))]
     root.setLevel("INFO")
     yield
     for logger, held in before:

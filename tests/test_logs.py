@@ -269,13 +269,26 @@ def people(**fields: object) -> str:
 
 
 def test_figures_begin_at_one_column_and_nothing_is_left_out_but_none() -> None:
-    line = people(event="drain ended", outcome="drained", seconds=2.4, error=None, on=True, sqs={"in_flight": 10})
+    line = people(
+        event="drain ended", outcome="drained", seconds=2.4, error=None, http={}, on=True, sqs={"in_flight": 10}
+    )
     assert (
         line
         == '12:03:44 info     drain ended                              outcome=drained seconds=2.4 on=true sqs={"in_flight": 10}'
     )
     assert people(event="an event of more than forty characters, that is", a=1).endswith("that is a=1")
     assert people(event="bare") == "12:03:44 info     bare"
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_the_sdk_never_writes_down_requests(level: str, stream: io.StringIO) -> None:
+    """They hold signed headers and the session token."""
+    logs.configure("json", level, stream)
+    logging.getLogger("botocore.endpoint").debug("Sending http request: %s", {"X-Amz-Security-Token": "secret"})
+    logging.getLogger("aiobotocore").info("secret")
+    logging.getLogger("botocore.credentials").warning("found in the environment")
+    (line,) = lines(stream)
+    assert line["event"] == "found in the environment"
 
 
 def test_a_foreign_logger_is_named() -> None:

@@ -219,6 +219,7 @@ async def test_sighup_without_a_terminal_changes_the_log_level(
         daemon.signal(signal.SIGTERM)
         assert await daemon.exit_code() == 0
         assert "stopped" not in {line["event"] for line in daemon.logs}  # it is a warning again that is the least
+        assert not [line for line in daemon.output if "Signature=" in line]
 
 
 async def test_sighup_with_a_terminal_drains_and_stops(
