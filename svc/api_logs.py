@@ -35,6 +35,6 @@ def add(app: quart.Quart, settings: Settings) -> None:
             quart.abort(413)
         told = json_object(body, such_as='{"level": "debug"}')
         if set(told) != {"level"} or told["level"] not in logs.LEVELS:
-            raise Unacceptable(f'send {{"level": …}} and nothing else; a level is one of {", ".join(logs.LEVELS)}')
+            raise Unacceptable(f'"level", and nothing else, has to be one of {", ".join(logs.LEVELS)}')
         logs.change_level(told["level"], by="PUT /log-level")
         return answer()
