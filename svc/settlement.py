@@ -195,6 +195,11 @@ class Settlement:
             return
         if entry.fate.action is Action.CHANGE_VISIBILITY:
             entry.hidden_until = trio.current_time() + visible_in(entry)
+        elif trio.current_time() >= entry.lease_until:
+            log.warning(
+                "message deleted when its lease was over: another consumer may have had it meanwhile",
+                message_id=entry.message.id,
+            )
         self._ledger.end(entry, entry.fate.outcome)
 
     def _try_again(self, action: Action, failed: Sequence[tuple[Entry, str]], *, together: bool) -> None:

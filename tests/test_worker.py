@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from svc import Message, Reject, Retry
 from svc.queue import QueueTimeout
@@ -292,6 +293,25 @@ async def test_what_lands_after_its_lease_is_lost_and_not_given_back(autojump_cl
         assert queue.calls["change_visibility"] == 0
         assert service.core.worker.statistics().recent_errors[0].error == "lost: its receive took longer than its lease"
         service.crash()
+
+
+async def test_a_delete_that_is_confirmed_after_its_lease_is_told(autojump_clock) -> None:
+    """Done is done; but an operator who finds it processed twice has to find out why."""
+    queue = SimulatedQueue()
+    message_id = queue.put("done")
+    delete = queue.delete
+
+    async def answered_late(receipts):
+        refused = await delete(receipts)
+        await trio.sleep(4)
+        return refused
+
+    queue.delete = answered_late
+    with capture_logs() as lines:
+        async with SimulatedService(queue, work(0), SQS_VISIBILITY_TIMEOUT_SECONDS="3") as service:
+            await service.wait_for(lambda: service.processed == ["done"])
+    told = [line["message_id"] for line in lines if line["event"].startswith("message deleted when its lease was over")]
+    assert told == [message_id]
 
 
 async def test_work_beyond_twelve_hours_loses_its_lease_then(autojump_clock) -> None:

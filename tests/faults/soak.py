@@ -46,6 +46,8 @@ FILES, MEMORY = 25, 60.0
 
 GROWN_UP = 90.0
 
+ODD_CLIENTS = "slow and odd clients"
+
 
 @dataclass
 class Seen:
@@ -78,6 +80,7 @@ class Soak:
         self.ended: list[Life] = []
         self.seen: dict[str, Seen] = {}
         self.violations: list[str] = []
+        self.troubled: str | None = None
 
     def tell(self, text: str) -> None:
         line = f"{trio.current_time() - self.began:7.1f} s  {text}"
@@ -123,7 +126,8 @@ class Soak:
                     await self.start()
                     continue
                 now = Footprint.of(life.instance.pid)
-                life.samples.append((trio.current_time() - life.born, now.memory, now.files))
+                if self.troubled != ODD_CLIENTS:  # their connections are there until they go
+                    life.samples.append((trio.current_time() - life.born, now.memory, now.files))
                 shown.append(f"{life.instance.pid}: {now.memory:.0f} MiB, {now.files} files, {now.cpu:.0f} s CPU")
             done = len(self.t.record.succeeded)
             self.tell(f"{len(self.t.sent)} sent, {done} processed; " + "; ".join(shown))
@@ -155,6 +159,7 @@ class Soak:
         seen = self.seen.setdefault(name, Seen())
         seen.times += 1
         began = time.time()
+        self.troubled = name
         try:
             with trio.fail_after(150):
                 await strike(self)
@@ -172,6 +177,7 @@ class Soak:
             self.tell(f"over: {name}; recovered in {seen.recoveries[-1]:.1f} s, {calls:.1f} calls/s")
         except trio.TooSlowError:
             self.violation(f"{name}: no message was processed within {RECOVERY:g} s of its end")
+        self.troubled = None
 
     async def run(self, seconds: float) -> None:
         for _ in range(2):
@@ -416,7 +422,7 @@ async def _(soak: Soak) -> None:
     await trio.sleep(3)
 
 
-@trouble("slow and odd clients")
+@trouble(ODD_CLIENTS)
 async def _(soak: Soak) -> None:
     port = int(soak.lives[0].instance.url.rpartition(":")[2])
 

@@ -74,6 +74,10 @@ class Row:
     over: str = ""
 
 
+LATE = ("message lost", "message deleted when its lease was over")
+"""What the log says, with the message's id, when a delete was not confirmed within the lease."""
+
+
 @dataclass(frozen=True)
 class Footprint:
     memory: float
@@ -408,7 +412,7 @@ class Trial:
         if first in self.record.stopped or self.record.stopped_while_at_work_on(body):
             return "process killed or frozen between its work and its delete"
         if any(
-            line.get("message_id") == id_ and line["event"] == "message lost"
+            line.get("message_id") == id_ and line["event"].startswith(LATE)
             for instance in self.stand.instances
             for line in instance.logs
         ):
