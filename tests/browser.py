@@ -17,6 +17,9 @@ DRIVER = shutil.which("chromedriver")
 ARGUMENTS = (
     "--headless",
     "--no-sandbox",  # CI runs as root
+    # Two processes less; and reaping by zygotes held up a busy machine for ten seconds and more (all in the kernel's d_walk, of
+    # /proc, Linux 6.18).
+    "--no-zygote",
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-quic",
