@@ -185,6 +185,7 @@ class Trial:
     last_words: list[str] = field(default_factory=list)
     """What an instance may say at level critical."""
     _loading: trio.CancelScope = field(default_factory=trio.CancelScope)
+    _quiet: trio.Event | None = None
     _unique: int = 0
 
     @property
@@ -207,20 +208,27 @@ class Trial:
 
     def load(self) -> None:
         """Messages come in, one by one, until `quiet()` or `settle()`."""
-        self._loading = trio.CancelScope()
-        self.nursery.start_soon(self._send)
+        self._loading, self._quiet = trio.CancelScope(), trio.Event()
+        self.nursery.start_soon(self._send, self._loading, self._quiet)
+
+    async def _end_load(self) -> None:
+        """No more messages come in; one that was on its way is there."""
+        self._loading.cancel()
+        if self._quiet is not None:
+            await self._quiet.wait()
 
     async def quiet(self, *, within: float = 45) -> None:
         """No more messages come in, and those that came are processed."""
-        self._loading.cancel()
+        await self._end_load()
         await self.until(lambda: all(self.record.succeeded[body] for body in self.sent), within=within)
         await self.stand.empty(within=within)
 
-    async def _send(self) -> None:
-        with self._loading:
+    async def _send(self, loading: trio.CancelScope, quiet: trio.Event) -> None:
+        with loading:
             while True:
                 await self.send()
                 await trio.sleep(1 / self.rate)  # the rhythm of the senders
+        quiet.set()
 
     async def send(self, **told: object) -> str:
         self._unique += 1
@@ -363,7 +371,7 @@ class Trial:
     async def settle(self, *, within: float = 45, exit_code: int | None = 0) -> None:
         """Stop the load, let everything be processed, look at the figures, stop the service, look again."""
         self.settled = True
-        self._loading.cancel()
+        await self._end_load()
         wanted = [body for body in self.sent if self.expected(body)]
         with trio.move_on_after(within):
             await self.until(lambda: all(self.record.succeeded[body] for body in wanted), within=within)
