@@ -18,6 +18,8 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -126,11 +128,24 @@ class Etcd(Child):
         connection = http.client.HTTPConnection("127.0.0.1", self._health, timeout=1)
         try:
             connection.request("GET", "/health")
-            return connection.getresponse().status == 200
+            return connection.getresponse().status == 200 and (self._scheme == "http" or self._speaks_tls())
         except (OSError, http.client.HTTPException):
             return False
         finally:
             connection.close()
+
+    def _speaks_tls(self) -> bool:
+        """It is healthy before it looks at its certificates, and may end over them."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as plain:
+            try:
+                context.wrap_socket(plain).close()
+            except (ssl.SSLEOFError, TimeoutError):
+                return False
+            except ssl.SSLError:
+                pass  # it wants a certificate of its client
+            return True
 
 
 def etcd_binary(program: str = "etcd") -> str:
