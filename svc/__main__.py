@@ -16,7 +16,7 @@ def main() -> None:
     if sys.argv[1:2] in (["run"], ["dev"]):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
-        from svc import hangup
+        from svc import sighup as hangup
 
         match hangup.meaning():
             case hangup.Meaning.STOP:
@@ -24,7 +24,7 @@ def main() -> None:
             case hangup.Meaning.LOG_LEVEL:
                 signal.signal(hangup.SIGNAL, lambda *_: None)  # too early to mean anything; it must not kill
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})  # delivers what came before
-    from svc.cli import main as cli
+    from svc.cli.main import main as cli
 
     cli()
 

@@ -11,18 +11,18 @@ from typing import Protocol
 
 import trio
 
-from svc.bell import Bell
-from svc.breaker import BreakerConfig
-from svc.fence import Fence
-from svc.fleet import Registration, described, own_key
-from svc.gate import Gate
-from svc.maintenance import DrainOutcome, Manager
-from svc.observed_queue import ObservedQueue
-from svc.observer import UNOBSERVED, Observer
+from svc.consumer.breaker import BreakerConfig
+from svc.consumer.observed_queue import ObservedQueue
+from svc.consumer.observer import UNOBSERVED, Observer
+from svc.consumer.queue import Queue
+from svc.consumer.worker import Worker, WorkerConfig
+from svc.maintenance.fence import Fence
+from svc.maintenance.fleet import Registration, described, own_key
+from svc.maintenance.gate import Gate
+from svc.maintenance.manager import DrainOutcome, Manager
 from svc.processors import Process
-from svc.queue import Queue
 from svc.settings import Settings
-from svc.worker import Worker, WorkerConfig
+from svc.wakeup import Bell
 
 
 class WatcherSnapshot(Protocol):

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from svc.devstack import Etcd, Moto
-    from svc.simulated_fleet import SimulatedFleet
-    from svc.simulated_script import ScriptedQueue
-    from svc.simulated_timeline import Timeline
+    from svc.devstack.stack import Etcd, Moto
+    from svc.testing.fleet import SimulatedFleet
+    from svc.testing.scripted_queue import ScriptedQueue
+    from svc.testing.timeline import Timeline
 
 SIMULATED = {"svc_queue", "svc_service"}
 """In virtual time."""
@@ -91,7 +91,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         )
     if not used & SIMULATED:
         return (yield)
-    from svc.simulated_order import fixed_order
+    from svc.testing.task_order import fixed_order
 
     with fixed_order(_seed(item.config)):
         return (yield)
@@ -150,7 +150,7 @@ def svc_queue(request: pytest.FixtureRequest) -> ScriptedQueue:
     """A queue in memory, with `dead_letters`, to which a message goes after five receives: `put()` messages into it, make
     calls `fail()`, look at what is `visible()`, `in_flight()`, `deleted`, and at the number of `calls`. Made to measure by
     `@pytest.mark.svc_queue(fifo=True, max_receive_count=1, …)`."""
-    from svc.simulated_script import ScriptedQueue
+    from svc.testing.scripted_queue import ScriptedQueue
 
     marker = request.node.get_closest_marker("svc_queue")
     options = {"rng": random.Random(_seed(request.config)), **(marker.kwargs if marker else {})}
@@ -163,7 +163,7 @@ def svc_queue(request: pytest.FixtureRequest) -> ScriptedQueue:
 async def svc_service(request: pytest.FixtureRequest, svc_queue: ScriptedQueue) -> AsyncIterator[SimulatedFleet]:
     """Starts the service on `svc_queue`: `service = await svc_service(handle, DRAIN_TIMEOUT="5s")`; as often as instances
     are wanted. They are stopped when the test ends, and what they raise fails it."""
-    from svc.simulated_fleet import SimulatedFleet
+    from svc.testing.fleet import SimulatedFleet
 
     async with SimulatedFleet(svc_queue, seed=_seed(request.config)) as fleet:
         yield fleet
@@ -179,7 +179,7 @@ def svc_moto() -> Iterator[Moto]:
     """A local SQS in a process of its own. `svc_moto.url` is its endpoint, `svc_moto.queue_url(name)` the URL of a queue."""
     if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
         pytest.skip('the local SQS (moto) is not installed: pip install "svc[dev]"')
-    from svc.devstack import Moto
+    from svc.devstack.stack import Moto
 
     with Moto() as running:
         yield running
@@ -188,7 +188,7 @@ def svc_moto() -> Iterator[Moto]:
 @pytest.fixture(scope="session")
 def svc_etcd() -> Iterator[Etcd]:
     """A real etcd in a process of its own. `svc_etcd.endpoint` is its host:port."""
-    from svc.devstack import Etcd, NoEtcdBinary, etcd_binary
+    from svc.devstack.stack import Etcd, NoEtcdBinary, etcd_binary
 
     try:
         etcd_binary()
@@ -206,13 +206,14 @@ def svc_stack(svc_moto: Moto, svc_etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -
 
     import trio
 
-    from svc.devstack import DevStack
+    from svc.devstack.stack import DevStack
     from svc.settings import load
 
     with warnings.catch_warnings():
         # What the libraries do at import is not the test's business, where warnings are errors.
         warnings.simplefilter("ignore")
-        from svc import service, sqs
+        from svc import service
+        from svc.sqs import queue as sqs
 
         assert service
     own = f"test-{os.getpid()}-{next(_unique)}"

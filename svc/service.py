@@ -17,20 +17,24 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import structlog
 import trio
 
-from svc import __version__, api, hangup, logs, processors, sqs, tracing
-from svc.cloudwatch import Figures, Publisher
+from svc import __version__, processors
+from svc import sighup as hangup
+from svc.api import app as api
+from svc.api.feed import Feed
+from svc.consumer.observer import Several
+from svc.consumer.worker import LAST_RELEASE
 from svc.core import Core, worker_config
-from svc.etcd import KeyWatcher
-from svc.etcd_fleet import Switchboard
-from svc.etcd_registrar import Registrar, identity
-from svc.event_loop import measure_lag
-from svc.feed import Feed
-from svc.fence import STALL
-from svc.metrics import Metrics
-from svc.observer import Several
+from svc.etcd.fleet import Switchboard
+from svc.etcd.registration import Registrar, identity
+from svc.etcd.watcher import KeyWatcher
+from svc.maintenance.fence import STALL
 from svc.settings import Settings
-from svc.watchdog import watched
-from svc.worker import LAST_RELEASE
+from svc.sqs import queue as sqs
+from svc.telemetry import logs, tracing
+from svc.telemetry.cloudwatch import Figures, Publisher
+from svc.telemetry.loop_delay import measure_lag
+from svc.telemetry.metrics import Metrics
+from svc.telemetry.watchdog import watched
 
 log = structlog.get_logger(__name__)
 

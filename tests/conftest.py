@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from svc import logs
-from svc.devstack import Etcd, Moto
+from svc.devstack.stack import Etcd, Moto
+from svc.telemetry import logs
 
 _ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",

@@ -8,7 +8,7 @@ import jsonschema
 import quart
 from quart_trio import QuartTrio
 
-from svc.openapi import DESCRIPTION
+from svc.api.openapi import DESCRIPTION
 
 Answered = tuple[str, str, int]
 """Method, path as in the description, status."""

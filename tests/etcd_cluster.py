@@ -11,8 +11,8 @@ import urllib.request
 from types import TracebackType
 from typing import Self
 
-from svc.devstack import Etcd
-from svc.devstack_child import free_ports, start_all
+from svc.devstack.child import free_ports, start_all
+from svc.devstack.stack import Etcd
 
 
 class Member(Etcd):

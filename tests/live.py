@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 import httpx
 import trio
 
-from svc import sqs
-from svc.devstack import Moto
+from svc.devstack.stack import Moto
 from svc.settings import load
-from svc.sqs import SqsQueue
+from svc.sqs import queue as sqs
+from svc.sqs.queue import SqsQueue
 
 
 class Instance:

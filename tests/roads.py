@@ -2,6 +2,6 @@
 
 import sys
 
-from svc.aws_client import Road
+from svc.sqs.aws_client import Road
 
 ROADS: list[Road] = ["asyncio", "native"] if sys.version_info < (3, 14) else ["native"]

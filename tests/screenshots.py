@@ -19,8 +19,8 @@ from pathlib import Path
 import structlog
 import trio
 
-from svc.simulated_faults import Fault
 from svc.testing import Outage
+from svc.testing.faults import Fault
 from tests import browser
 from tests.browser import Browser
 from tests.stage import Stage, stage

@@ -17,12 +17,13 @@ import trio
 from quart_trio import QuartTrio
 from trio.testing import MockClock
 
-from svc import Message, Reject, Retry, api
+from svc import Message, Reject, Retry
+from svc.api import app as api
+from svc.api.feed import Feed
 from svc.core import Core
-from svc.feed import Feed
 from svc.settings import load
-from svc.simulated_faults import Fault
 from svc.testing import Outage, SimulatedQueue, SimulatedSwitch
+from svc.testing.faults import Fault
 
 T = TypeVar("T")
 TOKEN = "only-for-the-stage"

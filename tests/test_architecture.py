@@ -1,190 +1,162 @@
-"""The house keeps its rooms: imports point downward, and each foreign library has one door."""
+"""The house keeps its rooms: suites on floors, imports that point down, nobody who reaches past a suite's door, one door for
+each foreign library. DESIGN's table of suites, as data."""
 
 import ast
 from pathlib import Path
+
+import pytest
 
 import svc
 
 FOLDER = Path(svc.__file__).parent
 
-LAYERS = [
-    {
-        "__init__",
-        "processors",
-        "retry",
-        "breaker",
-        "bell",
-        "queue",
-        "outgoing",
-        "logs",
-        "console",
-        "hangup",
-        "progress",
-        "event_loop",
-        "lived_time",
-        "crowd",
-        "devstack_leash",
-        "devstack_child",
-        "devstack_announced",
-        "devstack_sqs",
-    },
-    {
-        "settings",
-        "probe",
-        "sqs_signing",
-        "sqs_wire",
-        "gate",
-        "maintenance",
-        "ledger",
-        "openapi_examples",
-        "openapi_parts",
-        "devstack",
-        "etcd_channel",
-        "etcd_keys",
-        "etcd_connection",
-    },
-    {"observer", "fleet", "fence", "switching"},
-    {
-        "observed_queue",
-        "spans",
-        "tracing",
-        "etcd",
-        "etcd_registrar",
-        "etcd_fleet",
-        "leases",
-        "settlement",
-        "brake",
-        "drain",
-        "intake",
-        "sqs",
-        "dead_letters",
-        "aws_client",
-    },
-    {"tasks", "deliveries"},
-    {"worker"},
-    {"core"},
-    {
-        "api_answers",
-        "render",
-        "fleet_view",
-        "openapi",
-        "openapi_fleet",
-        "docs",
-        "metrics",
-        "cloudwatch",
-        "server",
-        "history",
-    },
-    {"view"},
-    {"feed"},
-    {"api_page", "api_fleet", "api_logs"},
-    {"api"},
-    {"watchdog"},
-    {"service"},
-    {"cli", "cli_dlq", "cli_maintenance", "commands"},
-    {"__main__"},
-]
-"""From the bottom up. A module imports from its own layer or from below."""
-
-TESTING = {"testing", "pytest_plugin"}
-"""What tests are made of may import anything and is imported by nothing of the above (nor is any simulated_*)."""
-
-ONE_DOOR: dict[str, str | set[str]] = {
-    "etcd3": "etcd_channel",
-    "grpc": "etcd_channel",
-    "aiobotocore": "aws_client",
-    "asyncio": "aws_client",
-    "trio_asyncio": "aws_client",
-    "quart_trio": "api",
-    "moto": "devstack_sqs",
-    "prometheus_client": "metrics",
-    "opentelemetry": "spans",
-    "click": {"cli", "cli_dlq", "cli_maintenance", "commands"},
-    "pydantic": "settings",
+SUITES: dict[str, tuple[int, set[str]]] = {
+    # suite: (floor, the foreign libraries whose only door it is)
+    "cli": (9, {"click"}),
+    "testing": (8, set()),
+    "service": (7, set()),
+    "api": (6, {"quart", "quart_trio", "hypercorn", "h11"}),
+    "telemetry": (5, {"prometheus_client", "opentelemetry"}),
+    "core": (4, set()),
+    "sqs": (4, {"aiobotocore", "botocore", "aiohttp", "asyncio", "trio_asyncio"}),
+    "etcd": (4, {"etcd3", "grpc"}),
+    "consumer": (3, set()),
+    "maintenance": (2, set()),
+    "processors": (1, set()),
+    "settings": (1, {"pydantic"}),
+    "devstack": (1, {"moto"}),
+    "shared": (0, set()),
 }
+"""From the top floor down. A suite imports from lower floors only, never from its neighbours on the same floor."""
+
+FILES = {
+    "__main__": "cli",
+    "pytest_plugin": "testing",
+    "__init__": "shared",
+    "wakeup": "shared",
+    "backoff": "shared",
+} | {
+    "sighup": "shared",
+}
+"""The files beside the suites' folders, and the suite that each belongs to; `core`, `service` and `settings` are their own."""
+
+PURE = {"consumer", "maintenance"}
+"""Suites that touch no wall clock and no world: all of them runs in virtual time."""
 
 
-def imports(path: Path) -> set[str]:
-    """Dotted names of everything that the file imports, within functions too; what only the type checker sees is left out."""
-    found: set[str] = set()
+def suite_of(path: Path) -> str:
+    top, *rest = path.relative_to(FOLDER).with_suffix("").parts
+    return top if rest else FILES.get(top, top)
+
+
+def imports(path: Path) -> set[tuple[str, ...]]:
+    """Every imported name, as a path, within functions too; what only the type checker sees is left out."""
     tree = ast.parse(path.read_text())
-    type_checking = [
-        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-    ]
-    hidden = {id(inner) for node in type_checking for inner in ast.walk(node)}
+    hidden: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            hidden |= {id(inner) for inner in ast.walk(node)}
+    found: set[tuple[str, ...]] = set()
     for node in ast.walk(tree):
         if id(node) in hidden:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {(*str(node.module).split("."), alias.name) for alias in node.names}
     return found
 
 
-def own(names: set[str]) -> set[str]:
-    """The modules of svc among them."""
-    parts = {name.split(".")[1] for name in names if name.startswith("svc.")}
-    return {part for part in parts if (FOLDER / f"{part}.py").exists()}
+MODULES = {path: imports(path) for path in FOLDER.rglob("*.py")}
 
 
-def is_testing(module: str) -> bool:
-    return module in TESTING or module.startswith("simulated_")
+def own(path: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """What a module imports of svc: (suite, the path below svc)."""
+    below = [name[1:] for name in MODULES[path] if name[0] == "svc" and len(name) > 1]
+    return [(FILES.get(name[0], name[0] if name[0] in SUITES else "shared"), name) for name in below]
 
 
-MODULES = {path.stem: imports(path) for path in FOLDER.glob("*.py")}
+def test_every_file_belongs_to_a_suite() -> None:
+    assert {suite_of(path) for path in MODULES} == set(SUITES)
+    assert len(SUITES) <= 15
+    assert len(list(FOLDER.glob("*.py"))) <= 10
 
 
-def test_every_module_has_a_layer() -> None:
-    placed = set().union(*LAYERS)
-    assert {module for module in MODULES if not is_testing(module)} == placed
+def test_imports_between_suites_point_down() -> None:
+    crossed = 0
+    for path in MODULES:
+        here = suite_of(path)
+        for there, name in own(path):
+            if there != here:
+                assert SUITES[there][0] < SUITES[here][0], f"{path} imports {'.'.join(name)}, which is not below it"
+                crossed += 1
+    assert crossed > 100
 
 
-def test_imports_point_downward() -> None:
-    level = {module: number for number, layer in enumerate(LAYERS) for module in layer}
-    for module, names in MODULES.items():
-        if is_testing(module) or module == "__init__":
-            continue
-        for imported in own(names):
-            assert not is_testing(imported), f"{module} imports {imported}"
-            assert level[imported] <= level[module], f"{module} imports {imported}, which lies above it"
+def test_nobody_reaches_past_the_door_of_a_suite() -> None:
+    """What a suite's `__init__` names in `__all__` (a module, or a name of its own) may be used by others, and nothing else."""
+    for path in MODULES:
+        for there, name in own(path):
+            if there != suite_of(path) and (FOLDER / there).is_dir() and len(name) > 1:
+                assert name[1] in offered(there), (
+                    f"{path} imports {'.'.join(name)}, which svc/{there}/__init__.py does not name"
+                )
+
+
+def offered(suite: str) -> set[str]:
+    tree = ast.parse((FOLDER / suite / "__init__.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and ast.unparse(node).startswith("__all__"):
+            return set(ast.literal_eval(node.value))
+    raise AssertionError(f"svc/{suite}/__init__.py has no __all__")
+
+
+@pytest.mark.parametrize("suite", sorted(name for name in SUITES if (FOLDER / name).is_dir()))
+def test_a_suite_says_what_lives_there_and_what_never_does(suite: str) -> None:
+    text = ast.get_docstring(ast.parse((FOLDER / suite / "__init__.py").read_text())) or ""
+    assert "Never here:" in text
+    assert "Begin reading at" in text
+    users = [path for path in MODULES if suite_of(path) != suite]
+    used = {name[1] for path in users for there, name in own(path) if there == suite and len(name) > 1}
+    known = {path.stem for path in (FOLDER / suite).glob("*.py")}
+    if suite not in {"testing", "processors"}:  # their names are for users
+        assert offered(suite) <= known, "names a module that is not there"
+        assert offered(suite) == used, "names what nobody uses"
 
 
 def test_foreign_libraries_have_one_door() -> None:
-    for library, door in ONE_DOOR.items():
-        users = {module for module, names in MODULES.items() if any(name.split(".")[0] == library for name in names)}
-        assert users <= ({door} if isinstance(door, str) else door), f"{library} is imported in {sorted(users)}"
+    for suite, (_, libraries) in SUITES.items():
+        for path, names in MODULES.items():
+            foreign = {name[0] for name in names} & libraries
+            assert not foreign or suite_of(path) == suite, f"{path} imports {foreign}, whose door is {suite}"
 
 
 def test_what_decides_touches_no_foreign_library_and_no_wall_clock() -> None:
-    for module in (
-        "maintenance",
-        "ledger",
-        "leases",
-        "settlement",
-        "brake",
-        "intake",
-        "tasks",
-        "drain",
-        "worker",
-        "bell",
-        "gate",
-        "observer",
-        "observed_queue",
-        "fence",
-        "fleet",
-        "switching",
-    ):
-        allowed = {"trio", "structlog", "svc"}
-        foreign = {name.split(".")[0] for name in MODULES[module]} - allowed
-        standard = {"asyncio", "time", "datetime", "socket", "os", "threading"}
-        assert not foreign & standard, f"{module} imports {sorted(foreign & standard)}"
+    world = {"asyncio", "time", "datetime", "socket", "os", "threading", "subprocess", "http", "urllib"}
+    for path, names in MODULES.items():
+        if suite_of(path) in PURE:
+            assert not {name[0] for name in names} & world, path
+
+
+def test_circles_within_a_suite_are_none() -> None:
+    for suite in SUITES:
+        files = {path.stem: path for path in MODULES if suite_of(path) == suite and path.parent.name == suite}
+        edges = {
+            stem: {name[1] for there, name in own(path) if there == suite and len(name) > 1 and name[1] in files}
+            - {stem}
+            for stem, path in files.items()
+        }
+        while leaves := [stem for stem, used in edges.items() if not used & edges.keys()]:
+            for stem in leaves:
+                del edges[stem]
+        assert not edges, f"a circle in {suite}: {sorted(edges)}"
 
 
 def test_every_cancellation_says_why() -> None:
     """In the traceback of whoever was cancelled (`trio.Cancelled` shows the reason)."""
     cancelled = 0
-    for path in FOLDER.glob("*.py"):
+    for path in MODULES:
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "cancel":
                 of_a_scope = ast.unparse(call.func.value).rpartition(".")[2] not in {"task", "future", "timer", "_call"}

@@ -10,13 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from svc.devstack import Etcd
+from svc.devstack.stack import Etcd
 from tests.bench import picture, report
 from tests.bench.consumers import FLOOR, SVC, Consumer, Place
 from tests.bench.latency import percentile
 from tests.bench.saturation import saturate
 from tests.bench.stubbed import Stub
-from tests.test_queue_contract import (
+from tests.testing.test_queue_contract import (
     Kingdom,
     _over_the_wire,
     _settings,

@@ -4,8 +4,8 @@ import datetime
 
 from hypothesis import HealthCheck, given, settings
 
-from svc.simulated_faults import Fault
 from svc.testing import Outage
+from svc.testing.faults import Fault
 from tests.search.run import muted, run_schedule
 from tests.search.schedule import Arrival, Ask, Flip, Life, Schedule, Setup, Work, random_schedule, schedules
 

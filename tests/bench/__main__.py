@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from svc.devstack import Etcd
+from svc.devstack.stack import Etcd
 
 from . import picture, report
 from .consumers import CONSUMERS, ROOT, SVC, CannotRun, Consumer, Place

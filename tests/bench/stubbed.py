@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from svc.devstack_child import Child
+from svc.devstack.child import Child
 
 
 class Stub(Child):

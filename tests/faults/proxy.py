@@ -21,7 +21,7 @@ from time import time
 
 import trio
 
-from svc.devstack_child import free_ports
+from svc.devstack.child import free_ports
 
 CHUNK = 65_536
 

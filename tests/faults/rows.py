@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from svc.devstack import Etcd
+from svc.devstack.stack import Etcd
 from tests.faults.trial import Row, Trial
 
 MakeEtcd = Callable[[Path], AbstractContextManager[Sequence[Etcd]]]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import trio
 
-from svc.devstack import Etcd, etcd_binary
+from svc.devstack.stack import Etcd, etcd_binary
+from tests.etcd.test_etcd import certificate, pem
 from tests.etcd_cluster import EtcdCluster, Member
 from tests.faults.rows import scenario
 from tests.faults.trial import Trial
-from tests.test_etcd import certificate, pem
 
 LOST = "etcd lost; the last known state stands"
 UNREAD = "etcd out of reach; the key has not been read yet"

@@ -6,7 +6,7 @@ import time
 import httpx
 import trio
 
-from svc.devstack_child import free_ports
+from svc.devstack.child import free_ports
 from tests.faults.rows import scenario
 from tests.faults.trial import Footprint, Trial
 from tests.live import Instance

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from svc.devstack_child import free_ports
+from svc.devstack.child import free_ports
 from tests.faults.rows import scenario
 from tests.faults.trial import Footprint, Trial
 from tests.live import Instance

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import trio
 
-from svc import sqs
 from svc.settings import load
+from svc.sqs import queue as sqs
 from tests.faults.proxy import Answer
 from tests.faults.rows import scenario
 from tests.faults.trial import Trial

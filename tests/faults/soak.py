@@ -25,7 +25,7 @@ os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
 
 import trio
 
-from svc.devstack import Etcd, Moto
+from svc.devstack.stack import Etcd, Moto
 from tests.faults.proxy import Answer
 from tests.faults.rows_http import ODD_REQUESTS
 from tests.faults.trial import Footprint, Row, Trial, trial

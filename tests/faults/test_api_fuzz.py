@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import trio
 
-from svc.devstack import Etcd, Moto
-from svc.openapi import DESCRIPTION
+from svc.api.openapi import DESCRIPTION
+from svc.devstack.stack import Etcd, Moto
 from tests.faults.trial import Row, Trial, trial
 
 pytest.importorskip("schemathesis", reason='pip install -e ".[check]"')

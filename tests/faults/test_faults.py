@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from svc.devstack import Etcd, Moto
+from svc.devstack.stack import Etcd, Moto
 from tests.faults.conftest import ROW
 from tests.faults.rows import Scenario, all_scenarios
 from tests.faults.trial import trial

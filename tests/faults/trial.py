@@ -24,8 +24,8 @@ from typing import Any
 import httpx
 import trio
 
-from svc import etcd as etcd_client
-from svc.devstack import Etcd, Moto
+from svc.devstack.stack import Etcd, Moto
+from svc.etcd import watcher as etcd_client
 from svc.settings import load
 from tests.faults.proxy import Proxy, SqsProxy
 from tests.live import Instance, Stand, stand

@@ -23,7 +23,7 @@ from typing import Any
 
 import trio
 
-from svc.devstack import Moto
+from svc.devstack.stack import Moto
 from tests.etcd_cluster import EtcdCluster, Member
 from tests.live import Calls, Instance, Stand, recorded, stand
 

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 
 import trio
 
-from svc import etcd_fleet, etcd_registrar, logs
 from svc.core import Core
-from svc.devstack import Etcd
-from svc.etcd import KeyWatcher
-from svc.etcd_registrar import Registrar, identity
-from svc.fleet import Entry, Request, Standing, Wait
+from svc.devstack.stack import Etcd
+from svc.etcd import fleet as etcd_fleet
+from svc.etcd import registration as etcd_registrar
+from svc.etcd.registration import Registrar, identity
+from svc.etcd.watcher import KeyWatcher
+from svc.maintenance.fleet import Entry, Request, Standing, Wait
+from svc.maintenance.orders import Order
 from svc.settings import Settings, load
-from svc.switching import Order
+from svc.telemetry import logs
 from svc.testing import SimulatedQueue
 
 

@@ -43,13 +43,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from svc.breaker import PROBES, State
-from svc.drain import Drain
-from svc.ledger import Counts
-from svc.maintenance import DrainOutcome, Phase
-from svc.queue import Received
-from svc.simulated_history import DeadLettered, Deleted
-from svc.worker import LAST_RELEASE, LATE
+from svc.consumer.breaker import PROBES, State
+from svc.consumer.drain import Drain
+from svc.consumer.ledger import Counts
+from svc.consumer.queue import Received
+from svc.consumer.worker import LAST_RELEASE, LATE
+from svc.maintenance.manager import DrainOutcome, Phase
+from svc.testing.history import DeadLettered, Deleted
 
 if TYPE_CHECKING:
     from .witness import Instance, Running, Witness

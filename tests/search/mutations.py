@@ -12,14 +12,14 @@ from typing import Any
 
 import trio
 
-from svc.bell import Bell
-from svc.breaker import State
+from svc.consumer.breaker import State
+from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Fate, Outcome
+from svc.consumer.queue import Received
 from svc.core import Core
-from svc.fleet import Registration
-from svc.ledger import PROCESSED, RELEASED, Entry, Fate, Outcome
-from svc.maintenance import Phase, Switch
+from svc.maintenance.fleet import Registration
+from svc.maintenance.manager import Phase, Switch
 from svc.processors import Message, Reject, Retry
-from svc.queue import Received
+from svc.wakeup import Bell
 
 from .run import muted, run_schedule
 from .schedule import random_schedule

@@ -14,15 +14,15 @@ import structlog
 import trio
 import trio.testing
 
+from svc.consumer.worker import LAST_RELEASE, LATE
 from svc.core import Core
-from svc.fleet import Request, Wait
-from svc.fleet import Result as FleetResult
-from svc.maintenance import parse_switch
+from svc.maintenance.fleet import Request, Wait
+from svc.maintenance.fleet import Result as FleetResult
+from svc.maintenance.manager import parse_switch
 from svc.processors import Message, Reject, Retry
-from svc.simulated_faults import Call, Fault, fault_for
-from svc.simulated_service import SimulatedService
 from svc.testing import SimulatedQueue, SimulatedSwitch
-from svc.worker import LAST_RELEASE, LATE
+from svc.testing.faults import Call, Fault, fault_for
+from svc.testing.service import SimulatedService
 
 from .invariants import EPSILON
 from .schedule import Flip, Life, Schedule, Work

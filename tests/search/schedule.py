@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from hypothesis import strategies as st
 
-from svc.simulated_faults import Fault, What, random_faults
 from svc.testing import Notice, Outage
+from svc.testing.faults import Fault, What, random_faults
 
 CALM_AFTER = 10.0
 """Seconds from the last thing that a schedule does to the calm at its end: calls that were late have acted by then."""

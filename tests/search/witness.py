@@ -12,10 +12,11 @@ from typing import Any
 
 import trio
 
+from svc.consumer.queue import Queue, Received, Refusal
 from svc.core import Core
 from svc.processors import Message
-from svc.queue import Queue, Received, Refusal
-from svc.simulated_history import (
+from svc.testing import SimulatedQueue, SimulatedSwitch
+from svc.testing.history import (
     Assigned,
     CallFailed,
     DeadLettered,
@@ -24,8 +25,7 @@ from svc.simulated_history import (
     Sent,
     VisibilityChanged,
 )
-from svc.simulated_service import SimulatedService
-from svc.testing import SimulatedQueue, SimulatedSwitch
+from svc.testing.service import SimulatedService
 
 from .invariants import Invariants
 from .schedule import Schedule

@@ -5,8 +5,9 @@ import signal
 import trio
 from orders import processor
 
-from svc import service, sqs
+from svc import service
 from svc.settings import load
+from svc.sqs import queue as sqs
 
 
 async def test_an_order_is_shipped_on_the_real_stack(svc_stack, warehouse):

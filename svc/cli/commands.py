@@ -1,0 +1,41 @@
+"""What all commands share: the settings of the environment, and how a command ends that cannot do its work."""
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from svc.settings import BadSettings, Settings, load
+
+FAILED, UNUSABLE = 1, 2
+
+
+def settings_of(more: dict[str, str] | None = None) -> Settings:
+    """The settings of the environment, with logging set up by them; ends the process when they are unusable."""
+    from svc.telemetry import logs
+
+    try:
+        settings = load({**os.environ, **(more or {})})
+    except BadSettings as bad:
+        unusable(bad.faults)
+    logs.configure(settings.log_format, settings.log_level)
+    return settings
+
+
+def first(group: BaseExceptionGroup[Any]) -> BaseException:
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner
+
+
+def unusable(faults: list[str]) -> NoReturn:
+    for fault in faults:
+        click.echo(f"svc: {fault}", err=True)
+    sys.exit(UNUSABLE)
+
+
+def fail(message: str) -> NoReturn:
+    click.echo(f"svc: {message}", err=True)
+    sys.exit(FAILED)

@@ -1,0 +1,229 @@
+"""The intake: starts a receive whenever there are free places, and never abandons one.
+
+A loop looks at the whole state (open? free places? receives out? a pause?) and starts what that justifies. Closing the intake
+cancels this loop and never a receive: the receives run in a nursery that outlives it, land, and hand over what they bring.
+
+Places first: a receive asks for at most the places that are free, holds them while it is on the wire, and so nothing ever lands
+that there is no room for. Large messages need room of their own (`_fits`). One receive is out when the queue has little; more
+follow while they come back full.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from svc.backoff import backoff
+from svc.consumer.queue import Queue, QueueError, QueueMisconfigured, Received
+from svc.wakeup import Bell
+
+log = structlog.get_logger(__name__)
+
+BACKOFF_CAP = 5.0
+"""Seconds; the longest pause after failed receives, unless SQS_POLL_INTERVAL is longer. Recovery is a matter of seconds."""
+
+MISCONFIGURED_CAP = 30.0
+"""Seconds; the longest pause where an operator has to act first (no such queue, no permission, wrong credentials): nothing is
+gained by asking more often, and when it is put right the work goes on within this time."""
+
+GATHER = 0.1
+"""Seconds that a receive for less than a full batch waits for more free places, while the queue is full: each receive costs the
+same, and so does each place that is free meanwhile."""
+
+FEW = 0.1
+"""The part of the places that may be free for ten times as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeConfig:
+    """Times in seconds; ranges: see `settings.py`."""
+
+    places: int = 100
+    """Messages in flight at once."""
+    batch: int = 10
+    """Messages per receive at most."""
+    wait: int = 20
+    """Long-poll wait."""
+    visibility: int = 30
+    poll_interval: float = 1.0
+    receivers: int = 10
+    """Receives on the wire at once, under load."""
+    most_bytes: int = 268_435_456
+    """Memory that the bodies in flight may take."""
+
+
+class Intake:
+    def __init__(
+        self,
+        queue: Queue,
+        config: IntakeConfig,
+        *,
+        in_flight: Callable[[], int],
+        bytes_in_flight: Callable[[], int],
+        land: Callable[[Sequence[Received], float], None],
+        on_change: Callable[[], None],
+        may_begin: Callable[[], bool] = lambda: True,
+        grants: Callable[[], tuple[float, float | None]] = lambda: (math.inf, None),
+        rng: random.Random,
+    ) -> None:
+        """`land(deliveries, sent)` must enter them into the ledger without a checkpoint; `sent` is the Trio time at which
+        their receive was sent. `on_change()` tells that a receive has ended. While `may_begin()` says no, no receive
+        begins; who changes that says `look_again()`. `grants()` is how many more messages may be asked for, whatever the free
+        places, and when to ask that again (None: when told)."""
+        self._queue = queue
+        self._config = config
+        self._batch = min(config.batch, config.places)
+        self._in_flight = in_flight
+        self._bytes_in_flight = bytes_in_flight
+        self._land = land
+        self._on_change = on_change
+        self._may_begin = may_begin
+        self._grants = grants
+        self._rng = rng
+        self._bell = Bell()
+        self._scope = trio.CancelScope()
+        self._receivers = 0  # of which some may not have been sent yet
+        self._places_asked_for = 0
+        self._receivers_wanted = 1
+        self._bytes_expected = 0.0  # of one receive
+        self._wait = config.wait
+        self._pause_until = -math.inf
+        self._last_full_at = -math.inf
+        self._failures = 0
+        self.is_open = False
+        self.outstanding = 0
+        """Receives on the wire."""
+        self.received_once = False
+        """A receive has been answered since the start."""
+        self.last_brought_at = -math.inf
+        """Trio time at which a receive last brought something."""
+        self.error: str | None = None
+        """Why receives fail at present."""
+        self.error_since: float | None = None
+        """Trio time."""
+
+    @property
+    def is_asking(self) -> bool:
+        """A receive is on the wire, or about to be sent."""
+        return self._receivers > 0
+
+    def open(self) -> None:
+        self.is_open = True
+        self._pause_until = -math.inf
+        self._bell.ring()
+
+    def close(self, reason: str) -> None:
+        """No receive begins from this moment on; those on the wire land."""
+        self.is_open = False
+        self._scope.cancel(reason=reason)
+
+    def look_again(self) -> None:
+        """A place may have become free, or a receive may begin again."""
+        self._bell.ring()
+
+    async def run(self, wire: trio.Nursery) -> None:
+        """Start receives in `wire`. Ends only by cancellation."""
+        while True:
+            await self._bell.wait_until(lambda: self.is_open)
+            with trio.CancelScope() as self._scope:
+                while True:
+                    await self._bell.wait(lambda: self._start_receives(wire))
+
+    def _start_receives(self, wire: trio.Nursery) -> float | None:
+        """Start every receive that the free places justify; returns when to look again, if that is a matter of time."""
+        now = trio.current_time()
+        while self.is_open and self._may_begin():
+            if now < self._pause_until:
+                return self._pause_until
+            granted, ask_again = self._grants()
+            if granted < 1:
+                return ask_again
+            free = int(min(self._config.places - self._in_flight(), granted)) - self._places_asked_for
+            if free < 1 or self._receivers >= self._receivers_wanted:
+                return None
+            if not self._fits():
+                return None
+            if free < self._batch and now < (until := self._last_full_at + self._gathering(free)):
+                return until
+            limit = min(free, self._batch)
+            self._receivers += 1
+            self._places_asked_for += limit
+            wire.start_soon(self._receive, limit)
+        return None
+
+    def _gathering(self, free: int) -> float:
+        return GATHER if free > FEW * self._config.places else 10 * GATHER
+
+    def _fits(self) -> bool:
+        """Whether the receives that are out and one more stay within the bytes that may be in flight, if they bring as much as
+        those before them. One may always be out when nothing is in flight."""
+        bytes_then = self._bytes_in_flight() + (self._receivers + 1) * self._bytes_expected
+        return bytes_then <= self._config.most_bytes or not (self._receivers or self._in_flight())
+
+    async def _receive(self, limit: int) -> None:
+        """One receive, from its sending to its landing."""
+        wait = self._wait
+        try:
+            if not (self.is_open and self._may_begin() and self._grants()[0] >= 1):
+                return  # closed between the decision and this first step
+            sent = trio.current_time()
+            self.outstanding += 1
+            try:
+                # No checkpoint may come between the answer and the ledger.
+                deliveries = await self._queue.receive(limit=limit, wait=wait, visibility=self._config.visibility)
+                self._landed(deliveries, sent, limit, wait)
+            finally:
+                self.outstanding -= 1
+        except QueueError as error:
+            self._failed(error)
+        finally:
+            self._receivers -= 1
+            self._places_asked_for -= limit
+            self._on_change()
+            self._bell.ring()
+
+    def _failed(self, error: QueueError) -> None:
+        self._failures += 1
+        self._receivers_wanted = 1
+        now, first = trio.current_time(), self._config.poll_interval
+        cap = MISCONFIGURED_CAP if isinstance(error, QueueMisconfigured) else BACKOFF_CAP
+        self._pause_until = now + backoff(self._failures, first=first, cap=max(first, cap), rng=self._rng)
+        if self.error is None:
+            self.error_since = now
+        if self.error != str(error):
+            log.warning("receiving failed, trying again", error=str(error))
+        self.error = str(error)
+
+    def _landed(self, deliveries: Sequence[Received], sent: float, limit: int, wait: int) -> None:
+        now, config = trio.current_time(), self._config
+        took = now - sent
+        if deliveries and took >= config.visibility:
+            # They came when their lease was over, and would time after time: a message that becomes visible while the poll waits,
+            # on a way that takes the rest of the lease. So do not wait, until there is time for it.
+            self._wait = 0
+        elif wait == 0 and took + config.wait < config.visibility:
+            self._wait = config.wait
+        if self.error_since is not None:
+            log.info("receiving works again", after_seconds=round(now - self.error_since, 1))
+        self.error = self.error_since = None
+        self._failures = 0
+        self.received_once = True
+        if len(deliveries) >= limit:
+            if limit == self._batch:
+                self._receivers_wanted = min(self._receivers_wanted + 1, config.receivers)
+            self._last_full_at = now
+        else:
+            self._receivers_wanted = 1
+            self._last_full_at = -math.inf
+        if not deliveries:
+            # Without long polling there is a pause after nothing; and a queue that cuts our polls short makes no hot loop.
+            pause = now + config.poll_interval if wait == 0 else sent + min(config.poll_interval, wait)
+            self._pause_until = max(self._pause_until, pause)
+        else:
+            self.last_brought_at = now
+        brought = sum(delivery.size for delivery in deliveries)
+        self._bytes_expected = max(brought, self._bytes_expected * 0.9)
+        self._land(deliveries, sent)

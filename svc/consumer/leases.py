@@ -1,0 +1,210 @@
+"""The heartbeat: keeps the lease (visibility timeout) of everything that is still being worked on, and notices lost leases.
+
+One loop wakes when the first lease comes due, extends all that are due, ten per call, and sleeps until the next. What is not due
+is not looked at: the entries stand in groups, one for each receive or extension that gave them one lease, and the groups in a
+heap by when they come due. A message that is finished before costs no call, and leaves its group. A lease that the queue refuses
+to extend, or that runs out before an extension is confirmed, is lost: the work on it is cancelled and no delete is attempted,
+because another consumer may hold the message by then.
+
+Only undecided entries are covered: once the fate of a delivery is known, its remaining lease is the time to settle it in.
+"""
+
+import heapq
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+import trio
+
+from svc.backoff import backoff
+from svc.consumer.ledger import Entry, Ledger
+from svc.consumer.observer import Observer
+from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, Queue, QueueError
+from svc.wakeup import Bell
+
+log = structlog.get_logger(__name__)
+
+Group = dict[Entry, None]
+"""Entries with one lease; a dictionary for its order."""
+
+CALLS_AT_ONCE = 10
+"""Heartbeats on the wire at once. With 10,000 messages in flight a thousand come due in one moment; a delete must not wait for
+all of them to have had a connection."""
+
+CALL_LIMIT = 10.0
+"""Seconds after which a heartbeat on the wire is given up; the queue's own client is expected to fail before."""
+
+
+class Heartbeat:
+    def __init__(
+        self,
+        queue: Queue,
+        ledger: Ledger,
+        *,
+        visibility: int,
+        on_lost: Callable[[Entry, str], None],
+        on_landed: Callable[[], None],
+        observer: Observer,
+        rng: random.Random,
+    ) -> None:
+        """`on_lost(entry, why)` must end the entry; `on_landed()` tells that a heartbeat is no longer on the wire."""
+        self._queue = queue
+        self._ledger = ledger
+        self._visibility = visibility
+        self._on_lost = on_lost
+        self._on_landed = on_landed
+        self._observer = observer
+        self._rng = rng
+        self._bell = Bell()
+        self._groups: list[tuple[float, int, Group]] = []  # a heap, by when one of the group comes due
+        self._grouped = 0  # since the start: no two groups compare equal
+        self._empty = 0  # groups in the heap that all have left
+        self._calls: trio.Nursery | None = None
+        self._room = trio.CapacityLimiter(CALLS_AT_ONCE)
+        self._failures = 0
+
+    def cover(self, entries: Iterable[Entry]) -> None:
+        """These stand in the ledger, with one lease: keep it for those that are undecided."""
+        first = self._groups[0][0] if self._groups else math.inf
+        if self._group(entries) < first:
+            self._bell.ring()
+
+    def uncover(self, entry: Entry) -> None:
+        """It is decided, or has ended. Nothing here holds it any longer."""
+        group, entry.lease_group = entry.lease_group, None
+        if group is None:
+            return
+        del group[entry]
+        if not group:
+            self._empty += 1
+            if self._empty > 100 and self._empty > len(self._groups) / 2:
+                self._groups = [held for held in self._groups if held[2]]
+                heapq.heapify(self._groups)
+                self._empty = 0
+
+    async def run(self) -> None:
+        """Ends only by cancellation."""
+        async with trio.open_nursery() as self._calls:
+            while True:
+                await self._bell.wait(self._look)
+
+    def _due_at(self, entry: Entry) -> float:
+        """With a third of the lease left an extension is due: time for several attempts."""
+        return max(entry.lease_until - self._visibility / 3, entry.next_try)
+
+    def _covers(self, entry: Entry) -> bool:
+        return entry.is_undecided()
+
+    def _group(self, entries: Iterable[Entry]) -> float:
+        """Put those that are covered into one group; returns when to look at it."""
+        group: Group = dict.fromkeys(entry for entry in entries if self._covers(entry))
+        if not group:
+            return math.inf
+        when = min(min(self._due_at(entry), entry.lease_until) for entry in group)
+        for entry in group:
+            entry.lease_group = group
+        self._grouped += 1
+        heapq.heappush(self._groups, (when, self._grouped, group))
+        return when
+
+    def _look(self) -> float:
+        """Send what is due, give up what is lost; returns when to look again."""
+        now = trio.current_time()
+        soon = now + self._visibility / 12  # taken along, so that a crowd of leases does not cost a look each
+        due: list[Entry] = []
+        later: list[list[Entry]] = []
+        while self._groups and self._groups[0][0] <= soon:
+            _, _, group = heapq.heappop(self._groups)
+            self._empty -= not group
+            for entry in group:
+                entry.lease_group = None
+            not_yet = []
+            for entry in group:
+                if not self._covers(entry):
+                    continue  # it was a copy of one that was lost a line above
+                if entry.lease_until <= now:
+                    self._on_lost(entry, "its lease ran out before an extension was confirmed")
+                elif entry.next_try <= now and self._due_at(entry) <= soon:
+                    entry.next_try = math.inf  # it waits for its call
+                    due.append(entry)
+                else:
+                    not_yet.append(entry)
+            later.append(not_yet)
+        assert self._calls is not None
+        for first in range(0, len(due), MAX_BATCH):
+            batch = due[first : first + MAX_BATCH]
+            later.append(batch)  # they are looked at again when their lease runs out
+            self._calls.start_soon(self._extend, batch)
+        for entries in later:
+            self._group(entries)
+        return self._groups[0][0] if self._groups else math.inf
+
+    def _timeouts(self, batch: Sequence[Entry]) -> dict[str, int]:
+        """What to ask for, by receipt: for those of the batch that are still undecided and can be extended."""
+        now = trio.current_time()
+        timeouts = {}
+        for entry in batch:
+            # SQS refuses an extension beyond 12 hours after the receive; the last one is cut to fit.
+            seconds = min(self._visibility, math.floor(entry.received_at + MAX_VISIBILITY - now))
+            if entry.is_undecided() and now + seconds > entry.lease_until:
+                entry.extending = True
+                entry.hidden_until = max(entry.hidden_until, now + CALL_LIMIT + seconds)  # if it acts as late as it can
+                timeouts[entry.delivery.receipt] = seconds
+        return timeouts
+
+    async def _extend(self, batch: Sequence[Entry]) -> None:
+        async with self._room:
+            if timeouts := self._timeouts(batch):
+                await self._send([entry for entry in batch if entry.extending], timeouts)
+
+    async def _send(self, batch: Sequence[Entry], timeouts: dict[str, int]) -> None:
+        sent = trio.current_time()
+        error = "no answer"
+        refused = None
+        try:
+            with trio.move_on_after(CALL_LIMIT):
+                refused = await self._queue.change_visibility(timeouts)
+        except QueueError as failure:
+            error = str(failure)
+        finally:
+            answered_at = trio.current_time()
+            for entry in batch:
+                entry.extending = False
+            self._on_landed()
+        if refused is None:
+            self._failures += 1
+            if self._failures == 1:
+                log.warning("leases could not be extended, trying again", messages=len(batch), error=error)
+        else:
+            if self._failures:
+                log.info("leases are extended again", failed_calls=self._failures)
+            self._failures = 0
+        self._observer.extended(
+            confirmed=0 if refused is None else len(batch) - len(refused),
+            refused=0 if refused is None else len(refused),
+            unanswered=len(batch) if refused is None else 0,
+        )
+        for entry in batch:
+            refusal = refused.get(entry.delivery.receipt) if refused is not None else None
+            if refusal is None:
+                # Without an answer it may have acted too. An entry that has failed meanwhile stays invisible for as long as
+                # this extension says, and the drain report tells so.
+                entry.hidden_until = answered_at + timeouts[entry.delivery.receipt]
+            if refused is not None and refusal is None:
+                # Counted from the sending: never later than SQS counts.
+                entry.lease_until = sent + timeouts[entry.delivery.receipt]
+                if entry.is_undecided():
+                    entry.next_try = -math.inf
+            elif refusal is not None and refusal.gone and entry.is_undecided():
+                entry.hidden_until = answered_at  # not by us any more
+                self._on_lost(entry, f"the queue refused to extend its lease: {refusal.text}")
+            elif entry.is_undecided():
+                entry.attempts += 1
+                entry.next_try = trio.current_time() + backoff(
+                    entry.attempts, first=self._visibility / 30, cap=self._visibility / 10, rng=self._rng
+                )
+            if refusal is None and refused is not None:
+                entry.attempts = 0
+            self.uncover(entry)
+        self.cover(batch)

@@ -1,0 +1,277 @@
+"""The one place that knows what is in flight: every delivery stands here from its receive until its end.
+
+A delivery (one receipt handle) is added when the receive that brought it lands, is *decided* when its fate is known (delete it,
+give it back, …), and ends in exactly one `Outcome`, when the queue has confirmed that fate or the lease is over. So at every
+moment received = processed + failed + released + rejected + lost + in flight: the figures are the lengths and sums of one table.
+
+Times are Trio seconds. A lease is counted from the moment the receive was *sent*, which is never later than SQS counts it.
+This file decides nothing, waits for nothing and calls nobody but its two listeners.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import trio
+
+from svc.consumer.queue import Received
+from svc.processors import Message
+
+REMEMBERED_MESSAGES = 10_000
+"""How many finished messages that could not be deleted are remembered, oldest forgotten first."""
+
+RECENT_ERRORS = 10
+"""How many errors the statistics show (SPEC)."""
+
+
+class Outcome(Enum):
+    """How a delivery ended."""
+
+    PROCESSED = "processed"
+    """Its processor returned and the delete is confirmed."""
+    FAILED = "failed"
+    """Its processor raised; it becomes visible again after its back-off, or when its visibility timeout ends."""
+    RELEASED = "released"
+    """Given back: by a drain (visible at once), or because the processor raised `Retry`."""
+    REJECTED = "rejected"
+    """Its processor raised `Reject`: dead-lettered where possible, and deleted."""
+    LOST = "lost"
+    """Its lease ran out or was taken before the fate was confirmed: another consumer may have it."""
+
+
+class Action(Enum):
+    """What is asked of the queue to settle a delivery."""
+
+    DELETE = "delete"
+    CHANGE_VISIBILITY = "change_visibility"
+    DEAD_LETTER = "dead_letter"
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """A decision about a delivery, and the outcome it ends in once the queue has confirmed it."""
+
+    action: Action
+    outcome: Outcome
+    after: int = 0
+    """CHANGE_VISIBILITY: seconds until it is visible again."""
+    reason: str = ""
+    """DEAD_LETTER: the processor's reason."""
+
+
+PROCESSED = Fate(Action.DELETE, Outcome.PROCESSED)
+RELEASED = Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED)
+
+
+class Entry:
+    """One delivery in flight."""
+
+    __slots__ = (
+        "attempts",
+        "began_at",
+        "delivery",
+        "done",
+        "ended",
+        "extending",
+        "fate",
+        "hidden_until",
+        "landed_at",
+        "lease_group",
+        "lease_until",
+        "next_try",
+        "received_at",
+        "scope",
+    )
+
+    def __init__(self, delivery: Received, *, received_at: float, lease_until: float) -> None:
+        self.delivery = delivery
+        self.received_at = received_at
+        """When the receive that brought it was sent."""
+        self.landed_at = trio.current_time()
+        """When its answer came: a long poll later at most."""
+        self.lease_until = lease_until
+        """Until when the queue keeps it from others, as far as we have a confirmation."""
+        self.hidden_until = self.landed_at + lease_until - received_at
+        """Until when the queue keeps it from others at the latest: it counts from when it acted, which may be as late as its
+        answer; a call without an answer may have acted too."""
+        self.began_at: float | None = None
+        """When its processor was called."""
+        self.scope: trio.CancelScope | None = None
+        """Cancels the processor; None while the message waits for its turn, or when it will have none."""
+        self.fate: Fate | None = None
+        self.ended: Outcome | None = None
+        self.done: trio.Event | None = None
+        """Set at the end, if somebody waits for it."""
+        self.extending = False
+        """A heartbeat for it is on the wire: a change of visibility sent now could be overtaken by it."""
+        self.lease_group: dict[Entry, None] | None = None
+        """Those with which its lease is kept (`leases.py`)."""
+        self.next_try = float("-inf")
+        """Not before then may the next heartbeat (undecided) or the settlement (decided) be tried."""
+        self.attempts = 0
+        """How many settlement calls have failed for it."""
+
+    @property
+    def message(self) -> Message:
+        return self.delivery.message
+
+    def forget_body(self) -> None:
+        """Deferred entries are kept for as long as their messages are invisible, which may be hours: without what is large."""
+        slim = replace(self.message, body="", attributes={})
+        self.delivery = Received(slim, self.delivery.receipt)
+
+    def is_undecided(self) -> bool:
+        """Waiting for its turn, or being processed."""
+        return self.fate is None and self.ended is None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """One of the recent errors."""
+
+    at: float
+    """Trio time."""
+    message_id: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The figures of the ledger at one moment: received is always the sum of the others."""
+
+    received: int
+    processed: int
+    failed: int
+    released: int
+    rejected: int
+    lost: int
+    in_flight: int
+
+    def __sub__(self, earlier: "Counts") -> "Counts":
+        return Counts(*(getattr(self, name) - getattr(earlier, name) for name in self.__slots__))
+
+
+class Ledger:
+    def __init__(self, *, on_end: Callable[[Entry], None], on_decided: Callable[[Entry], None]) -> None:
+        self._on_end = on_end
+        self._on_decided = on_decided
+        self._entries: dict[str, Entry] = {}  # by receipt handle
+        self._by_message: dict[str, Entry] = {}
+        self._ended = dict.fromkeys(Outcome, 0)
+        self._undecided = 0
+        self._finished: OrderedDict[str, None] = OrderedDict()
+        self._deferred: dict[str, Entry] = {}  # by receipt: of two copies of a message, either may be what hides it
+        self._sweep_deferred_at = 1000
+        self.errors: deque[ErrorRecord] = deque(maxlen=RECENT_ERRORS)
+        self.last_received_at: float | None = None
+        self.bytes = 0
+        """Memory that the bodies in flight take."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Everything in flight, in the order of landing."""
+        return iter(self._entries.values())
+
+    def __contains__(self, receipt: str) -> bool:
+        return receipt in self._entries
+
+    @property
+    def undecided(self) -> int:
+        """How many have no fate yet: waiting for their turn, or being processed."""
+        return self._undecided
+
+    def add(self, delivery: Received, *, received_at: float, lease_until: float) -> Entry:
+        """A delivery has landed."""
+        entry = Entry(delivery, received_at=received_at, lease_until=lease_until)
+        if delivery.receipt in self._entries:
+            raise ValueError(f"message {delivery.message.id}: this receipt handle stands in the ledger already")
+        self._entries[delivery.receipt] = entry
+        self._by_message.setdefault(delivery.message.id, entry)
+        self._undecided += 1
+        self.bytes += delivery.size
+        self.last_received_at = received_at
+        return entry
+
+    def at_work_on(self, message_id: str) -> Entry | None:
+        """The delivery of this message that is in flight and was here first, if there is one."""
+        return self._by_message.get(message_id)
+
+    def follow(self, entry: Entry) -> None:
+        """The delivery of its message that was here first has ended; now this one is the first."""
+        self._by_message[entry.message.id] = entry
+
+    def decide(self, entry: Entry, fate: Fate) -> None:
+        """The fate is known; it may change only from dead-lettering to the delete that follows it."""
+        if entry.ended is not None or not (entry.fate is None or entry.fate.action is Action.DEAD_LETTER):
+            raise ValueError(f"message {entry.message.id}: decided twice ({entry.fate}, {entry.ended}, now {fate})")
+        if entry.fate is None:
+            self._undecided -= 1
+        entry.fate, entry.attempts, entry.next_try = fate, 0, float("-inf")
+        self._on_decided(entry)
+
+    def end(self, entry: Entry, outcome: Outcome) -> None:
+        """The delivery is out of our hands."""
+        if entry.ended is not None:
+            raise ValueError(f"message {entry.message.id}: ended twice ({entry.ended}, now {outcome})")
+        del self._entries[entry.delivery.receipt]
+        self.bytes -= entry.delivery.size
+        if self._by_message.get(entry.message.id) is entry:
+            del self._by_message[entry.message.id]
+        if entry.fate is None:
+            self._undecided -= 1
+        entry.ended = outcome
+        self._ended[outcome] += 1
+        retried = outcome is Outcome.RELEASED and entry.fate is not None and entry.fate.after > 0
+        if retried or outcome in (Outcome.FAILED, Outcome.LOST):
+            self._defer(entry)
+        if outcome is Outcome.LOST and entry.fate is not None and entry.fate.action is Action.DELETE:
+            self.remember(entry.message.id)
+        if entry.done is not None:
+            entry.done.set()
+        self._on_end(entry)
+        if entry.delivery.receipt in self._deferred:
+            entry.forget_body()
+
+    def _defer(self, entry: Entry) -> None:
+        if len(self._deferred) >= self._sweep_deferred_at:
+            self.deferred(trio.current_time())
+            self._sweep_deferred_at = 2 * len(self._deferred) + 1000
+        self._deferred[entry.delivery.receipt] = entry
+
+    def remember(self, message_id: str) -> None:
+        """Finished, but not known to be deleted in all its copies: when it comes back, it must be deleted and not processed
+        again."""
+        self._finished[message_id] = None
+        self._finished.move_to_end(message_id)
+        if len(self._finished) > REMEMBERED_MESSAGES:
+            self._finished.popitem(last=False)
+
+    def is_finished(self, message_id: str) -> bool:
+        """Whether this message was finished here before, and may come back all the same."""
+        return message_id in self._finished
+
+    def deferred(self, now: float) -> dict[str, float]:
+        """Message id → Trio time at which it becomes visible again at the latest: failed, to be retried later, or lost. Given
+        up by us, but still invisible."""
+        for receipt in [receipt for receipt, entry in self._deferred.items() if entry.hidden_until <= now]:
+            del self._deferred[receipt]
+        by_time = sorted(self._deferred.values(), key=lambda entry: entry.hidden_until)
+        return {entry.message.id: entry.hidden_until for entry in by_time}  # of several copies the last
+
+    def note_error(self, message_id: str, error: str) -> None:
+        self.errors.append(ErrorRecord(trio.current_time(), message_id, error))
+
+    def counts(self) -> Counts:
+        ended = self._ended
+        return Counts(
+            received=sum(ended.values()) + len(self._entries),
+            processed=ended[Outcome.PROCESSED],
+            failed=ended[Outcome.FAILED],
+            released=ended[Outcome.RELEASED],
+            rejected=ended[Outcome.REJECTED],
+            lost=ended[Outcome.LOST],
+            in_flight=len(self._entries),
+        )

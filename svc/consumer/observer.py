@@ -1,0 +1,128 @@
+"""What the work tells of itself while it happens: the `Observer` protocol, which metrics and traces implement.
+
+The files that decide (`worker.py` and its parts) know this protocol and no foreign library. What can be looked at later, such as
+how many messages are in flight, is a snapshot and no event; here stands only what a later look cannot know: how long something
+took, and how often it happened.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from svc.consumer.ledger import Entry
+from svc.consumer.queue import Received
+from svc.maintenance.manager import DrainReport
+
+Action = Literal["receive", "delete", "change_visibility", "dead_letter", "send", "attributes"]
+"""What was asked of the queue: the methods of `queue.Queue`."""
+
+Result = Literal["ok", "timeout", "unavailable", "misconfigured", "refused", "error", "cancelled"]
+"""How it ended: by the `QueueError` that it raised. `cancelled`: given up by us; it may have acted."""
+
+
+class Observer(Protocol):
+    """Everything is called in the middle of a decision: it must not raise, wait, or take more than microseconds. Of an entry it
+    may read everything and change nothing."""
+
+    def landed(self, entry: Entry) -> None:
+        """A delivery has come in and stands in the ledger."""
+
+    def begins(self, entry: Entry) -> None:
+        """Its processor is about to be called, in the task that calls this."""
+
+    def worked(self, entry: Entry, error: BaseException | None) -> None:
+        """Its processor has ended, in the task that calls this: by returning (None), or by this exception."""
+
+    def decided(self, entry: Entry) -> None:
+        """Its fate is known (`entry.fate`), and goes to the queue now. A dead letter is decided once more, for its delete."""
+
+    def ended(self, entry: Entry) -> None:
+        """It is out of our hands (`entry.ended`)."""
+
+    def extended(self, *, confirmed: int, refused: int, unanswered: int) -> None:
+        """One heartbeat has been sent, and so many leases were extended, were not, or may have been."""
+
+    def called(self, action: Action, result: Result, seconds: float, entries: int) -> None:
+        """One call to the queue has ended; `entries` messages went out with it."""
+
+    def received(self, deliveries: Sequence[Received]) -> None:
+        """A receive was answered, with these (or none)."""
+
+    def drain_ended(self, report: DrainReport) -> None:
+        """A drain is over."""
+
+
+class Unobserved:
+    """Nobody looks."""
+
+    def landed(self, entry: Entry) -> None:
+        pass
+
+    def begins(self, entry: Entry) -> None:
+        pass
+
+    def worked(self, entry: Entry, error: BaseException | None) -> None:
+        pass
+
+    def decided(self, entry: Entry) -> None:
+        pass
+
+    def ended(self, entry: Entry) -> None:
+        pass
+
+    def extended(self, *, confirmed: int, refused: int, unanswered: int) -> None:
+        pass
+
+    def called(self, action: Action, result: Result, seconds: float, entries: int) -> None:
+        pass
+
+    def received(self, deliveries: Sequence[Received]) -> None:
+        pass
+
+    def drain_ended(self, report: DrainReport) -> None:
+        pass
+
+
+UNOBSERVED: Observer = Unobserved()
+
+
+class Several:
+    """Tells each of several observers, in their order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def landed(self, entry: Entry) -> None:
+        for one in self._observers:
+            one.landed(entry)
+
+    def begins(self, entry: Entry) -> None:
+        for one in self._observers:
+            one.begins(entry)
+
+    def worked(self, entry: Entry, error: BaseException | None) -> None:
+        for one in self._observers:
+            one.worked(entry, error)
+
+    def decided(self, entry: Entry) -> None:
+        for one in self._observers:
+            one.decided(entry)
+
+    def ended(self, entry: Entry) -> None:
+        for one in self._observers:
+            one.ended(entry)
+
+    def extended(self, *, confirmed: int, refused: int, unanswered: int) -> None:
+        for one in self._observers:
+            one.extended(confirmed=confirmed, refused=refused, unanswered=unanswered)
+
+    def called(self, action: Action, result: Result, seconds: float, entries: int) -> None:
+        for one in self._observers:
+            one.called(action, result, seconds, entries)
+
+    def received(self, deliveries: Sequence[Received]) -> None:
+        for one in self._observers:
+            one.received(deliveries)
+
+    def drain_ended(self, report: DrainReport) -> None:
+        for one in self._observers:
+            one.drain_ended(report)

@@ -1,0 +1,58 @@
+"""Asks whether something works, however often it is asked itself: one call at a time, one a second, none waited for over 5 s."""
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from svc.consumer.queue import QueueError
+
+EVERY = 1.0
+"""Seconds from the begin of one call to the begin of the next (SPEC, `GET /health`)."""
+
+PATIENCE = 5.0
+"""Seconds that an answer is waited for (SPEC, `GET /health`)."""
+
+
+class Probe:
+    def __init__(self, call: Callable[[], Awaitable[object]]) -> None:
+        self._call = call
+        self._one_at_a_time = trio.Lock()
+        self._asked_at = float("-inf")
+        self._answered_at = float("-inf")
+        self._worked = False
+        self.error: str | None = None
+        """What the last call that failed said; None after one that worked."""
+        self.error_since: float | None = None
+        """Trio time since which no call has worked."""
+
+    async def works(self) -> bool:
+        """Whether the last call worked, making one if the last is older than a second. Never raises `QueueError`."""
+        came = trio.current_time()
+        with trio.move_on_after(PATIENCE) as patience:
+            async with self._one_at_a_time:
+                # Whoever waited for the call of another has its answer.
+                if self._answered_at < came and not self._fresh():
+                    # Too early only when the last call was cancelled: whoever asked for it has gone.
+                    await trio.sleep_until(self._asked_at + EVERY)
+                    await self._ask()
+        if patience.cancelled_caught:
+            self._failed(f"no answer in {PATIENCE:g} s")
+        return self._worked
+
+    def _fresh(self) -> bool:
+        return self._answered_at >= self._asked_at > trio.current_time() - EVERY
+
+    async def _ask(self) -> None:
+        self._asked_at = trio.current_time()
+        try:
+            await self._call()
+        except QueueError as error:
+            self._failed(str(error))
+        else:
+            self._worked, self.error, self.error_since = True, None, None
+        self._answered_at = trio.current_time()
+
+    def _failed(self, error: str) -> None:
+        self._worked, self.error = False, error
+        if self.error_since is None:
+            self.error_since = trio.current_time()

@@ -1,0 +1,252 @@
+"""Settlement: carries decided fates to the queue, in batches, and ends a delivery only when the queue has confirmed it.
+
+A batch leaves for one of three named reasons: *size* (ten are ready), *time* (one of them has lingered long enough) or *flush*
+(no more can be expected to join it soon, or a drain wants everything out now). What a batch call refuses, or what never got an
+answer, is tried again with back-off until its lease is over; then it is lost, and the ledger remembers what was finished.
+
+Settlement has its own tasks and never runs within the cancel scope of the work it settles. It decides nothing about messages.
+"""
+
+import heapq
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+import trio
+
+from svc.backoff import backoff
+from svc.consumer.ledger import Action, Entry, Fate, Ledger, Outcome
+from svc.consumer.observer import Observer
+from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, Queue, QueueError, Refusal
+from svc.wakeup import Bell
+
+log = structlog.get_logger(__name__)
+
+CALLS_AT_ONCE = 40
+"""Settlement calls on the wire at once: the rest waits here, where it can still join a batch, and not for a connection, where its
+time-out runs. Enough for 400 messages per round trip."""
+
+CALL_LIMIT = 10.0
+"""Seconds after which a settlement call on the wire is given up and tried again."""
+
+RETRY_FIRST, RETRY_CAP = 0.2, 2.0
+"""Seconds before the second try of a settlement, and the most before a later one."""
+
+
+class Settlement:
+    def __init__(
+        self,
+        queue: Queue,
+        ledger: Ledger,
+        *,
+        observer: Observer,
+        linger: float,
+        more_may_come: Callable[[], bool],
+        rng: random.Random,
+    ) -> None:
+        """`linger` is the longest that a settlement waits for company, while `more_may_come()` says that some may."""
+        self._queue = queue
+        self._ledger = ledger
+        self._observer = observer
+        self._linger = linger
+        self._rng = rng
+        self._more_may_come = more_may_come
+        self._bell = Bell()
+        self._ready: dict[Action, deque[tuple[float, Entry]]] = {action: deque() for action in Action}
+        # ready, and until when it lingers at the longest
+        self._later: list[tuple[float, int, Action, Entry]] = []  # a heap, by when it may be tried again
+        self._put_off = 0  # how many stood there since the start: no two of `_later` compare equal
+        self._overtaken: list[
+            tuple[float, Entry]
+        ] = []  # changes of visibility, until a heartbeat on the wire has landed
+        self._on_wire = 0
+        self._pause_until: dict[Action, float] = {}
+        # of actions whose last call got no answer: when all that waits for it is tried together
+        self._calls: trio.Nursery | None = None
+        self._failing = False
+        self.flushing = False
+        """While true nothing lingers: set by a drain."""
+        self.left: dict[str, int] = {"size": 0, "time": 0, "flush": 0}
+        """How many batches left for which reason."""
+
+    def settle(self, entry: Entry, fate: Fate) -> None:
+        """The fate of a delivery is known; from here on it is this file's task. Does not wait."""
+        self._ledger.decide(entry, fate)
+        now = trio.current_time()
+        # A quarter at most of what is left of the lease: the rest is for trying again.
+        until = now + max(0.0, min(self._linger, (entry.lease_until - now) / 4))
+        pause = self._pause_until.get(fate.action, now)
+        if entry.extending and fate.action is Action.CHANGE_VISIBILITY:
+            self._overtaken.append((until, entry))  # sent now, the heartbeat might undo it
+        elif now < pause < entry.lease_until and not self.flushing:
+            self._wait_until(pause, fate.action, entry)
+        else:
+            self._ready[fate.action].append((until, entry))
+        self._observer.decided(entry)
+        self._bell.ring()
+
+    def flush(self, flushing: bool) -> None:
+        self.flushing = flushing
+        if flushing:
+            self._pause_until.clear()
+            # What only waits because others failed has a right to its one try before the drain ends.
+            untried = [held for held in self._later if not held[3].attempts]
+            self._later = [held for held in self._later if held[3].attempts]
+            heapq.heapify(self._later)
+            for _, _, action, entry in untried:
+                self._ready[action].append((trio.current_time(), entry))
+        self._bell.ring()
+
+    def look_again(self) -> None:
+        """Something that settlement waits for has changed."""
+        self._bell.ring()
+
+    async def run(self) -> None:
+        """Ends only by cancellation."""
+        async with trio.open_nursery() as self._calls:
+            while True:
+                await self._bell.wait(self._look)
+
+    def _look(self) -> float | None:
+        """Send every batch that has a reason to leave; returns when the next one will have, if that is a matter of time."""
+        now = trio.current_time()
+        assert self._calls is not None
+        while self._later and self._later[0][0] <= now:
+            _, _, action, entry = heapq.heappop(self._later)
+            self._ready[action].append((now, entry))
+        if self._overtaken:
+            self._ready[Action.CHANGE_VISIBILITY].extend(held for held in self._overtaken if not held[1].extending)
+            self._overtaken = [held for held in self._overtaken if held[1].extending]
+        next_look = self._later[0][0] if self._later else math.inf
+        for action, ready in self._ready.items():
+            size = 1 if action is Action.DEAD_LETTER else MAX_BATCH
+            while ready and self._on_wire < CALLS_AT_ONCE:
+                reason, until = self._reason(now, ready, size)
+                if reason is None:
+                    next_look = min(next_look, until)
+                    break
+                self.left[reason] += 1
+                self._on_wire += 1
+                batch = [ready.popleft()[1] for _ in range(min(size, len(ready)))]
+                self._calls.start_soon(self._send, action, batch)
+        return next_look
+
+    def _reason(self, now: float, ready: Sequence[tuple[float, Entry]], size: int) -> tuple[str | None, float]:
+        """Why a batch leaves now, or None and when it will leave at the latest."""
+        if len(ready) >= size:
+            return "size", now
+        if self.flushing or not self._more_may_come():
+            return "flush", now
+        until = min(until for until, _ in ready)
+        return ("time" if until <= now else None), until
+
+    async def _send(self, action: Action, batch: Sequence[Entry]) -> None:
+        refused: Mapping[str, Refusal] | None = None
+        error = f"no answer in {CALL_LIMIT:g} s"
+        try:
+            with trio.move_on_after(CALL_LIMIT):
+                refused = await self._call(action, batch)
+        except QueueError as failure:
+            error = str(failure)
+        finally:
+            self._on_wire -= 1
+        self._tell(refused is not None, action, len(batch), error)
+        if refused is not None:
+            self._pause_until.pop(action, None)
+        again: list[tuple[Entry, str]] = []
+        for entry in batch:
+            if entry.ended is not None:
+                continue  # lost while the call was on the wire
+            refusal = refused.get(entry.delivery.receipt) if refused is not None else None
+            if refused is not None and refusal is None:
+                self._confirmed(entry)
+            elif refusal is not None and refusal.gone:
+                entry.hidden_until = trio.current_time()  # not by us any more
+                self._lost(entry, f"the queue refused to {action.value}: {refusal.text}")
+            else:
+                if refusal is None and entry.fate is not None:  # no answer: it may have acted
+                    entry.hidden_until = max(entry.hidden_until, trio.current_time() + visible_in(entry))
+                again.append((entry, refusal.text if refusal else error))
+        self._try_again(action, again, together=refused is None)
+        self._bell.ring()
+
+    async def _call(self, action: Action, batch: Sequence[Entry]) -> Mapping[str, Refusal]:
+        if action is Action.DELETE:
+            return await self._queue.delete([entry.delivery.receipt for entry in batch])
+        if action is Action.CHANGE_VISIBILITY:
+            return await self._queue.change_visibility({entry.delivery.receipt: visible_in(entry) for entry in batch})
+        for entry in batch:
+            assert entry.fate is not None
+            reason = entry.fate.reason
+            if not await self._queue.dead_letter(entry.delivery, reason):
+                log.error(
+                    "rejected message is deleted: the queue has no dead-letter queue",
+                    message_id=entry.message.id,
+                    reason=reason,
+                )
+        return {}
+
+    def _confirmed(self, entry: Entry) -> None:
+        assert entry.fate is not None
+        if entry.fate.action is Action.DEAD_LETTER:
+            self.settle(entry, Fate(Action.DELETE, Outcome.REJECTED))
+            return
+        if entry.fate.action is Action.CHANGE_VISIBILITY:
+            entry.hidden_until = trio.current_time() + visible_in(entry)
+        elif trio.current_time() >= entry.lease_until:
+            log.warning(
+                "message deleted when its lease was over: another consumer may have had it meanwhile",
+                message_id=entry.message.id,
+            )
+        self._ledger.end(entry, entry.fate.outcome)
+
+    def _try_again(self, action: Action, failed: Sequence[tuple[Entry, str]], *, together: bool) -> None:
+        """What failed is tried again as long as its lease lasts. `together`: the queue did not answer at all. Then everything
+        that waits for this action is tried in the same moment, in batches of ten: an outage must not cost a call per message."""
+        if not failed:
+            return
+        now = trio.current_time()
+        attempt = 1 + max(entry.attempts for entry, _ in failed)
+        next_try = now + backoff(attempt, first=RETRY_FIRST, cap=RETRY_CAP, rng=self._rng)
+        if together:
+            if (pause := self._pause_until.get(action, now)) > now:
+                next_try = pause
+            self._pause_until[action] = next_try
+        for entry, error in failed:
+            entry.attempts, entry.next_try = attempt, next_try
+            if next_try >= entry.lease_until:
+                self._lost(entry, f"its lease ran out before the queue confirmed {action.value}: {error}")
+            else:
+                self._wait_until(next_try, action, entry)
+
+    def _wait_until(self, at: float, action: Action, entry: Entry) -> None:
+        self._put_off += 1
+        heapq.heappush(self._later, (at, self._put_off, action, entry))
+
+    def _lost(self, entry: Entry, why: str) -> None:
+        if entry.fate is not None and entry.fate.outcome is Outcome.FAILED:
+            # Nothing is lost: it was to come back, and does when its lease ends, sooner or later than was meant.
+            log.warning("failed message keeps its visibility timeout", message_id=entry.message.id, error=why)
+            self._ledger.end(entry, Outcome.FAILED)
+            return
+        log.warning("message lost", message_id=entry.message.id, error=why)
+        self._ledger.note_error(entry.message.id, f"lost: {why}")
+        self._ledger.end(entry, Outcome.LOST)
+
+    def _tell(self, answered: bool, action: Action, messages: int, error: str) -> None:
+        """One line when settlement begins to fail, one when it works again."""
+        if not answered and not self._failing:
+            log.warning(
+                "messages could not be settled, trying again", action=action.value, messages=messages, error=error
+            )
+        elif answered and self._failing:
+            log.info("messages are settled again", action=action.value)
+        self._failing = not answered
+
+
+def visible_in(entry: Entry) -> int:
+    """The new visibility timeout, cut to what SQS takes: no later than 12 hours after the receive."""
+    assert entry.fate is not None
+    return max(0, min(entry.fate.after, math.floor(entry.received_at + MAX_VISIBILITY - trio.current_time())))

@@ -1,0 +1,217 @@
+"""The message tasks: run the processor on each message, in a cancel scope of its own, and turn what it does into a fate.
+
+On a standard queue every message has a task; on a FIFO queue every message group has one, which takes its messages in order and
+goes on to the next only when the one before is settled. However a task ends, its message has a fate afterwards.
+"""
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from svc.backoff import redelivery
+from svc.consumer.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Outcome
+from svc.consumer.observer import Observer
+from svc.consumer.settlement import Settlement
+from svc.processors import Process, Reject, Retry
+
+log = structlog.get_logger(__name__)
+
+
+class MessageTasks:
+    def __init__(
+        self,
+        process: Process,
+        ledger: Ledger,
+        settlement: Settlement,
+        *,
+        observer: Observer,
+        fifo: bool,
+        retry_backoff: tuple[float, float] | None,
+        had_last_receive: Callable[[Entry], bool],
+        on_verdict: Callable[[Entry, bool], None],
+        rng: random.Random,
+    ) -> None:
+        """`on_verdict(entry, failed)`: the processor has failed, or it has succeeded or asked for a retry or a rejection."""
+        self._process = process
+        self._ledger = ledger
+        self._settlement = settlement
+        self._observer = observer
+        self._fifo = fifo
+        self._retry_backoff = retry_backoff
+        self._had_last_receive = had_last_receive
+        self._on_verdict = on_verdict
+        self._rng = rng
+        self._groups: dict[str, deque[Entry]] = {}
+
+    def start(self, entry: Entry, nursery: trio.Nursery) -> None:
+        """Work on the message now, or when its group's turn comes. Does not wait."""
+        group = entry.message.group_id
+        if not self._fifo or group is None:
+            nursery.start_soon(self._work_on, entry)
+        elif group in self._groups:
+            self._groups[group].append(entry)
+        else:
+            self._groups[group] = deque([entry])
+            nursery.start_soon(self._work_on_group, group)
+
+    async def _work_on_group(self, group: str) -> None:
+        """Message after message. One that is not finished lets none of its successors pass: they go back too."""
+        line = self._groups[group]
+        try:
+            while line:
+                entry = line[0]
+                await self._end_of_earlier(entry)
+                await self._work_on(entry)
+                await self._end_of(entry)
+                line.popleft()
+                came_back = bool(line) and line[0].message.id == entry.message.id
+                if entry.ended not in (Outcome.PROCESSED, Outcome.REJECTED) and not came_back:
+                    break
+        finally:
+            del self._groups[group]
+            for entry in line:
+                if entry.is_undecided():
+                    self._settlement.settle(entry, RELEASED)
+
+    async def _end_of_earlier(self, entry: Entry) -> None:
+        """Wait until no earlier delivery of this message is in our hands, or this one is lost. (Lost, it is not the next in turn
+        any more, and a later one, which waits behind it in the line, may be.)"""
+        while entry.ended is None and (first := self._ledger.at_work_on(entry.message.id)) not in (None, entry):
+            await self._end_of(first)
+
+    async def _end_of(self, entry: Entry) -> None:
+        if entry.ended is None:
+            entry.done = entry.done or trio.Event()
+            await entry.done.wait()
+
+    async def _work_on(self, entry: Entry) -> None:
+        if not entry.is_undecided():
+            return  # its fate was sealed before its turn came
+        if self._ledger.is_finished(entry.message.id):
+            # While it waited, an earlier delivery was finished, by a processor that ignored that its lease was lost.
+            self._settlement.settle(entry, PROCESSED)
+            return
+        structlog.contextvars.bind_contextvars(message_id=entry.message.id)
+        error: BaseException | None = None
+        entry.scope = scope = trio.CancelScope()
+        try:
+            try:
+                with scope:
+                    await self._run_processor(entry)
+            except (
+                BaseException
+            ) as raised:  # SystemExit and the like too: a processor ends its message, never the service
+                error = _its_own(raised)
+            # From here to the settlement there is no checkpoint: what is finished cannot be released by a cancellation.
+            if not entry.is_undecided():  # lost, or taken from a processor that ignored its cancellation
+                if error is None and not scope.cancelled_caught:
+                    self._ledger.remember(entry.message.id)
+            elif scope.cancelled_caught:
+                self._settlement.settle(entry, RELEASED)
+            elif error is None:
+                self._settlement.settle(entry, PROCESSED)
+                self._on_verdict(entry, False)
+            else:
+                self._settle_raised(entry, error)
+        finally:
+            if entry.is_undecided():  # the whole worker is cancelled
+                self._settlement.settle(entry, RELEASED)
+
+    async def _run_processor(self, entry: Entry) -> None:
+        entry.began_at = trio.current_time()
+        self._observer.begins(entry)
+        try:
+            await self._process(entry.message)
+            _close_what_was_left_open()
+        except BaseException as error:
+            self._observer.worked(entry, error)
+            _close_what_was_left_open(error)
+            raise
+        self._observer.worked(entry, None)
+
+    def _settle_raised(self, entry: Entry, error: BaseException) -> None:
+        try:
+            match _single(error):
+                case Retry() as retry:
+                    after, reason = math.ceil(retry.after), str(retry)
+                    log.info("message will be retried", visible_again_in_seconds=after, reason=reason)
+                    self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
+                    self._on_verdict(entry, False)
+                    return
+                case Reject() as reject:
+                    reason = str(reject.reason)
+                    log.warning("message rejected", reason=reason)
+                    self._ledger.note_error(entry.message.id, f"rejected: {reason}")
+                    self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.REJECTED, reason=reason))
+                    self._on_verdict(entry, False)
+                    return
+        except Exception as broken:
+            # The user's own class of it, which lacks something, or cannot be shown.
+            if not entry.is_undecided():
+                raise
+            error = broken
+        self._fail(entry, error, _told(error))
+
+    def _fail(self, entry: Entry, error: BaseException, told: str) -> None:
+        receives = entry.message.receive_count
+        self._ledger.note_error(entry.message.id, told)
+        self._on_verdict(entry, True)
+        if self._retry_backoff is None:
+            log.error("message failed", receive_count=receives, exc_info=error)
+            self._ledger.end(entry, Outcome.FAILED)
+            return
+        first, cap = self._retry_backoff
+        # After the last receive that the redrive policy grants, the next attempt to receive it moves it to the dead-letter queue:
+        # there is nothing to wait for, and behind it a FIFO group waits too.
+        attempt = 1 if self._had_last_receive(entry) else receives
+        after = redelivery(attempt, first=first, cap=cap, rng=self._rng)
+        log.error("message failed", receive_count=receives, visible_again_in_seconds=after, exc_info=error)
+        self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
+
+
+def _single(error: BaseException) -> BaseException:
+    """The one exception inside nested groups of one (every Trio nursery wraps what its tasks raise), else the group."""
+    inner = error
+    while isinstance(inner, BaseExceptionGroup):
+        if len(inner.exceptions) != 1:
+            return error
+        inner = inner.exceptions[0]
+    return inner
+
+
+def _its_own(raised: BaseException) -> BaseException:
+    """What the processor raised. When the whole worker is cancelled, a cancellation that is part of it is raised on instead; any
+    other one is the processor's own mistake (a stored one, one that left its scope) and fails its message like any error."""
+    if trio.current_effective_deadline() == -math.inf:
+        if isinstance(raised, trio.Cancelled):
+            raise raised
+        if isinstance(raised, BaseExceptionGroup) and (cancelled := raised.split(trio.Cancelled)[0]) is not None:
+            raise cancelled
+    return raised
+
+
+def _close_what_was_left_open(error: BaseException | None = None) -> None:
+    """A nursery that the processor has opened and not closed (an exit stack that nobody closes) would end this task, and with it
+    the service, with a RuntimeError. Its tasks are cancelled instead, and the message has failed."""
+    task = trio.lowlevel.current_task()
+    left_open = task.child_nurseries
+    if not left_open:
+        return
+    for nursery in left_open:
+        nursery.cancel_scope.cancel(reason="its processor has ended and left it open")
+    # Trio has no public way to let go of a nursery; by this list it decides whether a task may end (`task_exited`, Trio 0.35).
+    task._child_nurseries.clear()
+    if error is None:
+        raise RuntimeError("the processor returned and left a nursery open; what runs in it is cancelled")
+
+
+def _told(error: BaseException) -> str:
+    single = _single(error)
+    try:
+        return f"{type(single).__name__}: {single}"
+    except Exception:
+        return f"{type(single).__name__} (whose text cannot be had)"

@@ -1,0 +1,373 @@
+"""Connections to etcd: which endpoint answers, who we are to it, requests, and watches.
+
+gRPC offers a watch only as a blocking iterator: it has one thread, which hands over and does nothing else.
+
+Nothing here may decide what a value causes or when to try again, or let a foreign thread out.
+"""
+
+import contextlib
+import math
+import queue
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import trio
+
+from svc.etcd.channel import (
+    CHANNEL_OPTIONS,
+    CHECK_ENDPOINT,
+    NO_QUORUM,
+    TOKEN_IS_OLD,
+    EtcdError,
+    Trouble,
+    answer_to,
+    details_of,
+    etcdrpc,
+    grpc,
+    understood,
+)
+from svc.etcd.keys import Found, Held, Put, all_in, encoded, range_end
+from svc.settings import Settings
+
+T = TypeVar("T")
+
+ONE_SHOT_TIMEOUT = 5.0
+"""Seconds that `read`, `write` and `delete` may take in all."""
+
+_ANSWER = 3.0
+"""Seconds that an endpoint may take to connect, authenticate and answer the first read."""
+
+_PASSING = ("leader changed", "no leader")
+"""What a member says while its cluster elects a leader (api/v3rpc/rpctypes/error.go): a matter of seconds."""
+
+_TRY_AGAIN = 0.2
+"""Seconds before a one-shot begins anew at another endpoint."""
+
+_STAGGER = 0.3
+"""Seconds after which the next endpoint is tried beside one that has not answered yet."""
+
+# The member ends a watch itself once it has no leader; without this it would keep it, silent (etcd's clientv3,
+# WithRequireLeader).
+_REQUIRE_LEADER = (("hasleader", "true"),)
+
+
+# Not Trio's default one: whoever fills that must not delay the switch.
+_files = trio.CapacityLimiter(1)
+
+
+async def one_shot(settings: Settings, key: str, on: "Callable[[Connection, Any], Awaitable[T]]") -> T:
+    """`on` with a connection and what it answered to a read of the key. An endpoint that fails us in the middle (killed, or
+    without its leader) is no answer: `on` begins anew at another, so it must be something that may be done twice."""
+    endpoint, endpoints, failed = "", list(settings.etcd_endpoints), ""
+    with trio.move_on_after(ONE_SHOT_TIMEOUT):
+        while True:
+            try:
+                async with connected(settings, key, endpoints) as (connection, answer):
+                    endpoint = connection.endpoint
+                    return await on(connection, answer)
+            except Trouble as trouble:
+                failed = f"etcd {endpoint}: {trouble.said}. {trouble.remedy}"
+                if trouble.denied or trouble.remedy not in (CHECK_ENDPOINT, NO_QUORUM):
+                    raise EtcdError(failed) from None
+            except EtcdError as error:
+                # Nobody answers: that is told at once, unless a member says that it will pass, or did answer before.
+                if not failed and not any(passing in str(error) for passing in _PASSING):
+                    raise
+                failed = str(error)
+            endpoints.append(endpoints.pop(0))
+            await trio.sleep(_TRY_AGAIN)
+    failed = failed or f"etcd {endpoint or _listed(settings.etcd_endpoints)}: no full answer"
+    raise EtcdError(
+        f"{failed} (Tried for {ONE_SHOT_TIMEOUT:g} s; a change may have been made all the same. Check that etcd is well, then "
+        "look at the key before you try again.)"
+    )
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    settings: Settings, key: str, endpoints: Sequence[tuple[str, int]]
+) -> "AsyncIterator[tuple[Connection, Any]]":
+    """A connection, and its answer to a first read of the key. Raises `EtcdError` when no endpoint gives one."""
+    connection, answer = await _first_to_answer(settings, key, endpoints)
+    try:
+        yield connection, answer
+    finally:
+        connection.close()
+
+
+async def _first_to_answer(
+    settings: Settings, key: str, endpoints: Sequence[tuple[str, int]]
+) -> "tuple[Connection, Any]":
+    """Try the endpoints in their order, each a little after the one before it unless that failed sooner; the first
+    answer wins (RFC 8305's way with addresses). One that swallows everything delays us by a fraction of a second, not
+    by a timeout."""
+    won: tuple[Connection, Any] | None = None
+    troubles: dict[str, Trouble] = {}
+
+    async def attempt(host: str, port: int, settled: trio.Event) -> None:
+        nonlocal won
+        connection = Connection(settings, host, port)
+        try:
+            answer = await connection.open(key)
+            if won is None:
+                won = connection, answer
+                nursery.cancel_scope.cancel(reason="another endpoint has answered")
+        except Trouble as trouble:
+            troubles[connection.endpoint] = trouble
+        finally:
+            if won is None or won[0] is not connection:
+                connection.close()
+            settled.set()
+
+    # However many there are, the last has its full time within ONE_SHOT_TIMEOUT.
+    stagger = min(_STAGGER, (ONE_SHOT_TIMEOUT - _ANSWER) / 2 / len(endpoints))
+    try:
+        async with trio.open_nursery() as nursery:
+            for host, port in endpoints:
+                settled = trio.Event()
+                nursery.start_soon(attempt, host, port, settled)
+                with trio.move_on_after(stagger):
+                    await settled.wait()
+    except BaseException:
+        if won is not None:
+            won[0].close()
+        raise
+    if won is not None:
+        return won
+    said = "; ".join(f"{endpoint}: {trouble.said}" for endpoint, trouble in troubles.items())
+    remedies = " ".join(dict.fromkeys(trouble.remedy for trouble in troubles.values()))
+    raise EtcdError(f"etcd cannot be used ({said}). {remedies}")
+
+
+class Connection:
+    """A gRPC channel to one endpoint, with the settings' credentials. Its methods raise `Trouble`."""
+
+    def __init__(self, settings: Settings, host: str, port: int) -> None:
+        self.endpoint = _listed([(host, port)])
+        self._settings = settings
+        self._channel: Any = None
+        self._metadata: tuple[tuple[str, str], ...] = ()
+
+    async def open(self, key: str) -> Any:
+        """Connect, authenticate, and read the key."""
+        answer = None
+        with trio.move_on_after(_ANSWER):
+            credentials = await self._tls()
+            self._channel = (
+                grpc.insecure_channel(self.endpoint, options=CHANNEL_OPTIONS)
+                if credentials is None
+                else grpc.secure_channel(self.endpoint, credentials, options=CHANNEL_OPTIONS)
+            )
+            self.keys = etcdrpc.KVStub(self._channel)
+            self.leases = etcdrpc.LeaseStub(self._channel)
+            self.watches = etcdrpc.WatchStub(self._channel)
+            await self._authenticate()
+            answer = await self.read(key)
+        if answer is None:
+            raise Trouble(f"no answer within {_ANSWER:g} s", CHECK_ENDPOINT)
+        return answer
+
+    def close(self) -> None:
+        """Drop the connection; may be repeated, and does not wait."""
+        if self._channel is not None:
+            self._channel.close()
+
+    async def read(self, key: str, *, serializable: bool = False) -> Any:
+        """The answer to a read of the key. `serializable`: by this member alone, which may be behind, but is cheap."""
+        return await self.call(self.keys.Range, etcdrpc.RangeRequest(key=encoded(key), serializable=serializable))
+
+    async def find(self, names: Sequence[str], prefixes: Sequence[str] = (), *, serializable: bool = False) -> Found:
+        """These keys, and all whose names begin so, as of one moment. `serializable`: see `read`.
+
+        By reads at one revision, not by a transaction of reads: etcd before 3.5.5 ends itself when the client of such a
+        transaction gives up in the middle ("unexpected error during txn", etcd-io/etcd#14110; seen with 3.5.1)."""
+        asked = [(encoded(name), b"") for name in names] + [(encoded(prefix), range_end(prefix)) for prefix in prefixes]
+        keys = {name: Held() for name in names}
+        revision = 0
+        for key, end in asked:
+            # What the first one is answered for, this member has: the others need not ask the cluster again.
+            request = etcdrpc.RangeRequest(
+                key=key, range_end=end, revision=revision, serializable=serializable or bool(revision)
+            )
+            answer = await self.call(self.keys.Range, request)
+            revision = revision or int(answer.header.revision)
+            keys |= all_in(answer.kvs)
+        return Found(keys, revision)
+
+    async def change(self, put: Put, *, since: int) -> tuple[bool, Found]:
+        """Write the key, or delete it, if it has not been written since its revision `since` (0: if it is not there);
+        returns whether it was, and else what it holds. The revision is then the one at which that was done."""
+        key = encoded(put.key)
+        compare = etcdrpc.Compare(result=etcdrpc.Compare.EQUAL, target=etcdrpc.Compare.MOD, key=key, mod_revision=since)
+        write = (
+            etcdrpc.RequestOp(request_delete_range=etcdrpc.DeleteRangeRequest(key=key))
+            if put.value is None
+            else etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key, value=put.value, lease=put.lease))
+        )
+        look = etcdrpc.RequestOp(request_range=etcdrpc.RangeRequest(key=key))
+        request = etcdrpc.TxnRequest(compare=[compare], success=[write], failure=[look])
+        answer = await self.call(self.keys.Txn, request)
+        looked_at = all_in(pair for part in answer.responses for pair in part.response_range.kvs)
+        return bool(answer.succeeded), Found({put.key: Held()} | looked_at, answer.header.revision)
+
+    async def put(self, key: str, value: bytes, lease: int = 0) -> int:
+        """Set the key, bound to the lease if there is one; returns the revision."""
+        request = etcdrpc.PutRequest(key=encoded(key), value=value, lease=lease)
+        return int((await self.call(self.keys.Put, request)).header.revision)
+
+    async def delete(self, key: str) -> int:
+        """Delete the key, if it is there; returns the revision."""
+        request = etcdrpc.DeleteRangeRequest(key=encoded(key))
+        return int((await self.call(self.keys.DeleteRange, request)).header.revision)
+
+    async def grant(self, ttl: float) -> int:
+        """A lease of so many seconds, rounded up to whole ones."""
+        request = etcdrpc.LeaseGrantRequest(TTL=math.ceil(ttl))
+        return int((await self.call(self.leases.LeaseGrant, request)).ID)
+
+    async def keep_alive(self, lease: int) -> float:
+        """Give a lease its full time again; returns that time in seconds, 0 when there is no such lease any more."""
+        # A stream of one request and one answer. As a unary call no thread has to wait for it.
+        method = self._channel.unary_unary(
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            request_serializer=etcdrpc.LeaseKeepAliveRequest.SerializeToString,
+            response_deserializer=etcdrpc.LeaseKeepAliveResponse.FromString,
+        )
+        return float((await self.call(method, etcdrpc.LeaseKeepAliveRequest(ID=lease))).TTL)
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease, and delete the keys bound to it."""
+        await self.call(self.leases.LeaseRevoke, etcdrpc.LeaseRevokeRequest(ID=lease))
+
+    async def time_to_live(self, lease: int) -> float:
+        """Whole seconds that a lease has left."""
+        life = await self.call(self.leases.LeaseTimeToLive, etcdrpc.LeaseTimeToLiveRequest(ID=lease))
+        return float(max(life.TTL, 0))  # -1: it ran out this moment
+
+    async def call(self, method: Any, request: Any) -> Any:
+        """One unary call. No bound of its own: the caller has one."""
+        try:
+            return await answer_to(method, request, self._metadata)
+        except grpc.RpcError as error:
+            # A token has a life (300 s by default), ends with a restart of its member, and with any change of users or
+            # roles.
+            if not self._metadata or not any(text in details_of(error) for text in TOKEN_IS_OLD):
+                raise self.trouble(error) from None
+        await self._authenticate()
+        try:
+            return await answer_to(method, request, self._metadata)
+        except grpc.RpcError as error:
+            raise self.trouble(error) from None
+
+    def watch(self, requests: Any) -> Any:
+        """The raw watch stream: a blocking iterator that can be cancelled."""
+        return self.watches.Watch(requests, metadata=(*self._metadata, *_REQUIRE_LEADER))
+
+    def trouble(self, error: Any) -> Trouble:
+        """What a gRPC error of this connection means."""
+        return understood(error, self._secret())
+
+    async def _authenticate(self) -> None:
+        if self._settings.etcd_username is None:
+            return
+        request = etcdrpc.AuthenticateRequest(name=self._settings.etcd_username, password=self._secret())
+        try:
+            answer = await answer_to(etcdrpc.AuthStub(self._channel).Authenticate, request, ())
+        except grpc.RpcError as error:
+            raise self.trouble(error) from None
+        # As plain metadata: gRPC sends call credentials over TLS only.
+        self._metadata = (("token", answer.token),)
+
+    def _secret(self) -> str:
+        held = self._settings.etcd_password
+        return held.get_secret_value() if held is not None else ""
+
+    async def _tls(self) -> Any:
+        """Credentials of a TLS channel; None for plain text."""
+        paths = [self._settings.etcd_ca_cert, self._settings.etcd_key, self._settings.etcd_cert]
+        if not any(paths):
+            return None
+        try:
+            # Anew each time: certificates are renewed under a running service.
+            held = [
+                await trio.to_thread.run_sync(Path(path).read_bytes, limiter=_files) if path else None for path in paths
+            ]
+        except OSError as error:
+            raise Trouble(
+                f"cannot read {error.filename}: {error.strerror}", "Check ETCD_CA_CERT, ETCD_CERT and ETCD_KEY."
+            ) from None
+        return grpc.ssl_channel_credentials(*held)
+
+
+class Stream:
+    """A watch on some keys, and on all whose names begin in some way, from one revision on, as an async context manager.
+    It owns the thread that gRPC's iterator needs."""
+
+    def __init__(
+        self, connection: Connection, names: Sequence[str], revision: int, *, prefixes: Sequence[str] = ()
+    ) -> None:
+        self._send, self._receive = trio.open_memory_channel[Any](math.inf)
+        self._token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._connection = connection
+        # It must stay open: a request iterator that ends closes our half of the stream.
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for name in names:
+            create = etcdrpc.WatchCreateRequest(key=encoded(name), start_revision=revision)
+            self._requests.put(etcdrpc.WatchRequest(create_request=create))
+        for prefix in prefixes:
+            create = etcdrpc.WatchCreateRequest(
+                key=encoded(prefix), range_end=range_end(prefix), start_revision=revision
+            )
+            self._requests.put(etcdrpc.WatchRequest(create_request=create))
+        self._call: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._call = self._connection.watch(iter(self._requests.get, None))
+        threading.Thread(target=self._pump, name="etcd-watch", daemon=True).start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._call.cancel()
+        self._requests.put(None)
+        # The cancelled call ends at once, and the thread with it; a bound, since nobody can promise that for foreign
+        # code.
+        with trio.move_on_after(1, shield=True):
+            await self._ended.wait()
+
+    async def receive(self) -> Any:
+        """The next WatchResponse, or the `Trouble` with which the stream ended."""
+        return await self._receive.receive()
+
+    def end(self, trouble: Trouble) -> None:
+        """Let `receive()` give this trouble next."""
+        self._send.send_nowait(trouble)
+
+    def _pump(self) -> None:
+        """In the thread: hand each response over to Trio."""
+        trouble = Trouble("etcd ended the watch", "")
+        try:
+            for response in self._call:
+                self._token.run_sync_soon(self._send.send_nowait, response)  # unbounded, never closed: it cannot raise
+        except grpc.RpcError as error:
+            trouble = self._connection.trouble(error)
+        except trio.RunFinishedError:
+            return
+        except Exception as error:
+            trouble = Trouble(f"the watch broke: {error!r}", "")
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self.end, trouble)
+            self._token.run_sync_soon(self._ended.set)
+
+
+async def within(seconds: float, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
+    """`call`, or a `Trouble` when it takes longer."""
+    with trio.move_on_after(seconds):
+        return await call(*args, **options)
+    raise Trouble(f"no answer within {seconds:g} s", CHECK_ENDPOINT)
+
+
+def _listed(endpoints: Sequence[tuple[str, int]]) -> str:
+    return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in endpoints)

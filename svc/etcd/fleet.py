@@ -1,0 +1,188 @@
+"""The fleet as operators reach it through etcd: see it, switch it, and follow how it answers.
+
+Everything is read as of one revision and followed from there, and read anew after every trouble, so that nothing falls between.
+A change of the switch is a transaction on the key as it was looked at. What an answer means is decided in `fleet.py`, what may be
+ordered in `switching.py`.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import structlog
+import trio
+
+from svc.etcd.channel import EtcdError, Trouble
+from svc.etcd.connection import Connection, Stream, connected, one_shot, within
+from svc.etcd.keys import Found, Put, name_of
+from svc.maintenance.fleet import Entry, Fleet, Request, Standing, Wait, base, entry, own_keys, registrations
+from svc.maintenance.orders import NoSuchInstance, Order, OutOfReach
+from svc.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+READ_AGAIN = 5.0
+"""Seconds without news after which everything is read again: a watch on a frozen etcd is silent for ever."""
+
+_CALL = 3.0
+"""Seconds that one call may take while a fleet is followed."""
+
+_PAUSE = 0.5
+"""Seconds between attempts to reach etcd while a fleet is followed."""
+
+_TRIES = 5
+"""How often somebody else may change the key between our look at it and our writing."""
+
+
+async def look(settings: Settings) -> Fleet:
+    """The fleet now, by a read that the whole cluster answers for. Takes 5 s at most. Raises `EtcdError`."""
+    key = settings.maintenance_key
+
+    async def on(connection: Connection, _: object) -> Fleet:
+        found = await connection.find([key], [registrations(key), own_keys(key)])
+        held = found.keys[key]
+        own, start = {}, own_keys(key)
+        for name, one in found.keys.items():
+            if name.startswith(start) and one.value is not None:
+                own[name[len(start) :]] = one.value
+        return Fleet(
+            value=held.value,
+            mod_revision=held.mod_revision,
+            expires_in=await connection.time_to_live(held.lease) if held.lease else None,
+            own=own,
+            entries=tuple(sorted(_entries(found, key).values(), key=lambda one: one.id)),
+            revision=found.revision,
+        )
+
+    return await one_shot(settings, key, on)
+
+
+async def ask(settings: Settings, order: Order) -> Request:
+    """Switch as ordered; returns what the fleet has to answer. Takes 5 s at most. Raises `EtcdError`, `NotYours`,
+    `NoSuchInstance`."""
+    key = order.key(settings.maintenance_key)
+
+    async def on(connection: Connection, _: object) -> Request:
+        if order.instance is not None and order.on and not order.force:
+            await _must_exist(connection, settings.maintenance_key, order.instance)
+        lease, until = 0, None
+        for _try in range(_TRIES):
+            held = (await connection.find([key])).keys[key]
+            order.check(held.value)
+            if order.seconds is not None and not lease:
+                lease = await connection.grant(order.seconds)
+                ends = datetime.now(UTC) + timedelta(seconds=order.seconds)
+                until = ends.isoformat(timespec="seconds").replace("+00:00", "Z")
+            value = order.value(until)
+            if value is None and not held.mod_revision:
+                return Request(order.on, 0, order.instance)  # it is off; nobody has a revision to wait for
+            done, found = await connection.change(Put(key, value, lease), since=held.mod_revision)
+            if done:
+                return Request(order.on, found.revision, order.instance)
+        raise EtcdError(
+            f"the key {key} was changed by somebody else {_TRIES} times running. Look at it, then try again."
+        )
+
+    return await one_shot(settings, settings.maintenance_key, on)
+
+
+async def _must_exist(connection: Connection, key: str, instance: str) -> None:
+    known = sorted({base(id) for id in _entries(await connection.find([], [registrations(key)]), key)})
+    if instance not in known:
+        raise NoSuchInstance(
+            f"no instance {instance!r} is registered; there are {', '.join(known)}"
+            if known
+            else f"no instance {instance!r} is registered, nor any other"
+        )
+
+
+async def follow(
+    settings: Settings,
+    wait: Wait,
+    tell: Callable[[Standing], None],
+    *,
+    trouble: Callable[[str], None] = lambda said: None,
+) -> Standing:
+    """Follow how the fleet answers, until it has; `tell` is called with each change. Waits as long as it takes: the caller has a
+    bound. etcd's troubles do not end it, and are told to `trouble`."""
+    while True:
+        said = ""
+        try:
+            async with connected(settings, settings.maintenance_key, settings.etcd_endpoints) as (connection, _):
+                return await _follow(connection, settings.maintenance_key, wait, tell)
+        except EtcdError as error:
+            said = str(error)
+        except Trouble as error:
+            said = error.said
+        trouble(said)
+        await trio.sleep(_PAUSE)
+
+
+async def _follow(connection: Connection, key: str, wait: Wait, tell: Callable[[Standing], None]) -> Standing:
+    watched = key if wait.request.instance is None else f"{own_keys(key)}{wait.request.instance}"
+    start = registrations(key)
+    found = await _read(connection, key, watched, wait)
+    tell(standing := wait.standing())
+    async with Stream(connection, [watched], found.revision + 1, prefixes=[start]) as stream:
+        while standing.result is None:
+            news = None
+            with trio.move_on_after(READ_AGAIN):
+                news = await stream.receive()
+            if news is None:
+                found = await _read(connection, key, watched, wait)
+            elif isinstance(news, Trouble):
+                raise news
+            elif news.canceled or news.compact_revision:
+                raise Trouble(f"etcd ended the watch: {news.cancel_reason}", "")
+            else:
+                for event in news.events:
+                    name, revision = name_of(event.kv.key), event.kv.mod_revision
+                    if revision <= found.revision:
+                        continue  # a read was quicker
+                    if name == watched:
+                        wait.key(revision if event.type == event.PUT else 0)
+                    elif event.type == event.PUT:
+                        wait.put(entry(name[len(start) :], event.kv.value, revision))
+                    else:
+                        wait.gone(name[len(start) :])
+            if (now := wait.standing()) != standing:
+                tell(standing := now)
+    return standing
+
+
+async def _read(connection: Connection, key: str, watched: str, wait: Wait) -> Found:
+    found = await within(_CALL, connection.find, [watched], [registrations(key)])
+    wait.key(found.keys[watched].mod_revision)
+    wait.all(_entries(found, key))
+    return found
+
+
+def _entries(found: Found, key: str) -> dict[str, Entry]:
+    start = registrations(key)
+    return {
+        name[len(start) :]: entry(name[len(start) :], held.value, held.mod_revision)
+        for name, held in found.keys.items()
+        if name.startswith(start) and held.value is not None
+    }
+
+
+class Switchboard:
+    """`look` and `ask` for who knows no etcd: a `switching.Switchboard`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def look(self) -> Fleet:
+        try:
+            return await look(self._settings)
+        except EtcdError as error:
+            raise _out_of_reach(error) from None
+
+    async def ask(self, order: Order) -> Request:
+        try:
+            return await ask(self._settings, order)
+        except EtcdError as error:
+            raise _out_of_reach(error) from None
+
+
+def _out_of_reach(error: EtcdError) -> OutOfReach:
+    return OutOfReach(str(error), timed_out="answer within" in str(error))

@@ -1,0 +1,247 @@
+"""The registration of this instance in etcd: written under a lease that is kept alive, removed at a clean stop.
+
+Level-triggered: what is written is how things stand when it is written. A change of the phase, or of the revision that it answers
+to, is written at once, though not within half a second of the last write; the figure of the messages in flight rarely, because it
+changes all the time (`PACE`). Each write is conditional on the key being as this process left it, so that two processes with one
+id find each other out instead of answering for each other.
+
+Whatever goes wrong - etcd gone, the lease over, no permission - has one answer: a new connection, a new lease, and the same from
+the start. Nothing waits for it, except for the fence at the start and after a standstill, and that for one attempt.
+"""
+
+import os
+import random
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import structlog
+import trio
+
+from svc import __version__
+from svc.backoff import backoff
+from svc.etcd.channel import EtcdError, Trouble
+from svc.etcd.connection import Connection, connected, within
+from svc.etcd.keys import Held, Put
+from svc.maintenance.fleet import Acknowledgement, Registration, registration, registrations, suffixed
+from svc.settings import Settings
+from svc.wakeup import Bell
+
+log = structlog.get_logger(__name__)
+
+AT_MOST_EVERY = 0.5
+"""Seconds between two writes."""
+
+PACE = {"draining": 2.0}
+"""Seconds between two writes of the messages in flight alone, by phase: somebody may be looking on while they fall."""
+
+USUAL_PACE = 60.0
+"""The same in all other phases. A thousand instances at work must not cost etcd more than some writes a second."""
+
+_CALL = 3.0
+"""Seconds that one call may take."""
+
+_FIRST_DELAY, _LONGEST_DELAY = 0.2, 2.0
+"""Seconds before the first and between further attempts; with `_CALL` within the shortest lease of 5 s."""
+
+_DENIED_DELAY = 30.0
+"""Seconds between attempts while etcd is well and does not let us: that takes an operator."""
+
+_LAST_WORD = 1.5
+"""Seconds that taking the registration away may take; the lease does it otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrarSnapshot:
+    """How the registration stands."""
+
+    id: str
+    """Under which this instance is, or would be, registered."""
+    registered: bool
+    error: str | None
+    """Why not, or what went wrong last."""
+
+
+def identity(settings: Settings) -> Registration:
+    """Who this process is."""
+    host, pid, token = socket.gethostname(), os.getpid(), secrets.token_hex(8)
+    return Registration(
+        id=settings.instance_id or f"{host}-{pid}-{token[:4]}",
+        host=host,
+        pid=pid,
+        version=__version__,
+        started=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        queue=settings.sqs_queue_url,
+        token=token,
+    )
+
+
+class Registrar:
+    """`describe` gives the registration as it is now; `changed` rings when that may have changed. `on_settled` is called with the
+    Trio time at which an attempt to register, or to confirm the registration, began that has just ended, and whether etcd has
+    answered: it stands, or is refused."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        describe: Callable[[], Registration],
+        changed: Bell,
+        on_settled: Callable[[float, bool], None],
+    ) -> None:
+        self._settings = settings
+        self._describe = describe
+        self._changed = changed
+        self._on_settled = on_settled
+        self._taken = False
+        self._call = min(_CALL, settings.instance_ttl / 3)
+        self._lease = 0
+        self._revision = 0  # of our key, as we left it; 0: it is not there
+        self._said: Acknowledgement | None = None
+        self._wrote_at = self._confirmed_at = -float("inf")
+        self._asked = trio.Event()
+        self._registered = False
+        self._error: str | None = None
+        self._told = False
+        self._rng = random.Random()
+        self._endpoints = list(settings.etcd_endpoints)
+        self._rng.shuffle(self._endpoints)
+
+    def snapshot(self) -> RegistrarSnapshot:
+        """How things stand now."""
+        return RegistrarSnapshot(self._now().id, self._registered, self._error)
+
+    def look_again(self) -> None:
+        """Confirm the registration now: this process may have been given up. Does not wait."""
+        self._asked.set()
+        self._changed.ring()
+
+    async def run(self) -> None:
+        """Keep the registration until cancelled. etcd's troubles never end it."""
+        failures = 0
+        while True:
+            self._asked = trio.Event()
+            began, denied, refused = trio.current_time(), False, False
+            try:
+                async with connected(self._settings, self._settings.maintenance_key, self._endpoints) as (
+                    connection,
+                    _,
+                ):
+                    self._lease = await within(self._call, connection.grant, self._settings.instance_ttl)
+                    await self._write(connection)
+                    self._confirmed(began)
+                    failures = 0
+                    await self._keep(connection)
+            except EtcdError as error:
+                self._lost(str(error))
+            except Trouble as trouble:
+                denied, refused = trouble.denied, trouble.refused
+                self._lost(f"{trouble.said}. {trouble.remedy}".rstrip(". ") + ".")
+            self._on_settled(began, refused)
+            self._endpoints.append(self._endpoints.pop(0))
+            failures += 1
+            pause = backoff(failures, first=_FIRST_DELAY, cap=_LONGEST_DELAY, rng=self._rng)
+            with trio.move_on_after(_DENIED_DELAY if denied else pause):
+                await self._asked.wait()
+
+    async def close(self) -> None:
+        """Say the last word and take the registration away. Takes 1.5 s at most; call it when `run` has ended."""
+        if not self._revision:
+            return
+        with trio.move_on_after(_LAST_WORD, shield=True):
+            try:
+                async with connected(self._settings, self._settings.maintenance_key, self._endpoints) as (
+                    connection,
+                    _,
+                ):
+                    await self._write(connection)
+                    await connection.revoke(self._lease)
+            except (EtcdError, Trouble) as error:
+                log.debug("the registration could not be taken away; its lease ends it", error=str(error))
+
+    async def _keep(self, connection: Connection) -> None:
+        """Write what changes, and keep the lease alive, until something goes wrong: raises `Trouble`."""
+        while True:
+            await self._changed.wait(self._next)
+            now = trio.current_time()
+            if self._asked.is_set() or now >= self._confirmed_at + self._settings.instance_ttl / 3:
+                self._asked = trio.Event()
+                if not await within(self._call, connection.keep_alive, self._lease):
+                    raise Trouble("the lease of the registration has run out", "")
+                self._confirmed(now)
+            if (due := self._due()) is not None and due <= trio.current_time():
+                await self._write(connection)
+
+    def _confirmed(self, began: float) -> None:
+        self._confirmed_at = began
+        self._registered = True
+        if self._told:
+            log.info("registered again", instance=self._now().id)
+        self._told = False
+        self._on_settled(began, True)
+
+    def _next(self) -> float:
+        """When there is something to do."""
+        if self._asked.is_set():
+            return trio.current_time()
+        keep_alive = self._confirmed_at + self._settings.instance_ttl / 3
+        due = self._due()
+        return min(keep_alive, due if due is not None else trio.current_time() + self._pace())
+
+    def _now(self) -> Registration:
+        held = self._describe()
+        return replace(held, id=suffixed(held.id, held.token)) if self._taken else held
+
+    def _due(self) -> float | None:
+        """When to write what there is to say; None when it has been said."""
+        now, said = self._describe().acknowledgement, self._said
+        if now == said:
+            return None
+        only_figures = said is not None and (now.phase, now.revision, now.own_revision, now.keys, now.drain) == (
+            said.phase,
+            said.revision,
+            said.own_revision,
+            said.keys,
+            said.drain,
+        )
+        return self._wrote_at + (self._pace() if only_figures else AT_MOST_EVERY)
+
+    def _pace(self) -> float:
+        return PACE.get(self._said.phase, USUAL_PACE) if self._said is not None else USUAL_PACE
+
+    async def _write(self, connection: Connection) -> None:
+        """Write how things stand now. Raises `Trouble`."""
+        for _ in range(4):
+            told = self._now()
+            key = registrations(self._settings.maintenance_key) + told.id
+            put = Put(key, told.value(), self._lease)
+            done, found = await within(self._call, connection.change, put, since=self._revision)
+            if done:
+                self._revision = found.revision
+                self._said = told.acknowledgement
+                self._wrote_at = trio.current_time()
+                return
+            held = found.keys[key]
+            if held.mod_revision and not self._is_ours(held, told.token):
+                log.warning("another process is registered under this id: taking another one", instance=told.id)
+                self._taken, self._revision = True, 0
+            else:
+                self._revision = held.mod_revision  # a write without an answer was done, or the lease has run out
+        raise Trouble(
+            "the registration changes under our hands", "Give each instance an INSTANCE_ID of its own.", refused=True
+        )
+
+    def _is_ours(self, held: Held, token: str) -> bool:
+        try:
+            return held.value is not None and registration(held.value).token == token
+        except ValueError:
+            return False
+
+    def _lost(self, error: str) -> None:
+        self._error, self._registered = error, False
+        if self._told:
+            log.debug("not registered", error=error)
+            return
+        self._told = True
+        log.warning("the fleet does not see this instance until it is registered; work goes on", error=error)

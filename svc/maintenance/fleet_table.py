@@ -1,0 +1,194 @@
+"""The fleet, as it is shown: a table, a line per change, JSON: text out of snapshots. And the screen that is drawn over."""
+
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+from svc.maintenance.fleet import Answer, Entry, Fleet, Request, Result, Standing, answer
+from svc.maintenance.manager import parse_switch
+
+COLUMNS = ("instance", "phase", "in flight", "revision", "version", "note")
+
+
+def row(one: Entry) -> dict[str, object]:
+    """An instance, ready for JSON."""
+    if one.held is None:
+        return {"id": one.id, "phase": "unreadable"}
+    held, said = one.held, one.held.acknowledgement
+    return {
+        "id": one.id,
+        "phase": said.phase,
+        "in_flight": said.in_flight,
+        "revision": said.revision,
+        "own_revision": said.own_revision,
+        "keys": list(said.keys),
+        "host": held.host,
+        "pid": held.pid,
+        "version": held.version,
+        "started": held.started,
+        "queue": held.queue,
+        "drain": dict(said.drain) if said.drain is not None else None,
+    }
+
+
+def fleet(held: Fleet) -> dict[str, object]:
+    """All of it, ready for JSON. `current`: whether an instance has acted on what the maintenance key says now."""
+    shown: dict[str, object] = {"maintenance": None, "reason": None, "by": None, "until": None, "ignored_value": None}
+    on: bool | None = None
+    try:
+        switch = parse_switch(held.value)
+    except ValueError as error:
+        shown["ignored_value"] = str(error)
+    else:
+        on = switch.on
+        shown |= {"maintenance": on, "reason": switch.reason, "by": switch.by, "until": switch.until}
+    instances = []
+    for one in held.entries:
+        revision = one.held.acknowledgement.revision if one.held is not None else None
+        current = revision is not None and (revision == held.mod_revision or (held.mod_revision == 0 and on is False))
+        instances.append({**row(one), "current": current})
+    request = Request(bool(on), held.mod_revision)
+    answers = [answer(request, one) for one in held.entries] if held.mod_revision else []
+    return {
+        **shown,
+        "expires_in": held.expires_in,
+        "revision": held.mod_revision or None,
+        "drained": on is True and all(said is Answer.DONE for said in answers),
+        "only": sorted(held.own),
+        "instances": instances,
+    }
+
+
+def end(standing: Standing, request: Request, *, code: int, result: str, elapsed: float) -> dict[str, object]:
+    """How a wait ended, ready for JSON."""
+    return {
+        "event": "end",
+        "result": result,
+        "code": code,
+        "on": request.on,
+        "revision": request.revision,
+        "elapsed": round(elapsed, 1),
+        "waiting": list(standing.waiting),
+        "expired": list(standing.expired),
+        "held": list(standing.held),
+        "died": list(standing.died),
+        "stopped": list(standing.stopped),
+        "instances": [row(one) for one in standing.live],
+    }
+
+
+def table(entries: Sequence[Entry], *, notes: Mapping[str, str] | None = None, limit: int | None = None) -> list[str]:
+    """Lines of a table, those with a note first when not all have room."""
+    told = notes or {}
+    shown = sorted(entries, key=lambda one: one.id)
+    if limit is not None and len(shown) > limit:
+        shown = sorted(shown, key=lambda one: (one.id not in told, one.id))[: max(limit, 1)]
+    rows = [COLUMNS] + [_cells(one, told.get(one.id, "")) for one in shown]
+    widths = [max(len(cells[column]) for cells in rows) for column in range(len(COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows]
+    if len(shown) < len(entries):
+        lines.append(f"… and {len(entries) - len(shown)} more")
+    return lines
+
+
+def _cells(one: Entry, note: str) -> tuple[str, ...]:
+    if one.held is None:
+        return one.id, "unreadable", "", "", "", note
+    said = one.held.acknowledgement
+    notes = [note] if note else []
+    if "instance" in said.keys:
+        notes.append("by its own key")
+    revision = "" if said.revision is None else str(said.revision)
+    return one.id, said.phase, str(said.in_flight), revision, one.held.version, ", ".join(notes)
+
+
+def notes(standing: Standing) -> dict[str, str]:
+    """What is to be said beside the instances of a wait that are not done."""
+    return dict.fromkeys(standing.waiting, "not yet") | dict.fromkeys(standing.expired, "out of time")
+
+
+def progress(standing: Standing, request: Request) -> str:
+    """One line: how far a wait is."""
+    done = len(standing.live) - len(standing.waiting)
+    what = "in maintenance" if request.on else "running"
+    return f"{done} of {len(standing.live)} {what}"
+
+
+def changes(before: Standing | None, now: Standing) -> list[tuple[str, dict[str, object]]]:
+    """What has changed between two snapshots of a wait: a line to read, and the same ready for JSON."""
+    old = {one.id: one for one in before.live} if before is not None else {}
+    found: list[tuple[str, dict[str, object]]] = []
+    waiting, waited = set(now.waiting), set(before.waiting) if before is not None else set()
+    for one in now.live:
+        last = old.get(one.id)
+        if (
+            last is not None
+            and (last.phase, last.in_flight) == (one.phase, one.in_flight)
+            and ((one.id in waiting) == (one.id in waited))
+        ):
+            continue
+        flight = f", {one.in_flight} in flight" if one.in_flight else ""
+        yet = " (not an answer yet)" if one.id in waiting and one.phase in ("drained", "expired") else ""
+        new = "new, " if last is None and before is not None else ""
+        event = {"event": "instance", "done": one.id not in waiting, **row(one)}
+        found.append((f"{one.id}: {new}{one.phase}{flight}{yet}", event))
+    for event_name, text, ids in (
+        ("died", "has vanished without a word (killed, frozen, or cut off from etcd)", now.died),
+        ("stopped", "has stopped", now.stopped),
+    ):
+        known = getattr(before, event_name) if before is not None else ()
+        found += [(f"{id}: {text}", {"event": event_name, "id": id}) for id in ids if id not in known]
+    return found
+
+
+def outcome(standing: Standing | None, request: Request, *, elapsed: float) -> list[str]:
+    """How a wait ended, in words. `standing` None: etcd never answered."""
+    if standing is None:
+        return [f"etcd has not answered within {elapsed:.0f} s: nothing is known of the fleet"]
+    what = "drained" if request.on else "running"
+    done = [one.id for one in standing.live if one.id not in (*standing.waiting, *standing.expired, *standing.held)]
+    lines = []
+    match standing.result:
+        case Result.SUPERSEDED:
+            lines.append("the key was changed meanwhile, or has run out: nobody answers this request any more")
+        case None:
+            lines.append(f"not done within {elapsed:.0f} s; still waiting for {', '.join(standing.waiting)}")
+        case _ if not standing.live and not standing.died and not standing.stopped:
+            lines.append("no instance is registered under this key: there was nobody to wait for")
+        case _ if not standing.expired:
+            lines.append(f"{_count(done)} {what} after {elapsed:.1f} s")
+    if standing.expired:
+        lines.append(f"out of time before everything was finished: {', '.join(standing.expired)}")
+    if standing.held:
+        lines.append(f"kept in maintenance by their own key: {', '.join(standing.held)}")
+    if standing.stopped:
+        lines.append(f"stopped meanwhile, drained: {', '.join(standing.stopped)}")
+    if standing.died:
+        lines.append(f"vanished meanwhile, drained or not: {', '.join(standing.died)}")
+    return lines
+
+
+def _count(ids: Sequence[str]) -> str:
+    return "1 instance is" if len(ids) == 1 else f"{len(ids)} instances are"
+
+
+class Screen:
+    """Lines at the bottom of a terminal that are drawn over and over."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._drawn = 0
+
+    @property
+    def room(self) -> int:
+        """Lines that can be drawn over."""
+        return max(4, shutil.get_terminal_size().lines - 2)
+
+    def draw(self, lines: Sequence[str]) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        up = f"\x1b[{self._drawn}F" if self._drawn else ""
+        with contextlib.suppress(OSError, ValueError):  # a terminal that has gone is no reason to fail
+            self._stream.write(up + "\x1b[0J" + "".join(f"{line[:width]}\n" for line in lines))
+            self._stream.flush()
+        self._drawn = len(lines)

@@ -1,0 +1,404 @@
+"""Maintenance: what the key's value means, which phases there are, and the manager that moves the handlers through them.
+
+The value is level-triggered: what counts is the latest one. A wake-up makes the manager look at the whole state (phase, wanted
+state, stop request, drain ended); `next_event` says what that calls for, `MOVES` where it leads, and the manager does it.
+
+A handler is anything that can stop taking new work and finish what it has: the HTTP gate, the SQS worker, or one more of the
+user's. All drain at the same time under one deadline. Nothing here knows etcd, HTTP or SQS, or reads the wall clock.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Protocol
+
+import structlog
+import trio
+
+from svc.wakeup import Bell
+
+log = structlog.get_logger(__name__)
+
+ON = frozenset({"true", "1", "yes", "on", "enabled", "maintenance"})
+OFF = frozenset({"false", "0", "no", "off", "disabled", ""})
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """What the maintenance key says."""
+
+    on: bool
+    reason: str | None = None
+    until: str | None = None
+    """As the operator wrote it, meant to be RFC 3339. Informs; the key itself ends the maintenance."""
+    by: str | None = None
+
+
+def parse_switch(value: bytes | None) -> Switch:
+    """The meaning of the key's value; None is a missing key. Raises ValueError with a sentence when it has none."""
+    if value is None:
+        return Switch(on=False)
+    try:
+        text = value.decode().strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"the value ({len(value)} bytes) is not UTF-8 text") from None
+    word = text.lower()
+    if word in ON or word in OFF:
+        return Switch(on=word in ON)
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise ValueError(
+            f"the value {_short(text)} is neither a known word (true, false, on, off, …) nor a JSON object"
+        )
+    if not isinstance(document.get("enabled"), bool):
+        raise ValueError(f'the JSON object {_short(text)} has no "enabled" that is true or false')
+    told = {name: _short_text(document.get(name)) for name in ("reason", "until", "by")}
+    return Switch(on=document["enabled"], **told)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _short_text(value: object) -> str | None:
+    return value[:500] if isinstance(value, str) and value else None
+
+
+class Phase(Enum):
+    STARTING = "starting"
+    """The key has not been read yet: nothing is taken."""
+    RUNNING = "running"
+    DRAINING = "draining"
+    MAINTENANCE = "maintenance"
+    """Drained, or the drain's time is over."""
+    STOPPING = "stopping"
+    """Draining for the last time."""
+    STOPPED = "stopped"
+
+
+class Event(Enum):
+    RESUME = "resume"
+    DRAIN = "drain"
+    DRAIN_ENDED = "drain ended"
+    STOP = "stop"
+
+
+MOVES: Mapping[tuple[Phase, Event], Phase] = {
+    (Phase.STARTING, Event.RESUME): Phase.RUNNING,
+    (Phase.STARTING, Event.DRAIN): Phase.DRAINING,
+    (Phase.STARTING, Event.STOP): Phase.STOPPING,
+    (Phase.RUNNING, Event.DRAIN): Phase.DRAINING,
+    (Phase.RUNNING, Event.STOP): Phase.STOPPING,
+    (Phase.DRAINING, Event.RESUME): Phase.RUNNING,
+    (Phase.DRAINING, Event.DRAIN_ENDED): Phase.MAINTENANCE,
+    (Phase.DRAINING, Event.STOP): Phase.STOPPING,
+    (Phase.MAINTENANCE, Event.RESUME): Phase.RUNNING,
+    (Phase.MAINTENANCE, Event.STOP): Phase.STOPPING,
+    (Phase.STOPPING, Event.DRAIN_ENDED): Phase.STOPPED,
+}
+
+
+class IllegalMove(Exception):
+    """The event makes no sense in this phase. Nothing has changed."""
+
+
+def move(phase: Phase, event: Event) -> Phase:
+    """The phase that follows; raises `IllegalMove`."""
+    try:
+        return MOVES[phase, event]
+    except KeyError:
+        raise IllegalMove(f"{event.value!r} in phase {phase.value!r}") from None
+
+
+def next_event(phase: Phase, *, wanted: bool | None, stop: bool, drain_ended: bool) -> Event | None:
+    """What the state calls for: `wanted` is the latest maintenance state (None: never read), `stop` that the end of the process
+    has been asked for, `drain_ended` that the running drain is over."""
+    if phase is Phase.STOPPED:
+        return None
+    if phase is Phase.STOPPING:
+        return Event.DRAIN_ENDED if drain_ended else None
+    if stop:
+        return Event.STOP
+    if wanted is None:
+        return None
+    if wanted:
+        if phase in (Phase.STARTING, Phase.RUNNING):
+            return Event.DRAIN
+        return Event.DRAIN_ENDED if phase is Phase.DRAINING and drain_ended else None
+    return Event.RESUME if phase is not Phase.RUNNING else None
+
+
+class Handler(Protocol):
+    """Something that takes work and can stop taking it. One more part is given to the manager to take part in maintenance."""
+
+    name: str
+    """Under this name it stands in `/health` and in the drain report."""
+
+    def enter(self) -> None:
+        """Take nothing new from this moment on. Does not wait."""
+
+    async def wait_drained(self, deadline: float) -> str | None:
+        """Return when everything under way is finished or, by `deadline` (Trio time), given up: None when all was finished,
+        else one sentence about what was not. May be cancelled, when the work is to go on after all."""
+
+    def leave(self) -> None:
+        """Take work again. Does not wait."""
+
+    async def health(self) -> bool:
+        """Whether it works. Answers within 5 s."""
+
+    def statistics(self) -> object:
+        """A frozen snapshot of its figures."""
+
+    def drain(self) -> Mapping[str, object]:
+        """The figures of its running drain, or of the last one, ready for JSON."""
+
+
+class DrainOutcome(Enum):
+    RUNNING = "running"
+    DRAINED = "drained"
+    EXPIRED = "expired"
+    """Not everything was finished in time: `DrainReport.error` says what was not."""
+    REVOKED = "revoked"
+    """Maintenance was switched off before the drain had ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """A drain: the running one, or the last."""
+
+    cause: str
+    """`maintenance` or `stop`."""
+    began: float
+    """Trio time."""
+    deadline: float
+    """Trio time."""
+    outcome: DrainOutcome = DrainOutcome.RUNNING
+    ended: float | None = None
+    """Trio time."""
+    error: str | None = None
+    handlers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """What each handler says of its part, by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """The revisions of the two keys that the phase answers to. Whoever asked with a later one has no answer yet."""
+
+    revision: int | None = None
+    """Of the maintenance key; None: not acted on any."""
+    own_revision: int | None = None
+    """Of the key of this instance alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceState:
+    """A snapshot of the manager."""
+
+    phase: Phase
+    switch: Switch | None
+    """What the maintenance key says, which is for all instances; None: not read yet."""
+    revision: int | None
+    """etcd's revision at which that value was written, or at which there was no such key."""
+    unreadable: str | None
+    """Why a key's latest value was ignored."""
+    drain: DrainReport | None
+    own_switch: Switch | None = None
+    """What the key of this instance alone says; None: not read."""
+    own_revision: int | None = None
+    """As `revision`, of the key of this instance alone."""
+    acted: Acted = Acted()
+    """What `phase` is the answer to; of the same moment."""
+
+    @property
+    def in_force(self) -> Switch | None:
+        """The switch that keeps this instance in maintenance; None when none does."""
+        return next((held for held in (self.switch, self.own_switch) if held is not None and held.on), None)
+
+    @property
+    def keys_in_force(self) -> tuple[str, ...]:
+        """Which of the two keys are on: `all`, `instance`."""
+        held = (("all", self.switch), ("instance", self.own_switch))
+        return tuple(name for name, switch in held if switch is not None and switch.on)
+
+
+@dataclass(slots=True)
+class _Key:
+    """What one of the two keys said last that could be understood."""
+
+    name: str
+    switch: Switch | None = None
+    revision: int | None = None
+    unreadable: str | None = None
+
+
+class Manager:
+    """Moves the handlers through the phases, as the switch and the stop request ask for."""
+
+    def __init__(
+        self,
+        handlers: Sequence[Handler],
+        *,
+        drain_timeout: float,
+        on_drain_ended: Callable[[DrainReport], None] = lambda report: None,
+    ) -> None:
+        self.handlers = tuple(handlers)
+        self._on_drain_ended = on_drain_ended
+        self.changed = Bell()
+        """Rings after every change of `state()`, drains' figures aside."""
+        self._drain_timeout = drain_timeout
+        self._bell = Bell()
+        self._phase = Phase.STARTING
+        self._all = _Key("maintenance key")
+        self._own = _Key("maintenance key of this instance")
+        self._acted = Acted()
+        self._stop = False
+        self._report: DrainReport | None = None
+        self._drain_scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+
+    def on_value(self, value: bytes | None, revision: int) -> None:
+        """The maintenance key has this value now. May be called any number of times with the same one."""
+        self._told(self._all, value, revision)
+
+    def on_own_value(self, value: bytes | None, revision: int) -> None:
+        """The key of this instance alone has this value now. Maintenance is on when either key says so; at the start, and
+        after a reconnection, this comes before the `on_value` that it belongs to."""
+        self._told(self._own, value, revision)
+
+    def _told(self, key: _Key, value: bytes | None, revision: int) -> None:
+        try:
+            switch = parse_switch(value)
+        except ValueError as error:
+            if key.unreadable != str(error):
+                log.warning(f"the {key.name}'s value is ignored, the state stands", error=str(error), revision=revision)
+            key.unreadable = str(error)
+            return
+        if key.unreadable is not None:
+            log.info(f"the {key.name}'s value is usable again", on=switch.on, revision=revision)
+        key.unreadable = None
+        if switch != key.switch and (key is self._all or switch.on or key.switch is not None):
+            log.info(f"{key.name} read", on=switch.on, reason=switch.reason, by=switch.by, revision=revision)
+        key.switch, key.revision = switch, revision
+        self._bell.ring()
+
+    def stop(self) -> None:
+        """Drain, then end `run`. Cannot be taken back."""
+        self._stop = True
+        self._bell.ring()
+
+    def state(self) -> MaintenanceState:
+        report = self._report
+        if report is not None and report.outcome is DrainOutcome.RUNNING:
+            report = replace(report, handlers=self._handlers_drains())
+        return MaintenanceState(
+            phase=self._phase,
+            switch=self._all.switch,
+            revision=self._all.revision,
+            unreadable=self._all.unreadable or self._own.unreadable,
+            drain=report,
+            own_switch=self._own.switch,
+            own_revision=self._own.revision,
+            acted=self._acted,
+        )
+
+    def _wanted(self) -> bool | None:
+        if self._all.switch is None:
+            return None
+        return self._all.switch.on or (self._own.switch is not None and self._own.switch.on)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Ends when a stop was asked for and everything is drained."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await self._bell.wait_until(self._act)
+
+    def _act(self) -> bool:
+        """Do everything that the state calls for; True when stopped."""
+        while event := next_event(
+            self._phase,
+            wanted=self._wanted(),
+            stop=self._stop,
+            drain_ended=self._report is not None and self._report.ended is not None,
+        ):
+            before, self._phase = self._phase, move(self._phase, event)
+            match event:
+                case Event.RESUME:
+                    self._resume(before)
+                case Event.DRAIN:
+                    self._begin_drain("maintenance")
+                case Event.STOP if before is not Phase.DRAINING:
+                    self._begin_drain("stop")
+                case Event.STOP | Event.DRAIN_ENDED:
+                    pass  # a drain that runs already is the last one, with the deadline it has
+        # Here and nowhere else, when the phase is what these values call for: an acknowledgement is of both together.
+        self._acted = Acted(self._all.revision, self._own.revision)
+        self.changed.ring()
+        return self._phase is Phase.STOPPED
+
+    def _resume(self, before: Phase) -> None:
+        if before is Phase.DRAINING:
+            self._drain_scope.cancel(reason="maintenance was switched off")
+            self._end_report(DrainOutcome.REVOKED, None)
+        for handler in self.handlers:
+            handler.leave()
+        log.info("running", after=before.value)
+
+    def _begin_drain(self, cause: str) -> None:
+        now = trio.current_time()
+        self._report = DrainReport(cause, began=now, deadline=now + self._drain_timeout)
+        for handler in self.handlers:
+            handler.enter()
+        log.info("drain begins", cause=cause, timeout_seconds=self._drain_timeout)
+        self._drain_scope = trio.CancelScope()
+        assert self._nursery is not None
+        self._nursery.start_soon(self._drain, self._drain_scope, self._report.deadline)
+
+    async def _drain(self, scope: trio.CancelScope, deadline: float) -> None:
+        errors: dict[str, str] = {}
+
+        async def drain_one(handler: Handler) -> None:
+            error = await handler.wait_drained(deadline)
+            if error is not None:
+                errors[handler.name] = error
+
+        with scope:
+            async with trio.open_nursery() as nursery:
+                for handler in self.handlers:
+                    nursery.start_soon(drain_one, handler)
+        if scope.cancel_called:
+            return  # switched off: _resume has written the report
+        if errors:
+            told = "; ".join(f"{name}: {error}" for name, error in sorted(errors.items()))
+            self._end_report(
+                DrainOutcome.EXPIRED, f"not everything was finished within {self._drain_timeout:g} s: {told}"
+            )
+        else:
+            self._end_report(DrainOutcome.DRAINED, None)
+        self._bell.ring()
+
+    def _handlers_drains(self) -> dict[str, Mapping[str, object]]:
+        return {handler.name: handler.drain() for handler in self.handlers}
+
+    def _end_report(self, outcome: DrainOutcome, error: str | None) -> None:
+        assert self._report is not None
+        now = trio.current_time()
+        report = replace(self._report, outcome=outcome, ended=now, error=error, handlers=self._handlers_drains())
+        self._report = report
+        self._on_drain_ended(report)
+        tell = log.error if outcome is DrainOutcome.EXPIRED else log.info
+        tell(
+            "drain ended",
+            outcome=outcome.value,
+            cause=report.cause,
+            seconds=round(now - report.began, 3),
+            error=error,
+            **{
+                name: {figure: value for figure, value in part.items() if value}
+                for name, part in report.handlers.items()
+            },
+        )

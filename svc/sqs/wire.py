@@ -1,0 +1,322 @@
+"""SQS's language and ours: answers into `Received` and `Refusal`, error codes into `QueueError`s, messages into
+requests.
+
+Pure functions over what travels on the wire; `sqs.py` does the calls, and the simulated queue speaks the same language
+through the same functions. Nothing here does I/O, reads a clock or imports an AWS library. No text made here may hold a
+secret, a signed header or a receipt handle.
+"""
+
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+from svc.consumer.queue import (
+    MessageRefused,
+    MessageTooLong,
+    QueueError,
+    QueueMisconfigured,
+    QueueUnavailable,
+    Received,
+    Refusal,
+)
+from svc.processors import Message
+
+log = logging.getLogger(__name__)
+
+CALL_SECONDS = 5.0
+"""How long an ordinary call may take, botocore's second attempt included. `/health` promises an answer in 5 s
+(SPEC.md)."""
+
+LANDING_SECONDS = 5.0
+"""How long after its wait a receive may take to answer, before it is given up."""
+
+MAX_MESSAGE_BYTES = 1_048_576
+"""Body and message attributes together (SQS developer guide, "Amazon SQS message quotas"; 262,144 until August
+2025)."""
+
+MAX_ATTRIBUTES = 10
+"""Message attributes per message (SQS developer guide, "Amazon SQS message metadata")."""
+
+REJECT_REASON = "RejectReason"
+"""The message attribute that tells in the dead-letter queue why a processor rejected the message."""
+
+MAX_REASON = 1000
+"""Characters of a reason that are kept: enough for a person, and no traceback that crowds out the message."""
+
+_NO_SUCH_QUEUE = frozenset({"QueueDoesNotExist", "NonExistentQueue"})
+_THROTTLED = frozenset(
+    {"RequestThrottled", "Throttling", "Throttled", "RequestLimitExceeded", "TooManyRequests", "SlowDown"}
+    | {"KmsThrottled"}
+)
+_DENIED = frozenset({"AccessDenied", "UnauthorizedOperation", "KmsAccessDenied"})
+_BAD_CREDENTIALS = frozenset(
+    {"InvalidClientTokenId", "UnrecognizedClient", "SignatureDoesNotMatch", "IncompleteSignature", "InvalidSignature"}
+    | {"MissingAuthenticationToken", "InvalidAccessKeyId", "AuthFailure", "OptInRequired"}
+)
+_EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
+_CLOCK = frozenset({"RequestExpired", "RequestTimeTooSkewed"})
+_KMS = frozenset({"KmsDisabled", "KmsInvalidState", "KmsInvalidKeyUsage", "KmsNotFound", "KmsOptInRequired"})
+_BAD_MESSAGE = frozenset(
+    {"InvalidParameterValue", "InvalidMessageContents", "MissingParameter", "UnsupportedOperation"}
+    | {"InvalidAttributeName", "InvalidAttributeValue", "BatchRequestTooLong"}
+)
+
+# What SQS says of a handle that holds nothing any more. The codes alone do not tell: InvalidParameterValue is also the
+# answer to a time-out out of range (aws-sdk-net#1927, aws-sdk-java#1628, elastic/beats#30675).
+_GONE_CODES = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight"})
+_GONE_TEXT = re.compile(r"does not exist|not available for visibility timeout change|receipt handle has expired", re.I)
+
+# The characters of XML 1.0, the only ones SQS takes (API reference, SendMessage).
+_REFUSED_CHARACTER = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ATTRIBUTE_NAME = re.compile(r"(?!(?i:aws\.|amazon\.))[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+
+
+# Most messages have no attributes: they share these.
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_NO_ATTRIBUTES: Mapping[str, str | bytes] = MappingProxyType({})
+
+
+class NoSuchQueue(QueueMisconfigured):
+    """The queue that was asked for does not exist, or not for this account."""
+
+
+def short_code(code: str) -> str:
+    """An error code without what some of its spellings add: the older protocol a prefix, others (LocalStack too) a
+    suffix."""
+    return code.removeprefix("AWS.SimpleQueueService.").removeprefix("com.amazonaws.sqs#").removesuffix("Exception")
+
+
+def received(answer: Mapping[str, Any]) -> list[Received]:
+    """The deliveries of a ReceiveMessage answer. A message that cannot be read is logged and left out; the others are
+    kept."""
+    deliveries = []
+    for entry in answer.get("Messages") or ():
+        try:
+            deliveries.append(_delivery(entry))
+        except Exception:
+            named = entry.get("MessageId") if isinstance(entry, Mapping) else None
+            log.exception(
+                "SQS handed over message %s in a form that cannot be read; it stays invisible until its lease ends",
+                named,
+            )
+    return deliveries
+
+
+def _delivery(entry: Mapping[str, Any]) -> Received:
+    # Without a handle or an id nothing can be done with it; without anything else, the processor can still decide.
+    receipt, message_id = entry["ReceiptHandle"], entry["MessageId"]
+    if not (isinstance(receipt, str) and isinstance(message_id, str)):
+        raise TypeError("ReceiptHandle and MessageId must be strings")
+    system = entry.get("Attributes") or {}
+    native = entry.get("MessageAttributes") or _NONE
+    attributes = (
+        MappingProxyType({name: value for name, value in map(_attribute, native.items()) if value is not None})
+        if native
+        else _NO_ATTRIBUTES
+    )
+    message = Message(
+        message_id,
+        entry.get("Body") or "",
+        attributes,
+        _whole(system.get("ApproximateReceiveCount")) or 1,
+        _moment(system.get("SentTimestamp")),
+        system.get("MessageGroupId"),
+    )
+    return Received(message, receipt, native)
+
+
+def _attribute(item: tuple[str, Mapping[str, Any]]) -> tuple[str, str | bytes | None]:
+    name, value = item
+    return name, value["BinaryValue"] if "BinaryValue" in value else value.get("StringValue")
+
+
+def _whole(text: object) -> int | None:
+    return int(text) if isinstance(text, str) and text.isdecimal() else None
+
+
+def _moment(text: object) -> datetime | None:
+    milliseconds = _whole(text)
+    try:
+        return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def refusal(code: str, text: str) -> Refusal:
+    """One `Failed` entry of a batch answer. `gone` is told from the code and, where the code says too little, the
+    text."""
+    code = short_code(code)
+    gone = code in _GONE_CODES or (code == "InvalidParameterValue" and bool(_GONE_TEXT.search(text)))
+    return Refusal(code, _quoted(text), gone)
+
+
+def refusals(answer: Mapping[str, Any], receipts: Sequence[str]) -> dict[str, Refusal]:
+    """The refused entries of a batch answer, by receipt; entry `Id`s are positions in `receipts`."""
+    found = {}
+    for entry in answer.get("Failed") or ():
+        receipt = receipts[int(entry["Id"])]
+        text = str(entry.get("Message", "")).replace(receipt, "…")
+        found[receipt] = refusal(str(entry.get("Code", "")), text)
+    return found
+
+
+def redrive_policy(attributes: Mapping[str, str]) -> tuple[str, int] | None:
+    """The ARN of the dead-letter queue and `maxReceiveCount`, from the attributes of a queue; None when it has no
+    policy."""
+    try:
+        policy = json.loads(attributes.get("RedrivePolicy") or "null")
+        return (policy["deadLetterTargetArn"], int(policy["maxReceiveCount"])) if policy else None
+    except (ValueError, TypeError, KeyError):
+        log.warning("the queue's RedrivePolicy cannot be read; taken as none: %.200r", attributes.get("RedrivePolicy"))
+        return None
+
+
+def outgoing(attributes: Mapping[str, str | int | float] | None) -> dict[str, dict[str, Any]]:
+    """Message attributes in SQS's form: text as String, numbers as Number. Raises `MessageRefused` for what SQS would
+    refuse."""
+    form: dict[str, dict[str, Any]] = {}
+    for name, value in (attributes or {}).items():
+        if isinstance(value, bool):
+            form[name] = {"DataType": "String", "StringValue": "true" if value else "false"}
+        elif isinstance(value, str):
+            form[name] = {"DataType": "String", "StringValue": value}
+        elif math.isfinite(value):
+            form[name] = {"DataType": "Number", "StringValue": repr(value)}
+        else:
+            raise MessageRefused(f"attribute {name!r} is {value!r}; SQS takes finite numbers only")
+    return form
+
+
+def check(body: str, native: Mapping[str, Mapping[str, Any]], delay: float | None = None) -> None:
+    """Raise `MessageRefused` or `MessageTooLong` for a message that no SQS queue takes.
+
+    Checked here, not left to SQS, because emulators let it pass or break down on it (a lone surrogate is a 500 in
+    moto).
+    """
+    if not body:
+        raise MessageRefused("the message is empty; SQS takes messages of at least one character")
+    _check_characters("the message", body)
+    if delay is not None and not 0 <= delay <= 900:
+        raise MessageRefused(f"the delay is {delay:g} s; SQS takes 0 to 900")
+    if len(native) > MAX_ATTRIBUTES:
+        raise MessageRefused(f"the message has {len(native)} attributes; SQS takes at most {MAX_ATTRIBUTES}")
+    for name, value in native.items():
+        if len(name) > 256 or not _ATTRIBUTE_NAME.fullmatch(name):
+            raise MessageRefused(
+                f"attribute name {name[:80]!r} is not allowed; SQS takes 1 to 256 letters, digits, _, - and single "
+                "dots within, and no name that begins with AWS. or Amazon."
+            )
+        text = value.get("StringValue")
+        if not (text or value.get("BinaryValue")):
+            raise MessageRefused(f"attribute {name!r} is empty; SQS takes attributes of at least one character")
+        if text:
+            _check_characters(f"attribute {name!r}", text)
+    if (bytes_ := size(body, native)) > MAX_MESSAGE_BYTES:
+        raise MessageTooLong(
+            f"the message has {bytes_} bytes with its attributes; SQS takes at most {MAX_MESSAGE_BYTES} (1 MiB)"
+        )
+
+
+def _check_characters(what: str, text: str) -> None:
+    if found := _REFUSED_CHARACTER.search(text):
+        raise MessageRefused(
+            f"{what} holds the character U+{ord(found[0]):04X} at position {found.start()}; SQS takes only characters "
+            "that XML 1.0 allows"
+        )
+
+
+def size(body: str, native: Mapping[str, Mapping[str, Any]]) -> int:
+    """The bytes that count towards SQS's limit: the body, and each attribute's name, type and value."""
+    return _bytes([body]) + sum(
+        _bytes([name, value.get("DataType", ""), value.get("StringValue") or value.get("BinaryValue") or ""])
+        for name, value in native.items()
+    )
+
+
+def _bytes(parts: Iterable[str | bytes]) -> int:
+    return sum(len(part) if isinstance(part, bytes) else len(part.encode("utf-8", "surrogatepass")) for part in parts)
+
+
+def dead_letter_attributes(delivery: Received, reason: str) -> dict[str, Any]:
+    """The attributes of the copy for the dead-letter queue: the original ones with their data types, and the reason.
+
+    The reason is left out, and logged instead, where it would make the copy break a limit of SQS: the message counts
+    for more.
+    """
+    native = delivery.native if isinstance(delivery.native, Mapping) else {}
+    clean = _REFUSED_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", reason)[:MAX_REASON] or "no reason given"
+    with_reason = {**native, REJECT_REASON: {"DataType": "String", "StringValue": clean}}
+    if len(with_reason) <= MAX_ATTRIBUTES and size(delivery.message.body, with_reason) <= MAX_MESSAGE_BYTES:
+        return with_reason
+    log.warning(
+        "message %s goes to the dead-letter queue without its reason, which would break SQS's limit of %d attributes "
+        "or %d bytes: %s", delivery.message.id, MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, clean,
+    )  # fmt: skip
+    return dict(native)
+
+
+def service_error(doing: str, code: str, text: str, status: int, *, what: str = "SQS_QUEUE_URL") -> QueueError:
+    """The `QueueError` for an error answer: `code` and `text` as SQS sent them, `status` the HTTP status (0: unknown).
+
+    `doing` names the call ("sending"); `what` names what holds the queue's address, for the sentence that says what to
+    do.
+    """
+    code, text = short_code(code), _quoted(text)
+    if code in _NO_SUCH_QUEUE:
+        return NoSuchQueue(f"{doing}: there is no such queue; create it with `svc init`, or set {what}")
+    if code in _THROTTLED or status == 429:
+        return QueueUnavailable(f"{doing}: SQS throttled the call ({code}); the same call may succeed in a moment")
+    if code == "OverLimit":
+        return QueueUnavailable(
+            f"{doing}: too many of the queue's messages are in flight (SQS allows 120,000); they have to be deleted or "
+            "run out of their leases first"
+        )
+    if code in _DENIED:
+        return QueueMisconfigured(
+            f"{doing}: the credentials in use may not do this; grant the action in the IAM policy or the queue's "
+            f"policy ({code}: {text})"
+        )
+    if code in _EXPIRED:
+        return QueueMisconfigured(f"{doing}: the credentials have expired ({code}); renew them")
+    if code in _BAD_CREDENTIALS:
+        # SQS's own text is not quoted: for a wrong signature it holds the signed headers.
+        return QueueMisconfigured(
+            f"{doing}: AWS does not accept the credentials ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
+            "and AWS_SESSION_TOKEN, or the role"
+        )
+    if code in _CLOCK:
+        return QueueMisconfigured(f"{doing}: AWS says the request is out of date ({code}); set this machine's clock")
+    if code in _KMS:
+        return QueueMisconfigured(f"{doing}: the queue's KMS key cannot be used ({code}: {text}); see to the key")
+    if code == "InvalidAddress":
+        return QueueMisconfigured(
+            f"{doing}: AWS does not know this queue address ({code}); check {what} and AWS_REGION"
+        )
+    if code == "InvalidSecurity":
+        return QueueMisconfigured(f"{doing}: the queue is reached over https only ({code}); change AWS_ENDPOINT")
+    if status >= 500 or code in ("InternalError", "InternalFailure", "ServiceUnavailable"):
+        return QueueUnavailable(
+            f"{doing}: SQS broke down (HTTP {status or 500}, {code}); the same call may succeed later"
+        )
+    return QueueError(f"{doing}: SQS refused the call ({code}: {text})")
+
+
+def message_error(code: str, text: str) -> MessageRefused | None:
+    """Why SQS does not take a message that was to be sent, or None when the error is not the message's fault."""
+    code, text = short_code(code), _quoted(text)
+    if code not in _BAD_MESSAGE:
+        return None
+    if "must be shorter than" in text or code == "BatchRequestTooLong":
+        return MessageTooLong(f"the message is larger than the queue takes: {text}")
+    return MessageRefused(f"the queue does not take the message: {text} ({code})")
+
+
+def _quoted(text: str) -> str:
+    """SQS's words on one line, at bearable length, without receipt handles (which are the key to a message)."""
+    text = re.sub(r"\s+", " ", text).strip()
+    return re.sub(r"[A-Za-z0-9+/=]{64,}", "…", text)[:300]

@@ -1,0 +1,118 @@
+"""SQS in trouble, in virtual time: how often it is asked meanwhile, how soon the work goes on, what is told, and that nothing is
+forgotten. That real connections which are refused, reset, or mute come out as these errors is `test_sqs.py`'s part."""
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from svc import Message
+from svc.consumer.intake import BACKOFF_CAP, MISCONFIGURED_CAP
+from svc.maintenance.manager import DrainOutcome
+from svc.testing import Fault, SimulatedQueue
+from svc.testing.service import SimulatedService
+
+LASTS = 600.0
+"""Seconds of an outage, from 5 on."""
+
+TRANSIENT = ("error", "throttle", "timeout-before")
+FATAL = ("denied", "no-queue")
+
+
+def outage(what: str, lasts: float = LASTS, kind: str | None = None) -> list[Fault]:
+    return [Fault(what, kind, start=5, end=5 + lasts)]  # type: ignore[arg-type]
+
+
+def events(lines: list, *texts: str) -> list[str]:
+    return [line["event"] for line in lines if any(text in line["event"] for text in texts)]
+
+
+@pytest.mark.parametrize("what", [*TRANSIENT, *FATAL])
+async def test_an_outage_costs_few_calls_ends_by_itself_and_is_told_once(autojump_clock, what: str) -> None:
+    queue = SimulatedQueue(faults=outage(what))
+    cap = MISCONFIGURED_CAP if what in FATAL else BACKOFF_CAP
+    with capture_logs() as lines:
+        async with SimulatedService(queue, SQS_WAIT_TIME_SECONDS="1") as service:
+            await trio.sleep(100)
+            held = service.core.worker.statistics()
+            assert held.queue_error is not None
+            assert held.queue_error_since == pytest.approx(5, abs=7)
+            before = queue.calls["receive"]
+            await trio.sleep(400)
+            asked = queue.calls["receive"] - before
+            patience = 6 if what == "timeout-before" else 0  # each call waits for its answer as long
+            assert 400 / (cap + patience) - 2 <= asked <= 400 / (cap / 2 + patience) + 2
+            assert service.core.worker.statistics().queue_error_since == held.queue_error_since
+            queue.put("afterwards")
+            await service.idle()
+            assert service.processed == ["afterwards"]
+            assert trio.current_time() <= 5 + LASTS + cap + patience + 1
+            held = service.core.worker.statistics()
+            assert (held.queue_error, held.queue_error_since) == (None, None)
+    told = events(lines, "receiving failed", "receiving works")
+    assert told == ["receiving failed, trying again", "receiving works again"]
+    error = next(line["error"] for line in lines if "receiving failed" in line["event"])
+    if what in FATAL:
+        assert any(word in error for word in ("SQS_QUEUE_URL", "policy", "AWS_REGION"))  # what to do
+
+
+@pytest.mark.parametrize("what", [*TRANSIENT, *FATAL])
+async def test_many_receivers_back_off_as_one(autojump_clock, what: str) -> None:
+    queue = SimulatedQueue(faults=outage(what, kind="receive"), request_seconds=(0.1, 0.2))
+    for number in range(3000):
+        queue.put(str(number))
+
+    async def work(message: Message) -> None:
+        await trio.sleep(0.1)
+
+    async with SimulatedService(queue, work, MAX_CONCURRENCY="200", SQS_WAIT_TIME_SECONDS="1") as service:
+        await trio.sleep(4.9)
+        assert service.core.worker.statistics().receives_outstanding > 3
+        await trio.sleep(15)
+        before = queue.calls["receive"]
+        await trio.sleep(60)
+        assert queue.calls["receive"] - before <= 60 / (BACKOFF_CAP / 2) + 2
+
+
+@pytest.mark.parametrize("kind", ["delete", "change_visibility"])
+@pytest.mark.parametrize("what", [*TRANSIENT, *FATAL])
+async def test_settling_and_extending_in_an_outage(autojump_clock, what: str, kind: str) -> None:
+    """Shorter than the lease: everything is settled in the end, once, and the calls are bounded."""
+    queue = SimulatedQueue(faults=outage(what, 12, kind))
+    for number in range(100):
+        queue.put(str(number))
+    seconds = 6 if kind == "delete" else 40  # a lease of 30 is extended at 20 at the latest
+
+    async def work(message: Message) -> None:
+        await trio.sleep(seconds)
+
+    with capture_logs() as lines:
+        async with SimulatedService(queue, work, SQS_WAIT_TIME_SECONDS="1") as service:
+            await service.idle()
+            assert len(service.processed) == 100
+            assert service.lost == []
+            assert len(service.runs) == 100
+    # Ten batches of ten, of which each is tried every 2 s at the most; two heartbeats each.
+    assert queue.calls["delete"] <= 10 + 10 * 12
+    assert queue.calls["change_visibility"] <= 2 * 10 + 10 * 12
+    if kind == "delete":
+        assert events(lines, "settled") == ["messages could not be settled, trying again", "messages are settled again"]
+
+
+@pytest.mark.expects_errors
+async def test_a_drain_in_an_outage_ends_on_time_and_names_what_it_could_not_settle(autojump_clock) -> None:
+    queue = SimulatedQueue(faults=outage("timeout-before", 1000))
+    ids = {queue.put(str(number)) for number in range(10)}
+
+    async def work(message: Message) -> None:
+        await trio.sleep(8)
+
+    async with SimulatedService(queue, work, DRAIN_TIMEOUT="10s", SQS_WAIT_TIME_SECONDS="1") as service:
+        await trio.sleep(7)
+        began = trio.current_time()
+        service.maintenance("on")
+        report = await service.drained()
+        assert trio.current_time() - began <= 11
+        assert report.outcome is DrainOutcome.EXPIRED
+        figures = report.handlers["sqs"]
+        assert {*figures["unsettled"], *figures["lost_ids"], *figures["deferred"]} == ids
+        assert report.error is not None

@@ -1,0 +1,160 @@
+"""The fence: no receive before the switch was looked at by an instance that is registered, nor after a standstill."""
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from svc.maintenance.fence import PATIENCE, STALL, TICK, Fence
+
+
+class Parts:
+    """A fence with a clock of its own, and what it asked for."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.asked: list[str] = []
+        self.fence = Fence(
+            stall=STALL,
+            clock=lambda: self.time,
+            check=lambda: self.asked.append("check"),
+            look=lambda: self.asked.append("look"),
+            on_open=lambda: self.asked.append("open"),
+        )
+
+
+@pytest.fixture
+def parts(autojump_clock) -> Parts:
+    return Parts()
+
+
+async def opened(parts: Parts) -> None:
+    parts.fence.registered(trio.current_time(), True)
+    await trio.sleep(0.1)
+    parts.fence.looked(trio.current_time(), True)
+    assert parts.fence.is_open
+    parts.asked.clear()
+
+
+async def test_it_opens_after_a_registration_and_a_look_that_began_after_it(autojump_clock) -> None:
+    parts = Parts()
+    assert not parts.fence.is_open
+    parts.fence.looked(trio.current_time(), True)  # before the registration: who switches now does not see us
+    assert not parts.fence.is_open
+    await trio.sleep(1)
+    before = trio.current_time()
+    await trio.sleep(1)
+    parts.fence.registered(before, True)
+    parts.fence.looked(before, True)
+    assert not parts.fence.is_open
+    parts.fence.looked(trio.current_time(), True)
+    assert parts.fence.is_open
+    assert parts.asked == ["look", "open"]
+
+
+async def test_an_etcd_out_of_reach_opens_it_only_for_work_that_had_begun(autojump_clock) -> None:
+    parts = Parts()
+    parts.fence.registered(trio.current_time(), False)
+    parts.fence.looked(trio.current_time(), False)
+    assert not parts.fence.is_open  # nobody can know of us
+    parts.fence.looked(trio.current_time(), True)
+    assert not parts.fence.is_open  # nor now: etcd is back, and we are not registered
+    parts.fence.registered(trio.current_time(), True)
+    parts.fence.looked(trio.current_time(), True)
+    assert parts.fence.is_open
+    parts.time += 5
+    assert not parts.fence.is_open
+    parts.fence.looked(trio.current_time(), False)
+    assert not parts.fence.is_open  # the registration has not been tried
+    parts.fence.registered(trio.current_time(), False)
+    parts.fence.looked(trio.current_time(), False)
+    assert parts.fence.is_open  # with etcd gone the last known state stands
+
+
+async def test_a_registration_that_is_refused_is_not_waited_for(autojump_clock) -> None:
+    parts = Parts()
+    parts.fence.registered(trio.current_time(), True)  # answered: refused
+    parts.fence.looked(trio.current_time(), True)
+    assert parts.fence.is_open
+
+
+async def test_a_registration_that_is_never_answered_is_waited_for_with_a_bound(autojump_clock) -> None:
+    parts = Parts()
+    looks = 0
+    while not parts.fence.is_open:
+        parts.fence.registered(trio.current_time(), False)
+        parts.fence.looked(trio.current_time(), True)
+        looks += 1
+        await trio.sleep(10)
+        assert looks < 10
+    assert trio.current_time() == PATIENCE + 10
+
+
+async def test_a_standstill_closes_it_whoever_notices_first(autojump_clock) -> None:
+    for notice in ("receive", "tick"):
+        parts = Parts()
+        await opened(parts)
+        parts.time += STALL
+        assert parts.fence.is_open  # a busy loop is no standstill
+        parts.time += STALL + 0.1
+        await trio.sleep(1)
+        if notice == "tick":
+            parts.fence.tick()
+        assert not parts.fence.is_open
+        assert parts.asked == ["check"]
+
+
+async def test_answers_to_what_was_asked_before_the_standstill_do_not_open_it(autojump_clock) -> None:
+    parts = Parts()
+    await opened(parts)
+    asked_before = trio.current_time()
+    await trio.sleep(5)
+    parts.time += 5
+    assert not parts.fence.is_open
+    parts.fence.registered(asked_before, True)
+    parts.fence.looked(asked_before, True)
+    assert not parts.fence.is_open
+    parts.fence.looked(trio.current_time(), True)
+    assert not parts.fence.is_open  # not registered since
+    await trio.sleep(1)
+    parts.fence.registered(trio.current_time(), True)
+    assert not parts.fence.is_open
+    parts.fence.looked(trio.current_time(), True)
+    assert parts.fence.is_open
+    parts.time += 5  # and again
+    assert not parts.fence.is_open
+
+
+async def test_it_ticks_by_itself(autojump_clock, nursery) -> None:
+    asked: list[float] = []
+    fence = Fence(stall=STALL, check=lambda: asked.append(trio.current_time()))
+    nursery.start_soon(fence.run)
+    await trio.sleep(60)
+    assert asked == []
+    assert TICK < STALL
+
+
+async def test_simulated_time_knows_no_standstill(autojump_clock) -> None:
+    fence = Fence()
+    fence.registered(trio.current_time(), True)
+    fence.looked(trio.current_time(), True)
+    await trio.sleep(80_000)
+    assert fence.is_open
+    await fence.run()  # nothing to tick for
+
+
+async def test_a_standstill_is_told_and_its_end_too(autojump_clock) -> None:
+    with capture_logs() as lines:
+        parts = Parts()
+        await opened(parts)
+        assert not lines  # an ordinary start has no trouble to tell of
+        parts.time += 5
+        parts.fence.tick()
+        await trio.sleep(1.5)
+        parts.fence.registered(trio.current_time(), True)
+        parts.fence.looked(trio.current_time(), True)
+    began, over = lines
+    assert (began["event"], began["seconds"]) == (
+        "this process has stood still: looking at the switch before the next receive",
+        5,
+    )
+    assert (over["event"], over["after_seconds"]) == ("receives may begin again after the standstill", 1.5)

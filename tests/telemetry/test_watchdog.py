@@ -1,0 +1,40 @@
+"""The watchdog, in real time: it names what blocks the loop, once, and says when it is over."""
+
+import threading
+import time
+
+import trio
+from structlog.testing import capture_logs
+
+from svc.telemetry.watchdog import watched
+
+
+async def wait_until(condition, seconds: float = 20) -> None:
+    with trio.fail_after(seconds):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+async def test_a_blocked_loop_is_told_once_with_its_stack_and_its_end() -> None:
+    with capture_logs() as lines:
+        async with watched(limit=0.2, every=0.05):
+            began = time.monotonic()
+            while not lines and time.monotonic() < began + 20:
+                time.sleep(0.02)  # noqa: ASYNC251 - this is what it is about
+            time.sleep(0.3)  # noqa: ASYNC251 - blocked on: it must not be told twice
+            blocked = time.monotonic() - began
+            await wait_until(lambda: len(lines) == 2)
+    first, second = lines
+    assert "blocked" in first["event"]
+    assert "test_a_blocked_loop_is_told_once" in first["stack"]
+    assert "time.sleep" in first["stack"]
+    assert second["event"] == "the event loop runs again"
+    assert 0.5 <= second["blocked_seconds"] <= blocked + 0.2
+
+
+async def test_a_loop_that_runs_is_not_told_and_the_thread_ends() -> None:
+    with capture_logs() as lines:
+        async with watched(limit=5, every=0.01):
+            await trio.sleep(0.2)
+        await wait_until(lambda: not any(thread.name == "watchdog" for thread in threading.enumerate()))
+    assert lines == []
