@@ -1,4 +1,4 @@
-"""The `svc` command, and `python -m svc`: makes a stop during the first second count, then goes to `cli.py`.
+"""The `svc` command, and `python -m svc`: makes a stop during the first second count, then goes to `cli/main.py`.
 
 The imports take about a second. Until `service.py` has its signal receiver open, SIGTERM would kill the process, or, where it is
 PID 1 of a container, be dropped by the kernel, and the orchestrator would wait out its whole grace period. Before this file runs,

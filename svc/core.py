@@ -1,6 +1,6 @@
 """The core: gate, worker, watcher and manager wired together, between a queue and a switch.
 
-`service.py` puts it between SQS, etcd and the API; `simulated_service.py` between a simulated queue and a simulated switch. So
+`service.py` puts it between SQS, etcd and the API; `testing/service.py` between a simulated queue and a simulated switch. So
 the tests run the wiring that production runs.
 """
 
@@ -22,7 +22,7 @@ from svc.maintenance.gate import Gate
 from svc.maintenance.manager import DrainOutcome, Manager
 from svc.processors import Process
 from svc.settings import Settings
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 
 class WatcherSnapshot(Protocol):
@@ -64,7 +64,7 @@ class Registrar(Protocol):
     async def close(self) -> None: ...
 
 
-MakeRegistrar = Callable[[Settings, Callable[[], Registration], Bell, Callable[[float, bool], None]], Registrar]
+MakeRegistrar = Callable[[Settings, Callable[[], Registration], WakeUp, Callable[[float, bool], None]], Registrar]
 """From what `etcd_registrar.Registrar` is made of."""
 
 

@@ -130,7 +130,7 @@ def _tell_start(settings: Settings, url: str) -> None:
 
 
 class _Signals:
-    """Those that came, and what SIGHUP means (`hangup.py`)."""
+    """Those that came, and what SIGHUP means (`sighup.py`)."""
 
     def __init__(self, received: AsyncIterator[int], meaning: hangup.Meaning) -> None:
         self.received = received

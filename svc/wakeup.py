@@ -1,7 +1,7 @@
 """A wake-up that carries no data and means "look again".
 
-Whoever waits looks at the state first and waits after; whoever changes the state rings after. The event is replaced before the
-waiter looks, so a ring between the look and the wait is not lost, and a thousand rings cost one look.
+Whoever waits looks at the state first and waits after; whoever changes the state notifies after. The event is replaced before the
+waiter looks, so a notification between the look and the wait is not lost, and a thousand of them cost one look.
 """
 
 from collections.abc import Callable
@@ -9,16 +9,16 @@ from collections.abc import Callable
 import trio
 
 
-class Bell:
+class WakeUp:
     def __init__(self) -> None:
         self._event = trio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Make everybody who waits look again."""
         self._event.set()
 
     async def wait_until(self, satisfied: Callable[[], bool]) -> None:
-        """Return as soon as `satisfied()` holds, looking again at every ring."""
+        """Return as soon as `satisfied()` holds, looking again at every notification."""
         while True:
             event = self._fresh()
             if satisfied():
@@ -26,7 +26,7 @@ class Bell:
             await event.wait()
 
     async def wait(self, look: Callable[[], float | None]) -> None:
-        """`look()` once, then wait for a ring, or until the Trio time that `look` returned (None: no such time)."""
+        """`look()` once, then wait for a notification, or until the Trio time that `look` returned (None: no such time)."""
         event = self._fresh()
         until = look()
         with trio.CancelScope(deadline=until if until is not None else float("inf")):

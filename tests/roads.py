@@ -1,4 +1,4 @@
-"""The roads to SQS (svc/aws_client.py) that this Python has."""
+"""The roads to SQS (svc/sqs/aws_client.py) that this Python has."""
 
 import sys
 

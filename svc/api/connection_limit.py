@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 import trio
 
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ sweep away the one that asks for /health."""
 
 
 class Connection(Protocol):
-    """What the crowd needs to know of a connection."""
+    """What the connections needs to know of a connection."""
 
     large: bool
     """Its request has a large body."""
@@ -58,7 +58,7 @@ class Connection(Protocol):
         """Close the socket now."""
 
 
-class Crowd:
+class ConnectionLimit:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._open: set[Connection] = set()
@@ -66,7 +66,7 @@ class Crowd:
         self._short = _Trouble()
         self._gave_way = 0
         self._full_at = -math.inf
-        self._changed = Bell()
+        self._changed = WakeUp()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -90,7 +90,7 @@ class Crowd:
 
     def discard(self, connection: Connection) -> None:
         self._open.discard(connection)
-        self._changed.ring()
+        self._changed.notify()
 
     def close_all(self) -> None:
         for connection in list(self._open):

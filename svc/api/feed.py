@@ -18,7 +18,7 @@ from svc.api import page_content as view
 from svc.api.history import History
 from svc.consumer.queue import QueueError
 from svc.core import Core
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +64,7 @@ class Feed:
         self._most = most
         self.history = History(lambda: core.worker.ledger.counts())
         self._watchers: set[Watcher] = set()
-        self._bell = Bell()
+        self._wake_up = WakeUp()
         self._text = ""
         self._charts = _Charts(-1, "")
         self._looks = 0
@@ -102,7 +102,7 @@ class Feed:
         self._watchers.add(watcher)
         if trio.current_time() - self._looked_at >= self._look_every:
             self._look()
-        self._bell.ring()
+        self._wake_up.notify()
         return watcher
 
     def _look(self) -> None:
@@ -112,17 +112,17 @@ class Feed:
         if self._charts.taken != self.history.taken:
             charts = view.charts(self.history.samples(), every=self.history.every, kept=self.history.kept)
             self._charts = _Charts(self.history.taken, _event("charts", charts))
-        self._bell.ring()
+        self._wake_up.notify()
 
     async def _look_while_watched(self) -> None:
         while True:
-            await self._bell.wait_until(lambda: bool(self._watchers))
+            await self._wake_up.wait_until(lambda: bool(self._watchers))
             await trio.sleep_until(self._looked_at + self._look_every)
             self._look()
 
     async def _ask_while_watched(self) -> None:
         while True:
-            await self._bell.wait_until(lambda: bool(self._watchers))
+            await self._wake_up.wait_until(lambda: bool(self._watchers))
             self._depth = await _asked(self._core.queue.attributes)
             if self._depth.attributes is not None:
                 await self._ask_for_dead_letters(has_policy="RedrivePolicy" in self._depth.attributes)
@@ -165,7 +165,7 @@ class Watcher:
         if self._at_end:
             return None
         with trio.CancelScope(deadline=self._until) as life:
-            await feed._bell.wait_until(lambda: feed._looks != self._looks)
+            await feed._wake_up.wait_until(lambda: feed._looks != self._looks)
         if life.cancelled_caught:
             return None
         pieces = [] if self._looks >= 0 else [f"retry: {RETRY_MS}\n\n"]

@@ -1,7 +1,7 @@
-"""The API's description: `GET /openapi.json` serves it, `GET /docs` renders it (`docs.py`).
+"""The API's description: `GET /openapi.json` serves it, `GET /docs` renders it (`docs_page.py`).
 
 Tests hold it to what is there: the same paths and methods as the routes have, every status that any test of the API meets and no
-other, every body within its schema, an example for each that is within it too (`tests/test_openapi.py`).
+other, every body within its schema, an example for each that is within it too (`tests/api/test_openapi.py`).
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The description of the routes of the fleet (`api_fleet.py`)."""
+"""The description of the routes of the fleet (`routes_fleet.py`)."""
 
 from typing import Any
 

@@ -8,11 +8,11 @@ does not read holds up the shutdown for ever (STACK 1.4). Here
 - a connection that fails is closed and logged, and nothing else happens;
 - there is HTTP/1.1 only: upgrades to HTTP/2 and WebSocket are ignored, as RFC 9110 (7.8) allows;
 - every wait for a client has a bound: for a request `keep_alive`, for reading an answer `SEND_TIMEOUT`, for going away `LINGER`
-  (bodies: `BODY_TIMEOUT` of `api.py`);
-- there is a bound to the number of connections, and running out of file descriptors is survived (crowd.py);
+  (bodies: `BODY_TIMEOUT` of `app.py`);
+- there is a bound to the number of connections, and running out of file descriptors is survived (connection_limit.py);
 - what is no HTTP gets the API's form of errors too.
 
-Nothing here knows a route. hypercorn's classes are used below their public surface: `tests/test_hostile_http.py` holds them.
+Nothing here knows a route. hypercorn's classes are used below their public surface: `tests/api/test_hostile_http.py` holds them.
 """
 
 import json
@@ -35,7 +35,7 @@ from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr, repr_socket_addr
 
-from svc.api.connection_limit import Crowd
+from svc.api.connection_limit import ConnectionLimit
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +92,7 @@ async def serve(
     config.keep_alive_timeout = keep_alive
     wrapped, state, context = ASGIWrapper(app), LifespanState(), WorkerContext(None)
     listener = _listen(host, port)
-    crowd = Crowd(max_connections)
+    limit = ConnectionLimit(max_connections)
 
     async def carry(connection: _Connection) -> None:
         try:
@@ -100,7 +100,7 @@ async def serve(
         except* Exception as group:
             log.warning("a connection was given up", error=repr(_first(group)))
         finally:
-            crowd.discard(connection)
+            limit.discard(connection)
 
     async with trio.open_nursery() as life:
         lifespan = Lifespan(wrapped, config, state)
@@ -110,23 +110,23 @@ async def serve(
             try:
 
                 def accepted(stream: trio.SocketStream) -> None:
-                    connection = _Connection(wrapped, config, context, state, stream, send_timeout, crowd)
-                    crowd.add(connection)
+                    connection = _Connection(wrapped, config, context, state, stream, send_timeout, limit)
+                    limit.add(connection)
                     connections.start_soon(carry, connection)
 
                 async with listener, trio.open_nursery() as listening:
                     address = listener.socket
                     task_status.started(f"http://{repr_socket_addr(address.family, address.getsockname())}")
-                    listening.start_soon(crowd.accept, listener, accepted)
+                    listening.start_soon(limit.accept, listener, accepted)
                     await stop.wait()
                     listening.cancel_scope.cancel(reason="the server stops")
                 await context.terminated.set()
                 with trio.move_on_after(GRACE):
-                    await crowd.wait_empty()
+                    await limit.wait_empty()
             finally:
                 connections.cancel_scope.cancel(reason="the server has stopped")
                 # Wakes those who send too; they are shielded from the cancellation.
-                crowd.close_all()
+                limit.close_all()
         await lifespan.wait_for_shutdown()
         life.cancel_scope.cancel(reason="the server has stopped")
 
@@ -158,7 +158,7 @@ class _Connection:
         state: LifespanState,
         stream: trio.SocketStream,
         send_timeout: float,
-        crowd: Crowd,
+        limit: ConnectionLimit,
     ) -> None:
         self._app, self._config, self._context, self._state = app, config, context, state
         self._stream = stream
@@ -171,7 +171,7 @@ class _Connection:
         self._begun = False
         self._since = trio.current_time()
         self._blocked_since: float | None = None
-        self._crowd = crowd
+        self._limit = limit
         self.large = False
 
     @property
@@ -187,13 +187,13 @@ class _Connection:
 
     def may_ask(self, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether there is room for this request."""
-        if not target.startswith(b"/health") and not self._crowd.has_room(self):
+        if not target.startswith(b"/health") and not self._limit.has_room(self):
             return False
         large = any(
             name == b"transfer-encoding" or (name == b"content-length" and int(value) > SMALL_BODY)
             for name, value in headers
         )
-        if large and not self._crowd.takes_large():
+        if large and not self._limit.takes_large():
             return False
         self.large = large
         return True

@@ -18,7 +18,7 @@ import trio
 
 from svc.backoff import backoff
 from svc.consumer.queue import Queue, QueueError, QueueMisconfigured, Received
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +83,7 @@ class Intake:
         self._may_begin = may_begin
         self._grants = grants
         self._rng = rng
-        self._bell = Bell()
+        self._wake_up = WakeUp()
         self._scope = trio.CancelScope()
         self._receivers = 0  # of which some may not have been sent yet
         self._places_asked_for = 0
@@ -113,7 +113,7 @@ class Intake:
     def open(self) -> None:
         self.is_open = True
         self._pause_until = -math.inf
-        self._bell.ring()
+        self._wake_up.notify()
 
     def close(self, reason: str) -> None:
         """No receive begins from this moment on; those on the wire land."""
@@ -122,15 +122,15 @@ class Intake:
 
     def look_again(self) -> None:
         """A place may have become free, or a receive may begin again."""
-        self._bell.ring()
+        self._wake_up.notify()
 
     async def run(self, wire: trio.Nursery) -> None:
         """Start receives in `wire`. Ends only by cancellation."""
         while True:
-            await self._bell.wait_until(lambda: self.is_open)
+            await self._wake_up.wait_until(lambda: self.is_open)
             with trio.CancelScope() as self._scope:
                 while True:
-                    await self._bell.wait(lambda: self._start_receives(wire))
+                    await self._wake_up.wait(lambda: self._start_receives(wire))
 
     def _start_receives(self, wire: trio.Nursery) -> float | None:
         """Start every receive that the free places justify; returns when to look again, if that is a matter of time."""
@@ -183,7 +183,7 @@ class Intake:
             self._receivers -= 1
             self._places_asked_for -= limit
             self._on_change()
-            self._bell.ring()
+            self._wake_up.notify()
 
     def _failed(self, error: QueueError) -> None:
         self._failures += 1

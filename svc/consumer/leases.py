@@ -21,7 +21,7 @@ from svc.backoff import backoff
 from svc.consumer.ledger import Entry, Ledger
 from svc.consumer.observer import Observer
 from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, Queue, QueueError
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Heartbeat:
         self._on_landed = on_landed
         self._observer = observer
         self._rng = rng
-        self._bell = Bell()
+        self._wake_up = WakeUp()
         self._groups: list[tuple[float, int, Group]] = []  # a heap, by when one of the group comes due
         self._grouped = 0  # since the start: no two groups compare equal
         self._empty = 0  # groups in the heap that all have left
@@ -68,7 +68,7 @@ class Heartbeat:
         """These stand in the ledger, with one lease: keep it for those that are undecided."""
         first = self._groups[0][0] if self._groups else math.inf
         if self._group(entries) < first:
-            self._bell.ring()
+            self._wake_up.notify()
 
     def uncover(self, entry: Entry) -> None:
         """It is decided, or has ended. Nothing here holds it any longer."""
@@ -87,7 +87,7 @@ class Heartbeat:
         """Ends only by cancellation."""
         async with trio.open_nursery() as self._calls:
             while True:
-                await self._bell.wait(self._look)
+                await self._wake_up.wait(self._look)
 
     def _due_at(self, entry: Entry) -> float:
         """With a third of the lease left an extension is due: time for several attempts."""

@@ -1,6 +1,7 @@
 """What the service asks of a queue: the `Queue` protocol, what it hands over, and how it fails.
 
-`sqs.py` is the real queue, `testing.py` holds the simulated one, and `tests/test_queue_contract.py` runs one suite against both.
+`sqs/queue.py` is the real queue, `svc/testing/` holds the simulated one, and `tests/testing/test_queue_contract.py` runs one
+suite against both.
 Nothing here does anything: this file is the border that the worker is written against.
 """
 

@@ -20,7 +20,7 @@ from svc.backoff import backoff
 from svc.consumer.ledger import Action, Entry, Fate, Ledger, Outcome
 from svc.consumer.observer import Observer
 from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, Queue, QueueError, Refusal
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class Settlement:
         self._linger = linger
         self._rng = rng
         self._more_may_come = more_may_come
-        self._bell = Bell()
+        self._wake_up = WakeUp()
         self._ready: dict[Action, deque[tuple[float, Entry]]] = {action: deque() for action in Action}
         # ready, and until when it lingers at the longest
         self._later: list[tuple[float, int, Action, Entry]] = []  # a heap, by when it may be tried again
@@ -85,7 +85,7 @@ class Settlement:
         else:
             self._ready[fate.action].append((until, entry))
         self._observer.decided(entry)
-        self._bell.ring()
+        self._wake_up.notify()
 
     def flush(self, flushing: bool) -> None:
         self.flushing = flushing
@@ -97,17 +97,17 @@ class Settlement:
             heapq.heapify(self._later)
             for _, _, action, entry in untried:
                 self._ready[action].append((trio.current_time(), entry))
-        self._bell.ring()
+        self._wake_up.notify()
 
     def look_again(self) -> None:
         """Something that settlement waits for has changed."""
-        self._bell.ring()
+        self._wake_up.notify()
 
     async def run(self) -> None:
         """Ends only by cancellation."""
         async with trio.open_nursery() as self._calls:
             while True:
-                await self._bell.wait(self._look)
+                await self._wake_up.wait(self._look)
 
     def _look(self) -> float | None:
         """Send every batch that has a reason to leave; returns when the next one will have, if that is a matter of time."""
@@ -170,7 +170,7 @@ class Settlement:
                     entry.hidden_until = max(entry.hidden_until, trio.current_time() + visible_in(entry))
                 again.append((entry, refusal.text if refusal else error))
         self._try_again(action, again, together=refused is None)
-        self._bell.ring()
+        self._wake_up.notify()
 
     async def _call(self, action: Action, batch: Sequence[Entry]) -> Mapping[str, Refusal]:
         if action is Action.DELETE:

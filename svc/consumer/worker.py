@@ -33,7 +33,7 @@ from svc.consumer.queue import Queue, QueueError, Received
 from svc.consumer.settlement import Settlement
 from svc.consumer.tasks import MessageTasks
 from svc.processors import Process, unstoppable
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 __all__ = ["LAST_RELEASE", "Worker", "WorkerConfig", "WorkerStatistics"]
 
@@ -127,7 +127,7 @@ class Worker:
         self._process = process
         self._config = config
         self._rng = rng
-        self._changed = Bell()
+        self._changed = WakeUp()
         self._closing = trio.Event()
         self._probe = Probe(queue.attributes)
         self._nursery: trio.Nursery | None = None
@@ -189,7 +189,7 @@ class Worker:
             in_flight=lambda: len(self.ledger),
             bytes_in_flight=lambda: self.ledger.bytes,
             land=self._land,
-            on_change=self._changed.ring,
+            on_change=self._changed.notify,
             may_begin=may_receive,
             grants=self.brake.grants,
             rng=rng,
@@ -391,7 +391,7 @@ class Worker:
 
     def _on_decided(self, entry: Entry) -> None:
         self.heartbeat.uncover(entry)
-        self._changed.ring()
+        self._changed.notify()
 
     def _on_end(self, entry: Entry) -> None:
         self.heartbeat.uncover(entry)
@@ -399,5 +399,5 @@ class Worker:
         if entry.ended is Outcome.LOST:
             self.tally.note_lost(entry)
         self.deliveries.ended(entry)
-        self._changed.ring()
+        self._changed.notify()
         self.intake.look_again()

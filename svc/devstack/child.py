@@ -1,6 +1,6 @@
 """A child process of the embedded stack: started, waited for, frozen, killed, restarted, and never left behind.
 
-Each child runs on a *leash* (`devstack_leash.py`): in a session of its own, so that the terminal's Ctrl-C reaches only us and we
+Each child runs on a *leash* (`leash.py`): in a session of its own, so that the terminal's Ctrl-C reaches only us and we
 stop things in order; and it dies with us even when we are killed with SIGKILL. What a child writes is kept in a temporary
 directory of the handle, which goes when the child goes.
 """

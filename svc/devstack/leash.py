@@ -1,6 +1,6 @@
 """A leash: runs one program as its child, and ends it when whoever holds the other end of standard input is gone.
 
-    python -I -S devstack_leash.py DIRECTORY PROGRAM [ARGUMENT ...]
+    python -I -S leash.py DIRECTORY PROGRAM [ARGUMENT ...]
 
 Prints the child's process id as one line, then waits. SIGUSR1: kill the child. The child ends: exit with its code.
 Standard input ends (its holder closed it, or was killed, even with SIGKILL): kill the child, remove DIRECTORY, exit.

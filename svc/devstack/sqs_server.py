@@ -3,7 +3,7 @@
     python -m svc.devstack.sqs_server PORT        (0 picks a free port)
 
 Prints its port as one line once it listens, on 127.0.0.1 only, and takes any credentials. It ends on SIGTERM, and when
-its standard input is a pipe whose other end is closed, so that it never outlives whoever started it (`devstack.py`).
+its standard input is a pipe whose other end is closed, so that it never outlives whoever started it (`stack.py`).
 
 A process of its own because moto is CPU-bound Python: inside the service it would hold the interpreter's lock and
 spoil every time that is measured. moto is pinned exactly in the `dev` extra: what follows replaces parts of its

@@ -1,7 +1,7 @@
 """The embedded stack: a local SQS (moto's server) and a real etcd as child processes, and ordinary settings that point
 at them.
 
-`Moto` and `Etcd` are handles on a process each (`devstack_child.py`). They serve as plain context managers (pytest session
+`Moto` and `Etcd` are handles on a process each (`child.py`). They serve as plain context managers (pytest session
 fixtures) and as async ones (`svc dev`); `stack()` opens both at once. All work is blocking code with bounds of its own; the async
 side runs it in a thread.
 
@@ -33,7 +33,7 @@ class NoEtcdBinary(DevstackError):
 
 
 class Moto(Child):
-    """moto's SQS server (`devstack_sqs.py`): any credentials, account 000000000000, everything in memory."""
+    """moto's SQS server (`sqs_server.py`): any credentials, account 000000000000, everything in memory."""
 
     name = "moto"
 

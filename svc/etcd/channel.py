@@ -20,7 +20,7 @@ try:
     with warnings.catch_warnings():
         # Some hundred of them, from generated code, whatever version of protobuf there is.
         warnings.simplefilter("ignore", DeprecationWarning)
-        # As names of this module too: etcd_connection.py makes channels and requests of them.
+        # As names of this module too: connection.py makes channels and requests of them.
         import grpc as grpc
         from etcd3 import etcdrpc as etcdrpc
 except TypeError as error:  # "Descriptors cannot be created directly"

@@ -2,7 +2,7 @@
 
 Everything is read as of one revision and followed from there, and read anew after every trouble, so that nothing falls between.
 A change of the switch is a transaction on the key as it was looked at. What an answer means is decided in `fleet.py`, what may be
-ordered in `switching.py`.
+ordered in `maintenance/orders.py`.
 """
 
 from collections.abc import Callable

@@ -27,7 +27,7 @@ from svc.etcd.connection import Connection, connected, within
 from svc.etcd.keys import Held, Put
 from svc.maintenance.fleet import Acknowledgement, Registration, registration, registrations, suffixed
 from svc.settings import Settings
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +79,7 @@ def identity(settings: Settings) -> Registration:
 
 
 class Registrar:
-    """`describe` gives the registration as it is now; `changed` rings when that may have changed. `on_settled` is called with the
+    """`describe` gives the registration as it is; `changed` notifies when that may have changed. `on_settled` is called with the
     Trio time at which an attempt to register, or to confirm the registration, began that has just ended, and whether etcd has
     answered: it stands, or is refused."""
 
@@ -87,7 +87,7 @@ class Registrar:
         self,
         settings: Settings,
         describe: Callable[[], Registration],
-        changed: Bell,
+        changed: WakeUp,
         on_settled: Callable[[float, bool], None],
     ) -> None:
         self._settings = settings
@@ -115,7 +115,7 @@ class Registrar:
     def look_again(self) -> None:
         """Confirm the registration now: this process may have been given up. Does not wait."""
         self._asked.set()
-        self._changed.ring()
+        self._changed.notify()
 
     async def run(self) -> None:
         """Keep the registration until cancelled. etcd's troubles never end it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import trio
 
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 
 class GateClosed(Exception):
@@ -35,7 +35,7 @@ class Gate:
         self._turned_away = 0
         self._at_begin = 0
         self._unfinished = 0
-        self._changed = Bell()
+        self._changed = WakeUp()
 
     def knock(self) -> None:
         """For a request that is still arriving: raises `GateClosed` at once if it would not be let in now."""
@@ -52,7 +52,7 @@ class Gate:
             yield
         finally:
             self._under_way -= 1
-            self._changed.ring()
+            self._changed.notify()
 
     def enter(self) -> None:
         self._open = False

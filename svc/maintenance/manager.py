@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 import trio
 
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
 
@@ -248,10 +248,10 @@ class Manager:
     ) -> None:
         self.handlers = tuple(handlers)
         self._on_drain_ended = on_drain_ended
-        self.changed = Bell()
+        self.changed = WakeUp()
         """Rings after every change of `state()`, drains' figures aside."""
         self._drain_timeout = drain_timeout
-        self._bell = Bell()
+        self._wake_up = WakeUp()
         self._phase = Phase.STARTING
         self._all = _Key("maintenance key")
         self._own = _Key("maintenance key of this instance")
@@ -284,12 +284,12 @@ class Manager:
         if switch != key.switch and (key is self._all or switch.on or key.switch is not None):
             log.info(f"{key.name} read", on=switch.on, reason=switch.reason, by=switch.by, revision=revision)
         key.switch, key.revision = switch, revision
-        self._bell.ring()
+        self._wake_up.notify()
 
     def stop(self) -> None:
         """Drain, then end `run`. Cannot be taken back."""
         self._stop = True
-        self._bell.ring()
+        self._wake_up.notify()
 
     def state(self) -> MaintenanceState:
         report = self._report
@@ -315,7 +315,7 @@ class Manager:
         """Ends when a stop was asked for and everything is drained."""
         async with trio.open_nursery() as self._nursery:
             task_status.started()
-            await self._bell.wait_until(self._act)
+            await self._wake_up.wait_until(self._act)
 
     def _act(self) -> bool:
         """Do everything that the state calls for; True when stopped."""
@@ -337,7 +337,7 @@ class Manager:
                     pass  # a drain that runs already is the last one, with the deadline it has
         # Here and nowhere else, when the phase is what these values call for: an acknowledgement is of both together.
         self._acted = Acted(self._all.revision, self._own.revision)
-        self.changed.ring()
+        self.changed.notify()
         return self._phase is Phase.STOPPED
 
     def _resume(self, before: Phase) -> None:
@@ -379,7 +379,7 @@ class Manager:
             )
         else:
             self._end_report(DrainOutcome.DRAINED, None)
-        self._bell.ring()
+        self._wake_up.notify()
 
     def _handlers_drains(self) -> dict[str, Mapping[str, object]]:
         return {handler.name: handler.drain() for handler in self.handlers}

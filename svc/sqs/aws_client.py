@@ -6,7 +6,8 @@
 
 `opened()` is the one door, and what it yields is the same on both: `await call("receive_message", QueueUrl=…)` returns the answer
 or raises one plain botocore error; it can be cut off at any moment, at once, and leaves its client usable; leaving the block
-closes every connection in bounded time, under a cancelled scope too. `tests/test_sqs.py` and `tests/test_queue_contract.py` hold
+closes every connection in bounded time, under a cancelled scope too. `tests/sqs/test_sqs.py` and
+`tests/testing/test_queue_contract.py` hold
 both to it.
 
 This is the only file that imports aiobotocore, trio_asyncio and asyncio. It translates no error of a call, and decides nothing
@@ -98,13 +99,14 @@ async def opened(
 def _config(session: AioSession, settings: Settings, pool: Pool, **more: Any) -> AioConfig:
     return AioConfig(
         connect_timeout=CONNECT_SECONDS,
-        # None: sqs.py bounds every call, in time that this process lives through (lived_time.py). A time-out here is one timer
+        # None: queue.py bounds every call, in time that this process lives through (running_time.py). A time-out here is one
+        # timer
         # more for each, which trio-asyncio keeps until it would have fired, even when it was cancelled long before: after an
         # hour of 3600 s time-outs and 500 calls a second there are 1.8 million of them. And a twentieth of the cost.
         read_timeout=None,
         max_pool_connections=pool.connections,
         retries={"mode": "standard", "total_max_attempts": pool.attempts},
-        # Requests are made of values that were checked before: by settings.py, outgoing.py and sqs_wire.check().
+        # Requests are made of values that were checked before: by settings.py, api/request_bodies.py and wire.check().
         parameter_validation=False,
         user_agent=_user_agent(session),
         **more,
@@ -138,7 +140,7 @@ async def _client(session: AioSession, settings: Settings, pool: Pool, service: 
 
 
 async def _sign_ourselves(client: Any, session: AioSession) -> None:
-    """Let `sqs_signing.py` sign, through two of botocore's events: `choose-signer`, which says that botocore need not, and
+    """Let `signing.py` sign, through two of botocore's events: `choose-signer`, which says that botocore need not, and
     `before-sign`, which follows. What is to be signed in another way than Signature Version 4, or has another form than SQS's
     requests have, is left to botocore."""
     credentials = await session.get_credentials()

@@ -31,14 +31,14 @@ from svc.consumer.queue import (
     Refusal,
 )
 from svc.settings import Settings
-from svc.sqs import aws_client, wire
-from svc.sqs import running_time as lived_time
+from svc.sqs import aws_client, running_time, wire
 from svc.sqs.aws_client import Call, Pool
-from svc.sqs.running_time import LivedTime
+from svc.sqs.running_time import RunningTime
 from svc.sqs.wire import CALL_SECONDS, LANDING_SECONDS, NoSuchQueue
 
 OTHER_CALLS = 80
-"""Calls at once beside the polls: 40 settlements and 10 heartbeats (`CALLS_AT_ONCE` of `settlement.py` and `leases.py`), and 30
+"""Calls at once beside the polls: 40 settlements and 10 heartbeats (`CALLS_AT_ONCE` of `consumer/settlement.py` and
+`consumer/leases.py`), and 30
 for the API."""
 
 REDRIVE_POLICY_SECONDS = 300.0
@@ -57,7 +57,7 @@ REDRIVE_POLICY = "the queue's redrive policy"
 class SqsQueue:
     """The queue that `SQS_QUEUE_URL` names. Made by `opened()`; for the methods see `svc.consumer.queue.Queue`."""
 
-    def __init__(self, url: str, *, poll: Call, call: Call, lived: LivedTime | None = None) -> None:
+    def __init__(self, url: str, *, poll: Call, call: Call, lived: RunningTime | None = None) -> None:
         """`lived`: what bounds receives; None is an ordinary clock, for a queue from which nobody receives for long."""
         self._url = url
         self._poll = _by_sqs(poll)
@@ -247,7 +247,7 @@ async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
     # failed, and it would let the receive land after twice its time, when the drain that waits for it is over. Stale
     # connections need no second one either: polls follow each other closely, and idle connections are dropped.
     pools = [Pool(polls, attempts=1), Pool(OTHER_CALLS)]
-    async with aws_client.opened(settings, pools) as [poll, call], lived_time.running() as lived:
+    async with aws_client.opened(settings, pools) as [poll, call], running_time.running() as lived:
         yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call, lived=lived)
 
 
@@ -273,7 +273,7 @@ def _bounded(
     then: str = "it may have acted all the same",
     what: str = "SQS_QUEUE_URL",
     message: bool = False,
-    clock: LivedTime | None = None,
+    clock: RunningTime | None = None,
 ) -> Iterator[None]:
     """Give one call so many seconds, and turn whatever botocore raises into a `QueueError`.
 

@@ -15,7 +15,7 @@ TICK = 0.5
 """Seconds between two looks: a deadline is met as much later at most."""
 
 
-class LivedTime:
+class RunningTime:
     """Made by `running()`."""
 
     def __init__(self) -> None:
@@ -47,11 +47,11 @@ class LivedTime:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[LivedTime]:
-    """A `LivedTime` that counts within the block. An `Exception` raised inside comes out as it is, in no group."""
+async def running() -> AsyncIterator[RunningTime]:
+    """A `RunningTime` that counts within the block. An `Exception` raised inside comes out as it is, in no group."""
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        lived = LivedTime()
+        lived = RunningTime()
         nursery.start_soon(lived.count)
         try:
             yield lived

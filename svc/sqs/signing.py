@@ -1,7 +1,8 @@
 """Signs requests to SQS: AWS Signature Version 4, for the one form that they have (POST to `/`, a JSON body in one piece).
 
 botocore signs for every service and reads each header several times to do so, which is a tenth of what a call costs. What differs
-from call to call here is the body, the operation and the second; the rest is made once. `tests/test_sqs_signing.py` holds every
+from call to call here is the body, the operation and the second; the rest is made once. `tests/sqs/test_sqs_signing.py`
+holds every
 signature against botocore's own signer, and `aws_client.py` leaves to botocore whatever has another form.
 
 The source is AWS's "Create a signed AWS API request" (IAM user guide). Pure: the moment is an argument. Nothing here may log or

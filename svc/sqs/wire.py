@@ -1,7 +1,7 @@
 """SQS's language and ours: answers into `Received` and `Refusal`, error codes into `QueueError`s, messages into
 requests.
 
-Pure functions over what travels on the wire; `sqs.py` does the calls, and the simulated queue speaks the same language
+Pure functions over what travels on the wire; `queue.py` does the calls, and the simulated queue speaks the same language
 through the same functions. Nothing here does I/O, reads a clock or imports an AWS library. No text made here may hold a
 secret, a signed header or a receipt handle.
 """

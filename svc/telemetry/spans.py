@@ -8,7 +8,8 @@
            └─ delete orders         the settlement: delete, change_visibility or dead_letter
 
 Each delivery has a `consume` span of its own, in the sender's trace. Names and attributes follow OpenTelemetry's semantic
-conventions for messaging; what they have no name for is called `svc.…`. What is told of the work (`observer.py`) begins and ends
+conventions for messaging; what they have no name for is called `svc.…`. What is told of the work (`consumer/observer.py`)
+begins and ends
 the spans, and nothing that goes wrong here may touch the work.
 """
 

@@ -46,7 +46,7 @@ class Call:
 
     @property
     def patience(self) -> float:
-        """After how many seconds the client gives up, as the real one does (`svc/sqs.py`)."""
+        """After how many seconds the client gives up, as the real one does (`svc/sqs/queue.py`)."""
         return self.wait + wire.LANDING_SECONDS if self.kind == "receive" else wire.CALL_SECONDS
 
 

@@ -8,7 +8,7 @@ never happen.
 
 Time is Trio's: use it with `autojump_clock` and a twenty-second poll takes no time at all. There is no wall clock and
 no global randomness here: the same `rng`, faults and schedule give the same history. What the simulation says is held
-against a real endpoint by `tests/test_queue_contract.py`.
+against a real endpoint by `tests/testing/test_queue_contract.py`.
 """
 
 import random

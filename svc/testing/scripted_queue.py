@@ -7,7 +7,7 @@
     queue.let_lease_run_out("slow")
     assert queue.dead_letters.bodies == ["bad"]
 
-The orders are faults like those of `simulated_faults.py`, which can be given as well (`faults=`); an order goes first.
+The orders are faults like those of `faults.py`, which can be given as well (`faults=`); an order goes first.
 """
 
 import itertools

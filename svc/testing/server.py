@@ -1,7 +1,7 @@
 """The server behind a simulated queue: its messages and what SQS does with them, each step at one instant of Trio's
 time.
 
-Synchronous throughout: no network, no waiting, no faults (`simulated_queue.py` has those). The texts and codes of
+Synchronous throughout: no network, no waiting, no faults (`queue.py` has those). The texts and codes of
 refusals are those that AWS uses. Where AWS's documentation leaves it open what happens, probabilities decide
 (`Chances`).
 """

@@ -16,7 +16,7 @@ import trio
 from svc.maintenance.fleet import Acknowledgement, Entry, Fleet, Registration, Request, entry, own_keys
 from svc.maintenance.orders import NoSuchInstance, Order
 from svc.settings import Settings
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class SimulatedSwitch:
         self._rng = rng or random.Random(0)
         self._watchers: list[SimulatedWatcher] = []
         self._registrations: dict[str, _Registered] = {}
-        self.changed = Bell()
+        self.changed = WakeUp()
         """Rings when a key or a registration has changed. That a lease runs out is a matter of time: see `next_end`."""
 
     @property
@@ -109,7 +109,7 @@ class SimulatedSwitch:
         for watcher in self._watchers:
             if watcher.snapshot().connected and instance in (None, watcher.instance):
                 watcher._notify(notice, instance, held)
-        self.changed.ring()
+        self.changed.notify()
         return self._revision
 
     def mod_revision(self, instance: str | None = None) -> int:
@@ -173,7 +173,7 @@ class SimulatedSwitch:
         self,
         settings: Settings,
         describe: Callable[[], Registration],
-        changed: Bell,
+        changed: WakeUp,
         on_settled: Callable[[float, bool], None],
         *,
         is_dead: Callable[[], bool] = lambda: False,
@@ -190,18 +190,18 @@ class SimulatedSwitch:
     def _register(self, told: Registration) -> None:
         self._revision += 1
         self._registrations[told.id] = _Registered(told.value(), self._revision)
-        self.changed.ring()
+        self.changed.notify()
 
     def _leave(self, id: str, ends: float) -> None:
         """Nobody keeps the lease alive any more."""
         if (held := self._registrations.get(id)) is not None:
             self._registrations[id] = replace(held, ends=ends)
-            self.changed.ring()
+            self.changed.notify()
 
     def _remove(self, id: str) -> None:
         if self._registrations.pop(id, None) is not None:
             self._revision += 1
-            self.changed.ring()
+            self.changed.notify()
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +329,7 @@ class SimulatedRegistrar:
         switch: SimulatedSwitch,
         settings: Settings,
         describe: Callable[[], Registration],
-        changed: Bell,
+        changed: WakeUp,
         on_settled: Callable[[float, bool], None],
         is_dead: Callable[[], bool],
     ) -> None:
@@ -346,7 +346,7 @@ class SimulatedRegistrar:
     def look_again(self) -> None:
         """Confirm the registration now. Does not wait."""
         self._asked = True
-        self._changed.ring()
+        self._changed.notify()
 
     async def run(self) -> None:
         """Keep the registration until cancelled."""

@@ -1,6 +1,6 @@
 """The API's description and what is there are the same: routes, statuses, bodies, examples; and it reads well (`/docs`).
 
-`tests/described.py` holds every answer of `tests/test_api.py` to the description; here the other way round: each
+`tests/described.py` holds every answer of `tests/api/test_api.py` to the description; here the other way round: each
 described answer is given once."""
 
 import json

@@ -1,6 +1,6 @@
 """The page's server side, in memory and virtual time: the history of the figures, what is shown, the feed, the files and headers.
 
-What a browser makes of it is in `tests/test_page_browser.py`, the feed on real connections in `tests/test_page_live.py`.
+What a browser makes of it is in `tests/api/test_page_browser.py`, the feed on real connections in `tests/api/test_page_live.py`.
 """
 
 import json

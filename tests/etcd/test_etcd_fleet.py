@@ -29,7 +29,7 @@ from svc.maintenance.fleet import (
 )
 from svc.maintenance.orders import NoSuchInstance, NotYours, Order
 from svc.settings import Settings, load
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 
 def settings(endpoint: str, key: str, **more: str) -> Settings:
@@ -49,7 +49,7 @@ class Instance:
         self.settings = its
         self.base: Registration = replace(identity(its), id=id, **({"token": token} if token else {}))
         self.said = Acknowledgement("running", None, None, 0)
-        self.changed = Bell()
+        self.changed = WakeUp()
         self.settled: list[tuple[float, bool]] = []
         self.registrar = Registrar(
             its, lambda: replace(self.base, acknowledgement=self.said), self.changed, self._settled
@@ -60,7 +60,7 @@ class Instance:
 
     def say(self, phase: str, revision: int | None = None, *, in_flight: int = 0) -> None:
         self.said = Acknowledgement(phase, revision, None, in_flight)
-        self.changed.ring()
+        self.changed.notify()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Instance"]:

@@ -1,7 +1,7 @@
 """The API against its own description: whatever schemathesis makes of /openapi.json gets one of the answers that it
 describes, in every phase of a real process: starting, running, draining, maintenance, stopping.
 
-`/events` is left out: it is a stream that does not end (tests/test_page.py has it)."""
+`/events` is left out: it is a stream that does not end (tests/api/test_page.py has it)."""
 
 import signal
 from collections.abc import AsyncIterator, Callable

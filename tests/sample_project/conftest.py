@@ -1,4 +1,4 @@
-"""Keeps the project's tests out of svc's own run; in a run of the project itself (tests/test_wheel.py) it does nothing."""
+"""Keeps the project's tests out of svc's own run; in a run of the project itself (tests/deploy/test_wheel.py) it does nothing."""
 
 from pathlib import Path
 

@@ -19,7 +19,7 @@ from svc.core import Core
 from svc.maintenance.fleet import Registration
 from svc.maintenance.manager import Phase, Switch
 from svc.processors import Message, Reject, Retry
-from svc.wakeup import Bell
+from svc.wakeup import WakeUp
 
 from .run import muted, run_schedule
 from .schedule import random_schedule
@@ -153,8 +153,8 @@ def edge_triggered_switch(core: Core) -> None:
     manager._act = act_on_edges  # type: ignore[method-assign]
 
 
-class _Lossy(Bell):
-    """Looks first and takes the event after: what rings in between is lost."""
+class _Lossy(WakeUp):
+    """Looks first and takes the event after: what notifies in between is lost."""
 
     async def wait_until(self, satisfied: Callable[[], bool]) -> None:
         while not satisfied():
@@ -171,9 +171,9 @@ class _Lossy(Bell):
 
 
 def lost_wake_up(core: Core) -> None:
-    """The bell's event is replaced after the look."""
-    core.worker.intake._bell = _Lossy()
-    core.worker.settlement._bell = _Lossy()
+    """The wake-up's event is replaced after the look."""
+    core.worker.intake._wake_up = _Lossy()
+    core.worker.settlement._wake_up = _Lossy()
 
 
 def settle_twice(core: Core) -> None:

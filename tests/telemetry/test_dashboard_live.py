@@ -1,6 +1,6 @@
 """The dashboard shows data: a real Prometheus scrapes a real service, and every expression of the dashboard finds something.
 
-Slow (a minute): `pytest -m slow tests/test_dashboard_live.py`. Needs Debian's package `prometheus`.
+Slow (a minute): `pytest -m slow tests/telemetry/test_dashboard_live.py`. Needs Debian's package `prometheus`.
 """
 
 import json
@@ -35,7 +35,7 @@ PATIENCE = 90.0
 @pytest.fixture(autouse=True)
 def asked_for(request: pytest.FixtureRequest) -> None:
     if "slow" not in (request.config.getoption("-m") or ""):
-        pytest.skip("takes a minute: pytest -m slow tests/test_dashboard_live.py")
+        pytest.skip("takes a minute: pytest -m slow tests/telemetry/test_dashboard_live.py")
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed: apt-get install prometheus")
 

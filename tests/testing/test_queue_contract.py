@@ -1,6 +1,6 @@
 """One suite for every queue: the simulated one in virtual time, moto's in real time, and any real SQS endpoint.
 
-    SVC_CONTRACT_ENDPOINT=http://localhost:4566 pytest tests/test_queue_contract.py -m contract_endpoint
+    SVC_CONTRACT_ENDPOINT=http://localhost:4566 pytest tests/testing/test_queue_contract.py -m contract_endpoint
 
 runs it against LocalStack; `SVC_CONTRACT_ENDPOINT=aws` against AWS itself, with region and credentials from variables
 like `SVC_CONTRACT_AWS_ACCESS_KEY_ID` (the tests scrub `AWS_*`). Queues are made for each test, and left behind.

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from svc.api import connection_limit as crowd
+from svc.api import connection_limit as connections
 from svc.api import server
 from svc.devstack.stack import Etcd, Moto
 from tests.live import stand
@@ -85,7 +85,7 @@ async def closed(stream: trio.SocketStream) -> None:
 async def test_who_waits_longest_for_its_client_gives_way(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crowd, "QUIET", 0.5)
+    monkeypatch.setattr(connections, "QUIET", 0.5)
     caplog.set_level(logging.INFO)
     async with served(limit=10) as held:
         idle = [await held.connect() for _ in range(3)]
@@ -95,7 +95,7 @@ async def test_who_waits_longest_for_its_client_gives_way(
         bodies = [await held.connect() for _ in range(4)]
         for stream in bodies:
             await stream.send_all(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nha")
-        await trio.sleep(2 * crowd.NEW)
+        await trio.sleep(2 * connections.NEW)
         new = [await held.connect() for _ in range(10)]
         assert [await held.ask("/x", stream) for stream in new] == ["200"] * 10
         for stream in (*idle, *heads, *bodies):
@@ -127,7 +127,7 @@ async def test_requests_under_way_never_give_way_and_health_is_answered_all_the_
 
 
 async def test_beyond_the_places_for_health_connections_wait_to_be_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crowd, "FOR_HEALTH", 1)
+    monkeypatch.setattr(connections, "FOR_HEALTH", 1)
     async with served(limit=2) as held, trio.open_nursery() as nursery:
         answers: list[str] = []
 
@@ -139,7 +139,7 @@ async def test_beyond_the_places_for_health_connections_wait_to_be_accepted(monk
             while held.slow < number:
                 await trio.sleep(0.01)
         nursery.start_soon(ask, "/health/live")
-        await trio.sleep(2 * crowd.NEW)
+        await trio.sleep(2 * connections.NEW)
         assert answers == []
         held.go.set()
         while len(answers) < 4:
@@ -150,7 +150,7 @@ async def test_beyond_the_places_for_health_connections_wait_to_be_accepted(monk
 async def test_only_so_many_large_bodies_at_once() -> None:
     head = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
     async with served(limit=100) as held:
-        large = [await held.connect() for _ in range(crowd.LARGE_BODIES)]
+        large = [await held.connect() for _ in range(connections.LARGE_BODIES)]
         for stream in large:
             await stream.send_all(head + b"begun")
         one_more = await held.connect()
@@ -184,7 +184,7 @@ async def test_out_of_file_descriptors(
     all is well when the limit is up again."""
     if "slow" not in request.config.getoption("markexpr"):
         # A connection to SQS that ends while the limit is down cannot be made anew: on a loaded machine that happens.
-        pytest.skip("wants a quiet machine: pytest -m slow tests/test_crowd.py")
+        pytest.skip("wants a quiet machine: pytest -m slow tests/api/test_connection_limit.py")
     async with stand(
         moto, etcd.endpoint, queue_name, f"{key_prefix}maintenance", tmp_path / "record", WORK_SECONDS="0.1"
     ) as place:

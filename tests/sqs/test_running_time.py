@@ -4,11 +4,11 @@ import pytest
 import trio
 import trio.testing
 
-from svc.sqs import running_time as lived_time
+from svc.sqs import running_time
 
 
 async def test_a_deadline_is_met_to_the_tick(autojump_clock: trio.testing.MockClock) -> None:
-    async with lived_time.running() as lived:
+    async with running_time.running() as lived:
         with pytest.raises(trio.TooSlowError), lived.fail_after(3):
             await trio.sleep_forever()
         assert trio.current_time() == 3
@@ -18,7 +18,7 @@ async def test_a_deadline_is_met_to_the_tick(autojump_clock: trio.testing.MockCl
 
 
 async def test_what_answers_in_time_is_not_touched(autojump_clock: trio.testing.MockClock) -> None:
-    async with lived_time.running() as lived:
+    async with running_time.running() as lived:
         with lived.fail_after(3):
             await trio.sleep(2.9)
         await trio.sleep(10)
@@ -26,7 +26,7 @@ async def test_what_answers_in_time_is_not_touched(autojump_clock: trio.testing.
 
 async def test_a_stop_of_an_hour_counts_as_one_second(mock_clock: trio.testing.MockClock) -> None:
     mock_clock.autojump_threshold = 0
-    async with lived_time.running() as lived:
+    async with running_time.running() as lived:
         with pytest.raises(trio.TooSlowError), lived.fail_after(5):  # noqa: PT012
             await trio.sleep(0.1)
             mock_clock.jump(3600)  # nothing of ours ran meanwhile
@@ -37,7 +37,7 @@ async def test_a_stop_of_an_hour_counts_as_one_second(mock_clock: trio.testing.M
 async def test_the_answer_that_came_during_a_stop_is_taken(mock_clock: trio.testing.MockClock) -> None:
     mock_clock.autojump_threshold = 0
     answered = trio.Event()
-    async with lived_time.running() as lived:
+    async with running_time.running() as lived:
         with lived.fail_after(5):
             mock_clock.jump(60)
             answered.set()
@@ -46,10 +46,10 @@ async def test_the_answer_that_came_during_a_stop_is_taken(mock_clock: trio.test
 
 async def test_errors_come_out_as_they_are(autojump_clock: trio.testing.MockClock) -> None:
     with pytest.raises(ValueError, match="mine"):
-        async with lived_time.running():
+        async with running_time.running():
             raise ValueError("mine")
     with trio.move_on_after(1) as scope:
-        async with lived_time.running() as lived:
+        async with running_time.running() as lived:
             with lived.fail_after(60):
                 await trio.sleep_forever()
     assert scope.cancelled_caught
