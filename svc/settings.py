@@ -1,109 +1,33 @@
 """Every setting of the service: its variable, default, unit, range and one sentence about it.
 
 `load()` reads them from a mapping (never from `os.environ` by itself) and reports all faults at once. The table in README.md is
-held to this file by a test.
+held to this file by a test. `setting_values.py` has the forms that values may have.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
-_GO_DURATION = re.compile(rf"(?:(?:{_NUMBER})(?:ns|us|µs|ms|s|m|h))+")
-_GO_PART = re.compile(rf"({_NUMBER})(ns|us|µs|ms|s|m|h)")
+from svc.setting_values import (
+    Endpoints,
+    HttpUrl,
+    HttpUrlOrEmpty,
+    Lower,
+    Namespace,
+    PauseRange,
+    Seconds,
+    SecondsRange,
+    SecondsRangeOrOff,
+    ShareOrOff,
+    Whole,
+    seconds,
+)
 
-
-def seconds(text: object) -> object:
-    """A duration in seconds, from a number of seconds (`30`, `0.5`) or Go's form (`500ms`, `1m30s`). Raises ValueError."""
-    if not isinstance(text, str):
-        return text
-    if re.fullmatch(_NUMBER, text):
-        return float(text)
-    if not _GO_DURATION.fullmatch(text):
-        raise ValueError("not a duration")
-    return sum(float(number) * _UNITS[unit] for number, unit in _GO_PART.findall(text))
-
-
-def _whole(text: object) -> object:
-    if isinstance(text, str) and not re.fullmatch(r"-?[0-9]{1,12}", text):
-        raise ValueError("not a whole number")
-    return text
-
-
-def _endpoints(text: object) -> object:
-    if not isinstance(text, str):
-        return text
-    found = []
-    for part in text.split(","):
-        match = re.fullmatch(r"(?:https?://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5})/?", part.strip())
-        if not match or not 0 < int(match[2]) < 65536:
-            raise ValueError("not host:port")
-        found.append((match[1].strip("[]"), int(match[2])))
-    return tuple(found)
-
-
-def _range(text: object) -> object:
-    if not isinstance(text, str):
-        return text
-    least, dash, most = text.partition("-")
-    pair = (seconds(least.strip()), seconds((most if dash else least).strip()))
-    if not (isinstance(pair[0], float) and isinstance(pair[1], float) and pair[0] <= pair[1] <= 43_200):
-        raise ValueError("not a range")
-    return pair
-
-
-def _http_url(text: object) -> object:
-    if isinstance(text, str):
-        parts = urlsplit(text)  # raises ValueError on its own for some
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or re.search(r"\s", text):
-            raise ValueError("not a URL")
-    return text
-
-
-def _range_or_off(text: object) -> object:
-    return None if isinstance(text, str) and text.lower() == "off" else _pause_range(text)
-
-
-def _pause_range(text: object) -> object:
-    pair = _range(text)
-    if isinstance(pair, tuple) and pair[0] < 1:
-        raise ValueError("begins below a second")
-    return pair
-
-
-def _failures(text: object) -> object:
-    if not isinstance(text, str):
-        return text
-    if text.lower() == "off":
-        return None
-    match = re.fullmatch(r"([0-9]{1,3})% *of +([0-9]{1,6})", text)
-    if not match or not (1 <= int(match[1]) <= 100 and 1 <= int(match[2]) <= 100_000):
-        raise ValueError("not a share of a number")
-    return int(match[1]) / 100, int(match[2])
-
-
-def _namespace(text: object) -> object:
-    if isinstance(text, str) and (
-        not re.fullmatch(r"[A-Za-z0-9._/# -][A-Za-z0-9._/#: -]{0,254}", text) or text.startswith("AWS/")
-    ):
-        raise ValueError("not a namespace")
-    return text
-
-
-Seconds = Annotated[float, BeforeValidator(seconds)]
-Whole = Annotated[int, BeforeValidator(_whole)]
-Endpoints = Annotated[tuple[tuple[str, int], ...], BeforeValidator(_endpoints)]
-SecondsRange = Annotated[tuple[float, float], BeforeValidator(_range)]
-PauseRange = Annotated[tuple[float, float], BeforeValidator(_pause_range)]
-SecondsRangeOrOff = Annotated[tuple[float, float] | None, BeforeValidator(_range_or_off)]
-ShareOrOff = Annotated[tuple[float, int] | None, BeforeValidator(_failures)]
-HttpUrl = Annotated[str, BeforeValidator(_http_url)]
-Namespace = Annotated[str | None, BeforeValidator(_namespace)]
-Lower = BeforeValidator(lambda text: text.lower() if isinstance(text, str) else text)
+__all__ = [
+    "BadSettings", "Settings", "is_secret", "load", "masked", "may_hold", "seconds", "variable",
+]  # fmt: skip
 
 
 def _setting(default: Any, may_hold: str, meaning: str, **constraints: Any) -> Any:
@@ -119,7 +43,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     sqs_queue_url: HttpUrl = _setting("http://localstack:4566/000000000000/test-queue", "an http(s) URL", "the queue")
-    aws_endpoint: Annotated[str, BeforeValidator(lambda v: _http_url(v) if v else v)] = _setting(
+    aws_endpoint: HttpUrlOrEmpty = _setting(
         "http://localstack:4566", "an http(s) URL, or empty for AWS itself", "SQS endpoint; empty means AWS itself"
     )
     aws_region: str = _setting(

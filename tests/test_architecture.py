@@ -37,6 +37,7 @@ FILES = {
     "backoff": "shared",
 } | {
     "sighup": "shared",
+    "setting_values": "settings",
 }
 """The files beside the suites' folders, and the suite that each belongs to; `core`, `service` and `settings` are their own."""
 

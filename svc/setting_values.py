@@ -1,0 +1,106 @@
+"""The forms that the value of a setting may have, and how each is read from text: durations, ranges, endpoints, URLs.
+
+Each reader takes the text of a variable and returns the value, or raises ValueError; what is no text (a setting given by keyword
+in Python) passes through, and the type checks it. `settings.py` lists the settings that have these forms.
+"""
+
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
+_GO_DURATION = re.compile(rf"(?:(?:{_NUMBER})(?:ns|us|µs|ms|s|m|h))+")
+_GO_PART = re.compile(rf"({_NUMBER})(ns|us|µs|ms|s|m|h)")
+
+
+def seconds(text: object) -> object:
+    """A duration in seconds, from a number of seconds (`30`, `0.5`) or Go's form (`500ms`, `1m30s`). Raises ValueError."""
+    if not isinstance(text, str):
+        return text
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
+    if not _GO_DURATION.fullmatch(text):
+        raise ValueError("not a duration")
+    return sum(float(number) * _UNITS[unit] for number, unit in _GO_PART.findall(text))
+
+
+def whole(text: object) -> object:
+    if isinstance(text, str) and not re.fullmatch(r"-?[0-9]{1,12}", text):
+        raise ValueError("not a whole number")
+    return text
+
+
+def endpoints(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(?:https?://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5})/?", part.strip())
+        if not match or not 0 < int(match[2]) < 65536:
+            raise ValueError("not host:port")
+        found.append((match[1].strip("[]"), int(match[2])))
+    return tuple(found)
+
+
+def seconds_range(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    least, dash, most = text.partition("-")
+    pair = (seconds(least.strip()), seconds((most if dash else least).strip()))
+    if not (isinstance(pair[0], float) and isinstance(pair[1], float) and pair[0] <= pair[1] <= 43_200):
+        raise ValueError("not a range")
+    return pair
+
+
+def http_url(text: object) -> object:
+    if isinstance(text, str):
+        parts = urlsplit(text)  # raises ValueError on its own for some
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or re.search(r"\s", text):
+            raise ValueError("not a URL")
+    return text
+
+
+def range_or_off(text: object) -> object:
+    return None if isinstance(text, str) and text.lower() == "off" else pause_range(text)
+
+
+def pause_range(text: object) -> object:
+    pair = seconds_range(text)
+    if isinstance(pair, tuple) and pair[0] < 1:
+        raise ValueError("begins below a second")
+    return pair
+
+
+def failures(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    if text.lower() == "off":
+        return None
+    match = re.fullmatch(r"([0-9]{1,3})% *of +([0-9]{1,6})", text)
+    if not match or not (1 <= int(match[1]) <= 100 and 1 <= int(match[2]) <= 100_000):
+        raise ValueError("not a share of a number")
+    return int(match[1]) / 100, int(match[2])
+
+
+def namespace(text: object) -> object:
+    if isinstance(text, str) and (
+        not re.fullmatch(r"[A-Za-z0-9._/# -][A-Za-z0-9._/#: -]{0,254}", text) or text.startswith("AWS/")
+    ):
+        raise ValueError("not a namespace")
+    return text
+
+
+Seconds = Annotated[float, BeforeValidator(seconds)]
+Whole = Annotated[int, BeforeValidator(whole)]
+Endpoints = Annotated[tuple[tuple[str, int], ...], BeforeValidator(endpoints)]
+SecondsRange = Annotated[tuple[float, float], BeforeValidator(seconds_range)]
+PauseRange = Annotated[tuple[float, float], BeforeValidator(pause_range)]
+SecondsRangeOrOff = Annotated[tuple[float, float] | None, BeforeValidator(range_or_off)]
+ShareOrOff = Annotated[tuple[float, int] | None, BeforeValidator(failures)]
+HttpUrl = Annotated[str, BeforeValidator(http_url)]
+HttpUrlOrEmpty = Annotated[str, BeforeValidator(lambda text: http_url(text) if text else text)]
+Namespace = Annotated[str | None, BeforeValidator(namespace)]
+Lower = BeforeValidator(lambda text: text.lower() if isinstance(text, str) else text)
