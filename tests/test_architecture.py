@@ -37,7 +37,6 @@ FILES = {
     "backoff": "shared",
 } | {
     "sighup": "shared",
-    "setting_values": "settings",
 }
 """The files beside the suites' folders, and the suite that each belongs to; `core`, `service` and `settings` are their own."""
 
@@ -121,7 +120,7 @@ def test_a_suite_says_what_lives_there_and_what_never_does(suite: str) -> None:
     users = [path for path in MODULES if suite_of(path) != suite]
     used = {name[1] for path in users for there, name in own(path) if there == suite and len(name) > 1}
     known = {path.stem for path in (FOLDER / suite).glob("*.py")}
-    if suite not in {"testing", "processors"}:  # their names are for users
+    if suite not in {"testing", "processors", "settings"}:  # they offer names, not modules
         assert offered(suite) <= known, "names a module that is not there"
         assert offered(suite) == used, "names what nobody uses"
 

@@ -1,16 +1,14 @@
 """Every setting of the service: its variable, default, unit, range and one sentence about it.
 
-`load()` reads them from a mapping (never from `os.environ` by itself) and reports all faults at once. The table in README.md is
-held to this file by a test. `setting_values.py` has the forms that values may have.
+`loading.py` reads them from a mapping of variables. The table of settings in the documents is held to this file by a test.
+`values.py` has the forms that values may have.
 """
 
-import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from svc.setting_values import (
+from svc.settings.values import (
     Endpoints,
     HttpUrl,
     HttpUrlOrEmpty,
@@ -22,12 +20,7 @@ from svc.setting_values import (
     SecondsRangeOrOff,
     ShareOrOff,
     Whole,
-    seconds,
 )
-
-__all__ = [
-    "BadSettings", "Settings", "is_secret", "load", "masked", "may_hold", "seconds", "variable",
-]  # fmt: skip
 
 
 def _setting(default: Any, may_hold: str, meaning: str, **constraints: Any) -> Any:
@@ -167,14 +160,6 @@ class Settings(BaseModel):
     )
 
 
-class BadSettings(Exception):
-    """The settings are unusable; `faults` holds a line for each fault: which variable, what it held, what it may hold."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
-
-
 def variable(field: str) -> str:
     """The environment variable of a field of `Settings`."""
     return field.upper()
@@ -187,91 +172,6 @@ def may_hold(field: str) -> str:
     return str(extra["may_hold"])
 
 
-def load(environ: Mapping[str, str]) -> Settings:
-    """The settings that `environ` names; raises `BadSettings`.
-
-    Blanks around a value are dropped. A variable that is set but empty counts as unset, except `AWS_ENDPOINT`, where empty
-    means AWS itself.
-    """
-    held = {field: environ[variable(field)].strip() for field in Settings.model_fields if variable(field) in environ}
-    held = {field: value for field, value in held.items() if value or field == "aws_endpoint"}
-    faults: dict[str, str] = {}
-    settings: Settings | None = None
-    try:
-        settings = Settings.model_validate(held)
-    except ValidationError as error:
-        for one in error.errors(include_url=False, include_input=False, include_context=False):
-            field = str(one["loc"][0])
-            faults[field] = _fault(field, held.get(field, ""))
-    for field in _incomplete(held):
-        faults.setdefault(field, _fault(field, held.get(field)))
-    token = held.get("api_token")
-    if token is not None and (len(token) < 8 or re.search(r"\s", token)):
-        faults["api_token"] = _fault("api_token", token)
-    if faults or settings is None:
-        raise BadSettings([faults[field] for field in Settings.model_fields if field in faults])
-    return settings
-
-
-def _incomplete(held: Mapping[str, str]) -> list[str]:
-    """Fields that are missing although others that need them are set."""
-    missing = []
-    if ("etcd_username" in held) != ("etcd_password" in held):
-        missing.append("etcd_password" if "etcd_username" in held else "etcd_username")
-    if ("etcd_cert" in held) != ("etcd_key" in held):
-        missing.append("etcd_key" if "etcd_cert" in held else "etcd_cert")
-    # etcd3 would speak plain text without a word if it had a client certificate and no authority (STACK 3.4).
-    if ("etcd_cert" in held or "etcd_key" in held) and "etcd_ca_cert" not in held:
-        missing.append("etcd_ca_cert")
-    return missing
-
-
-def _fault(field: str, held: str | None) -> str:
-    if held is None:
-        what = "is not set"
-    elif is_secret(field):
-        what = "holds an unusable value (not shown)"
-    else:
-        what = f"holds {_without_credentials(held)[:200]!r}"
-    return f"{variable(field)} {what}; it must be {may_hold(field)}"
-
-
 def is_secret(field: str) -> bool:
     """Whether the value must never be shown."""
     return "SecretStr" in str(Settings.model_fields[field].annotation)
-
-
-def masked(settings: Settings) -> dict[str, str]:
-    """Every variable with its effective value as text; secrets and credentials within URLs are masked."""
-    return {variable(field): _shown(field, getattr(settings, field)) for field in Settings.model_fields}
-
-
-def _shown(field: str, value: object) -> str:
-    if value is None:
-        return "off" if field in _MAY_BE_OFF else ""
-    if is_secret(field):
-        return "********"
-    if field == "etcd_endpoints":
-        assert isinstance(value, tuple)
-        return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in value)
-    if field == "breaker_failures":
-        assert isinstance(value, tuple)
-        return f"{round(value[0] * 100)}% of {value[1]}"
-    if isinstance(value, tuple):
-        return "-".join(_shown_seconds(part, field) for part in value)
-    if isinstance(value, float):
-        return f"{value:g}s"
-    return _without_credentials(str(value))
-
-
-def _shown_seconds(value: float, field: str) -> str:
-    if field == "simulated_work_seconds":
-        return f"{value:g}"
-    return f"{value / 60:g}m" if value >= 60 and value % 60 == 0 else f"{value:g}s"
-
-
-_MAY_BE_OFF = {"retry_backoff", "breaker_failures"}
-
-
-def _without_credentials(text: str) -> str:
-    return re.sub(r"(?<=://)[^/@\s]*@", "********@", text)

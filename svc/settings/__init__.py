@@ -1,0 +1,14 @@
+"""Every setting of the service: its variable, default, unit, range and one sentence about it.
+
+Lives here: the list (`settings.py`), the forms of values (`values.py`), reading them from the environment's variables with all
+faults at once (`loading.py`), and how they are shown (`shown.py`).
+Never here: files, the network, `os.environ`; what a setting does.
+Begin reading at `settings.py`.
+"""
+
+from svc.settings.loading import BadSettings, load
+from svc.settings.settings import Settings, is_secret, may_hold, variable
+from svc.settings.shown import masked
+from svc.settings.values import seconds
+
+__all__ = ["BadSettings", "Settings", "is_secret", "load", "masked", "may_hold", "seconds", "variable"]

@@ -1,0 +1,66 @@
+"""The settings from a mapping of variables (never from `os.environ` by itself), or all that is wrong with them at once."""
+
+import re
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from svc.settings.settings import Settings, is_secret, may_hold, variable
+from svc.settings.shown import without_credentials
+
+
+class BadSettings(Exception):
+    """The settings are unusable; `faults` holds a line for each fault: which variable, what it held, what it may hold."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """The settings that `environ` names; raises `BadSettings`.
+
+    Blanks around a value are dropped. A variable that is set but empty counts as unset, except `AWS_ENDPOINT`, where empty
+    means AWS itself.
+    """
+    held = {field: environ[variable(field)].strip() for field in Settings.model_fields if variable(field) in environ}
+    held = {field: value for field, value in held.items() if value or field == "aws_endpoint"}
+    faults: dict[str, str] = {}
+    settings: Settings | None = None
+    try:
+        settings = Settings.model_validate(held)
+    except ValidationError as error:
+        for one in error.errors(include_url=False, include_input=False, include_context=False):
+            field = str(one["loc"][0])
+            faults[field] = _fault(field, held.get(field, ""))
+    for field in _incomplete(held):
+        faults.setdefault(field, _fault(field, held.get(field)))
+    token = held.get("api_token")
+    if token is not None and (len(token) < 8 or re.search(r"\s", token)):
+        faults["api_token"] = _fault("api_token", token)
+    if faults or settings is None:
+        raise BadSettings([faults[field] for field in Settings.model_fields if field in faults])
+    return settings
+
+
+def _incomplete(held: Mapping[str, str]) -> list[str]:
+    """Fields that are missing although others that need them are set."""
+    missing = []
+    if ("etcd_username" in held) != ("etcd_password" in held):
+        missing.append("etcd_password" if "etcd_username" in held else "etcd_username")
+    if ("etcd_cert" in held) != ("etcd_key" in held):
+        missing.append("etcd_key" if "etcd_cert" in held else "etcd_cert")
+    # etcd3 would speak plain text without a word if it had a client certificate and no authority (STACK 3.4).
+    if ("etcd_cert" in held or "etcd_key" in held) and "etcd_ca_cert" not in held:
+        missing.append("etcd_ca_cert")
+    return missing
+
+
+def _fault(field: str, held: str | None) -> str:
+    if held is None:
+        what = "is not set"
+    elif is_secret(field):
+        what = "holds an unusable value (not shown)"
+    else:
+        what = f"holds {without_credentials(held)[:200]!r}"
+    return f"{variable(field)} {what}; it must be {may_hold(field)}"

@@ -1,0 +1,41 @@
+"""The settings as `svc config` shows them, which is how they would be written in the environment. Secrets are masked."""
+
+import re
+
+from svc.settings.settings import Settings, is_secret, variable
+
+
+def masked(settings: Settings) -> dict[str, str]:
+    """Every variable with its effective value as text; secrets and credentials within URLs are masked."""
+    return {variable(field): _shown(field, getattr(settings, field)) for field in Settings.model_fields}
+
+
+def _shown(field: str, value: object) -> str:
+    if value is None:
+        return "off" if field in _MAY_BE_OFF else ""
+    if is_secret(field):
+        return "********"
+    if field == "etcd_endpoints":
+        assert isinstance(value, tuple)
+        return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in value)
+    if field == "breaker_failures":
+        assert isinstance(value, tuple)
+        return f"{round(value[0] * 100)}% of {value[1]}"
+    if isinstance(value, tuple):
+        return "-".join(_shown_seconds(part, field) for part in value)
+    if isinstance(value, float):
+        return f"{value:g}s"
+    return without_credentials(str(value))
+
+
+def _shown_seconds(value: float, field: str) -> str:
+    if field == "simulated_work_seconds":
+        return f"{value:g}"
+    return f"{value / 60:g}m" if value >= 60 and value % 60 == 0 else f"{value:g}s"
+
+
+_MAY_BE_OFF = {"retry_backoff", "breaker_failures"}
+
+
+def without_credentials(text: str) -> str:
+    return re.sub(r"(?<=://)[^/@\s]*@", "********@", text)
