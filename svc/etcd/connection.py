@@ -1,17 +1,13 @@
-"""Connections to etcd: which endpoint answers, who we are to it, requests, and watches.
+"""Connections to etcd: which endpoint answers, who we are to it, and what can be asked of it.
 
-gRPC offers a watch only as a blocking iterator: it has one thread, which hands over and does nothing else.
-
-Nothing here may decide what a value causes or when to try again, or let a foreign thread out.
+Nothing here may decide what a value causes or when to try again.
 """
 
 import contextlib
 import math
-import queue
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -29,6 +25,7 @@ from svc.etcd.channel import (
     understood,
 )
 from svc.etcd.keys import Found, Held, Put, all_in, encoded, range_end
+from svc.etcd.stream import Stream, watch_requests
 from svc.settings import Settings
 
 T = TypeVar("T")
@@ -229,13 +226,20 @@ class Connection:
 
     async def keep_alive(self, lease: int) -> float:
         """Give a lease its full time again; returns that time in seconds, 0 when there is no such lease any more."""
-        # A stream of one request and one answer. As a unary call no thread has to wait for it.
-        method = self._channel.unary_unary(
-            "/etcdserverpb.Lease/LeaseKeepAlive",
-            request_serializer=etcdrpc.LeaseKeepAliveRequest.SerializeToString,
-            response_deserializer=etcdrpc.LeaseKeepAliveResponse.FromString,
-        )
-        return float((await self.call(method, etcdrpc.LeaseKeepAliveRequest(ID=lease))).TTL)
+        # A call of its own each time: etcd's gRPC proxy answers the first request of a call at once, and later ones when it is
+        # time for its own renewal. It is held open until the answer is there: the proxy does not answer one that is half closed.
+        asked = [etcdrpc.LeaseKeepAliveRequest(ID=lease)]
+        for again in (False, True):
+            metadata = self._metadata
+            keep_alive = lambda requests, metadata=metadata: self.leases.LeaseKeepAlive(requests, metadata=metadata)  # noqa: E731
+            async with Stream(keep_alive, asked, self.trouble) as stream:
+                answer = await stream.receive()
+            if not isinstance(answer, Trouble):
+                return float(max(answer.TTL, 0))  # the proxy says -1 for 0
+            if again or not self._metadata or not any(text in answer.said for text in TOKEN_IS_OLD):
+                raise answer
+            await self._authenticate()
+        raise AssertionError("not reached")
 
     async def revoke(self, lease: int) -> None:
         """End a lease, and delete the keys bound to it."""
@@ -261,9 +265,14 @@ class Connection:
         except grpc.RpcError as error:
             raise self.trouble(error) from None
 
-    def watch(self, requests: Any) -> Any:
-        """The raw watch stream: a blocking iterator that can be cancelled."""
-        return self.watches.Watch(requests, metadata=(*self._metadata, *_REQUIRE_LEADER))
+    def watch(self, names: Sequence[str], revision: int, *, prefixes: Sequence[str] = ()) -> Stream:
+        """A watch on some keys, and on all whose names begin in some way, from one revision on; answers are `WatchResponse`s."""
+        metadata = (*self._metadata, *_REQUIRE_LEADER)
+        return Stream(
+            lambda requests: self.watches.Watch(requests, metadata=metadata),
+            watch_requests(names, prefixes, revision),
+            self.trouble,
+        )
 
     def trouble(self, error: Any) -> Trouble:
         """What a gRPC error of this connection means."""
@@ -299,67 +308,6 @@ class Connection:
                 f"cannot read {error.filename}: {error.strerror}", "Check ETCD_CA_CERT, ETCD_CERT and ETCD_KEY."
             ) from None
         return grpc.ssl_channel_credentials(*held)
-
-
-class Stream:
-    """A watch on some keys, and on all whose names begin in some way, from one revision on, as an async context manager.
-    It owns the thread that gRPC's iterator needs."""
-
-    def __init__(
-        self, connection: Connection, names: Sequence[str], revision: int, *, prefixes: Sequence[str] = ()
-    ) -> None:
-        self._send, self._receive = trio.open_memory_channel[Any](math.inf)
-        self._token = trio.lowlevel.current_trio_token()
-        self._ended = trio.Event()
-        self._connection = connection
-        # It must stay open: a request iterator that ends closes our half of the stream.
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for name in names:
-            create = etcdrpc.WatchCreateRequest(key=encoded(name), start_revision=revision)
-            self._requests.put(etcdrpc.WatchRequest(create_request=create))
-        for prefix in prefixes:
-            create = etcdrpc.WatchCreateRequest(
-                key=encoded(prefix), range_end=range_end(prefix), start_revision=revision
-            )
-            self._requests.put(etcdrpc.WatchRequest(create_request=create))
-        self._call: Any = None
-
-    async def __aenter__(self) -> Self:
-        self._call = self._connection.watch(iter(self._requests.get, None))
-        threading.Thread(target=self._pump, name="etcd-watch", daemon=True).start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._call.cancel()
-        self._requests.put(None)
-        # The cancelled call ends at once, and the thread with it; a bound, since nobody can promise that for foreign
-        # code.
-        with trio.move_on_after(1, shield=True):
-            await self._ended.wait()
-
-    async def receive(self) -> Any:
-        """The next WatchResponse, or the `Trouble` with which the stream ended."""
-        return await self._receive.receive()
-
-    def end(self, trouble: Trouble) -> None:
-        """Let `receive()` give this trouble next."""
-        self._send.send_nowait(trouble)
-
-    def _pump(self) -> None:
-        """In the thread: hand each response over to Trio."""
-        trouble = Trouble("etcd ended the watch", "")
-        try:
-            for response in self._call:
-                self._token.run_sync_soon(self._send.send_nowait, response)  # unbounded, never closed: it cannot raise
-        except grpc.RpcError as error:
-            trouble = self._connection.trouble(error)
-        except trio.RunFinishedError:
-            return
-        except Exception as error:
-            trouble = Trouble(f"the watch broke: {error!r}", "")
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self.end, trouble)
-            self._token.run_sync_soon(self._ended.set)
 
 
 async def within(seconds: float, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:

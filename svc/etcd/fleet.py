@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from svc.etcd.channel import EtcdError, Trouble
-from svc.etcd.connection import Connection, Stream, connected, one_shot, within
+from svc.etcd.connection import Connection, connected, one_shot, within
 from svc.etcd.keys import Found, Put, name_of
 from svc.maintenance.fleet import Entry, Fleet, Request, Standing, Wait, base, entry, own_keys, registrations
 from svc.maintenance.orders import NoSuchInstance, Order, OutOfReach
@@ -122,7 +122,7 @@ async def _follow(connection: Connection, key: str, wait: Wait, tell: Callable[[
     start = registrations(key)
     found = await _read(connection, key, watched, wait)
     tell(standing := wait.standing())
-    async with Stream(connection, [watched], found.revision + 1, prefixes=[start]) as stream:
+    async with connection.watch([watched], found.revision + 1, prefixes=[start]) as stream:
         while standing.result is None:
             news = None
             with trio.move_on_after(READ_AGAIN):

@@ -5,8 +5,11 @@ to, is written at once, though not within half a second of the last write; the f
 changes all the time (`PACE`). Each write is conditional on the key being as this process left it, so that two processes with one
 id find each other out instead of answering for each other.
 
-Whatever goes wrong - etcd gone, the lease over, no permission - has one answer: a new connection, a new lease, and the same from
-the start. Nothing waits for it, except for the fence at the start and after a standstill, and that for one attempt.
+A registration is kept true: with each renewal of the lease the key is read, and what is not as it was left is written again.
+
+Whatever goes wrong - etcd gone, the lease over, no permission - has one answer: a new connection, a new lease if the old one has
+run out, and the same from the start. Nothing waits for it, except for the fence at the start and after a standstill, and that for
+one attempt.
 """
 
 import os
@@ -25,7 +28,7 @@ from svc.backoff import backoff
 from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.connection import Connection, connected, within
 from svc.etcd.keys import Held, Put
-from svc.maintenance.fleet import Acknowledgement, Registration, registration, registrations, suffixed
+from svc.maintenance.fleet import Acknowledgement, Registration, entry, registrations, suffixed
 from svc.settings import Settings
 from svc.wakeup import WakeUp
 
@@ -47,7 +50,8 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.2, 2.0
 """Seconds before the first and between further attempts; with `_CALL` within the shortest lease of 5 s."""
 
 _DENIED_DELAY = 30.0
-"""Seconds between attempts while etcd is well and does not let us: that takes an operator."""
+"""Seconds between attempts while etcd is well and does not let us: that takes an operator. Less when the lease is short: it asks
+for no permission, and kept alive it keeps the registration in its place meanwhile."""
 
 _LAST_WORD = 1.5
 """Seconds that taking the registration away may take; the lease does it otherwise."""
@@ -96,6 +100,7 @@ class Registrar:
         self._on_settled = on_settled
         self._taken = False
         self._call = min(_CALL, settings.instance_ttl / 3)
+        self._denied_delay = min(_DENIED_DELAY, settings.instance_ttl / 3)
         self._lease = 0
         self._revision = 0  # of our key, as we left it; 0: it is not there
         self._said: Acknowledgement | None = None
@@ -104,6 +109,7 @@ class Registrar:
         self._registered = False
         self._error: str | None = None
         self._told = False
+        self._told_undone = False
         self._rng = random.Random()
         self._endpoints = list(settings.etcd_endpoints)
         self._rng.shuffle(self._endpoints)
@@ -128,7 +134,7 @@ class Registrar:
                     connection,
                     _,
                 ):
-                    self._lease = await within(self._call, connection.grant, self._settings.instance_ttl)
+                    await self._have_lease(connection)
                     await self._write(connection)
                     self._confirmed(began)
                     failures = 0
@@ -142,7 +148,7 @@ class Registrar:
             self._endpoints.append(self._endpoints.pop(0))
             failures += 1
             pause = backoff(failures, first=_FIRST_DELAY, cap=_LONGEST_DELAY, rng=self._rng)
-            with trio.move_on_after(_DENIED_DELAY if denied else pause):
+            with trio.move_on_after(self._denied_delay if denied else pause):
                 await self._asked.wait()
 
     async def close(self) -> None:
@@ -169,9 +175,28 @@ class Registrar:
                 self._asked = trio.Event()
                 if not await within(self._call, connection.keep_alive, self._lease):
                     raise Trouble("the lease of the registration has run out", "")
+                await self._keep_true(connection)
                 self._confirmed(now)
             if (due := self._due()) is not None and due <= trio.current_time():
                 await self._write(connection)
+
+    async def _have_lease(self, connection: Connection) -> None:
+        """The lease that we have, if it has not run out, or a new one."""
+        if not self._lease or not await within(self._call, connection.keep_alive, self._lease):
+            self._lease = await within(self._call, connection.grant, self._settings.instance_ttl)
+
+    async def _keep_true(self, connection: Connection) -> None:
+        """Whatever was done to our key meanwhile - deleted, overwritten, bound to another lease - it is written again."""
+        key = registrations(self._settings.maintenance_key) + self._now().id
+        # One that the whole cluster answers for: a member may be behind, and a proxy answers others from its memory.
+        held = (await within(self._call, connection.find, [key])).keys[key]
+        if (held.mod_revision, held.lease) == (self._revision, self._lease):
+            self._told_undone = False
+            return
+        tell = log.debug if self._told_undone else log.warning
+        self._told_undone = True
+        tell("the registration was deleted or changed by somebody else: writing it again", instance=self._now().id)
+        await self._write(connection)
 
     def _confirmed(self, began: float) -> None:
         self._confirmed_at = began
@@ -223,7 +248,7 @@ class Registrar:
                 self._wrote_at = trio.current_time()
                 return
             held = found.keys[key]
-            if held.mod_revision and not self._is_ours(held, told.token):
+            if held.mod_revision and self._is_anothers(held, told.token):
                 log.warning("another process is registered under this id: taking another one", instance=told.id)
                 self._taken, self._revision = True, 0
             else:
@@ -232,11 +257,9 @@ class Registrar:
             "the registration changes under our hands", "Give each instance an INSTANCE_ID of its own.", refused=True
         )
 
-    def _is_ours(self, held: Held, token: str) -> bool:
-        try:
-            return held.value is not None and registration(held.value).token == token
-        except ValueError:
-            return False
+    def _is_anothers(self, held: Held, token: str) -> bool:
+        """Whether another process keeps it. What is bound to no lease nobody keeps, whatever it says."""
+        return held.lease not in (0, self._lease) and entry("", held.value or b"", 0).token != token
 
     def _lost(self, error: str) -> None:
         self._error, self._registered = error, False

@@ -20,8 +20,9 @@ import trio
 
 from svc.backoff import backoff
 from svc.etcd.channel import EtcdError, Trouble
-from svc.etcd.connection import Connection, Stream, connected, one_shot, within
+from svc.etcd.connection import Connection, connected, one_shot, within
 from svc.etcd.keys import LONGEST_LEASE, Found, Held, held_in, name_of
+from svc.etcd.stream import Stream
 from svc.settings import Settings
 
 __all__ = ["EtcdError", "EtcdSnapshot", "KeyState", "KeyWatcher", "delete", "read", "write"]
@@ -177,7 +178,7 @@ class KeyWatcher:
     async def _follow(self, connection: Connection, revision: int) -> None:
         """Hand over changes from `revision` on, until something goes wrong: raises `Trouble`."""
         async with (
-            Stream(connection, list(self._watched), revision) as stream,
+            connection.watch(list(self._watched), revision) as stream,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(self._prove_alive, connection, stream)

@@ -165,6 +165,10 @@ class Entry:
         return self.held.acknowledgement.phase if self.held else "unreadable"
 
     @property
+    def token(self) -> str | None:
+        return self.held.token if self.held else None
+
+    @property
     def in_flight(self) -> int | None:
         return self.held.acknowledgement.in_flight if self.held else None
 

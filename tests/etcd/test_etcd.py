@@ -187,7 +187,7 @@ async def test_a_lease_that_runs_out_is_a_change(etcd: Etcd, key_prefix: str) ->
 async def test_cancellation_is_quick_and_leaves_no_thread(etcd: Etcd, key_prefix: str) -> None:
     async with watching(settings(etcd.endpoint, key_prefix)) as (watcher, _):
         await until(lambda: watcher.snapshot().connected)
-        assert [t.name for t in threading.enumerate() if "etcd" in t.name] == ["etcd-watch"]
+        assert [t.name for t in threading.enumerate() if "etcd" in t.name] == ["etcd-stream"]
         began = trio.current_time()
     assert trio.current_time() - began < 1
     assert not [t.name for t in threading.enumerate() if "etcd" in t.name]
@@ -343,13 +343,13 @@ async def test_dead_and_mute_endpoints_do_not_matter(etcd: Etcd, mute: Etcd, key
 async def test_a_watch_that_has_gone_deaf_is_found_out(
     etcd: Etcd, key_prefix: str, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
 ) -> None:
-    class Deaf(subject.Stream):
+    watch = etcd_connection.Connection.watch
+
+    def deaf(self: etcd_connection.Connection, names: list[str], revision: int) -> Any:
         """Watches another key: for ours it is alive and silent."""
+        return watch(self, [name + "other" for name in names], revision)
 
-        def __init__(self, connection: Any, names: list[str], revision: int) -> None:
-            super().__init__(connection, [name + "other" for name in names], revision)
-
-    monkeypatch.setattr(subject, "Stream", Deaf)
+    monkeypatch.setattr(etcd_connection.Connection, "watch", deaf)
     monkeypatch.setattr(subject, "_PROBE_EVERY", 0.2)
     its = settings(etcd.endpoint, key_prefix)
     async with watching(its) as (watcher, seen):

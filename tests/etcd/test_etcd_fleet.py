@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 import pytest
+import structlog
 import trio
 
 from svc.devstack.stack import Etcd, etcd_binary
@@ -30,6 +31,7 @@ from svc.maintenance.fleet import (
 from svc.maintenance.orders import NoSuchInstance, NotYours, Order
 from svc.settings import Settings, load
 from svc.wakeup import WakeUp
+from tests.etcd_proxy import GrpcProxy
 
 
 def settings(endpoint: str, key: str, **more: str) -> Settings:
@@ -397,3 +399,81 @@ async def test_a_wait_ends_when_the_key_is_changed_by_somebody_else(etcd: Etcd, 
         request = await etcd_fleet.ask(its, Order(True, seconds=1))  # etcd makes two seconds of it
         standing, _ = await following(its, request)
         assert standing.result is Result.SUPERSEDED
+
+
+# -- a registration is kept true --
+
+
+@pytest.mark.parametrize("how", ["deleted", "overwritten", "without its lease"])
+async def test_what_is_not_as_it_should_be_is_written_again_within_one_renewal(
+    etcd: Etcd, key_prefix: str, how: str
+) -> None:
+    its = settings(etcd.endpoint, key_prefix)
+    key = registrations(key_prefix) + "a"
+    async with Instance(its).running() as instance:
+        before = (await entries(its))["a"]
+        if how == "deleted":
+            await ctl(etcd, "del", "--prefix", registrations(key_prefix))
+        elif how == "overwritten":
+            await ctl(etcd, "put", key, "what?")
+        else:
+            await ctl(etcd, "put", key, before.held.value().decode())
+        began = trio.current_time()
+        await until_there(its, lambda there: "a" in there and there["a"].held == before.held)
+        assert trio.current_time() - began < its.instance_ttl / 3 + 1
+        await trio.sleep(its.instance_ttl / 3)
+        held = await ctl(etcd, "get", key, "-w", "fields")
+        assert f'"Lease" : {instance.registrar._lease}\n' in held
+        assert instance.registrar.snapshot().id == "a"
+
+
+async def test_it_is_kept_through_etcds_grpc_proxy(etcd: Etcd, key_prefix: str) -> None:
+    with GrpcProxy(etcd) as proxy, structlog.testing.capture_logs() as lines:
+        its = settings(proxy.endpoint, key_prefix)
+        seen = list[bytes | None]()
+        watcher = KeyWatcher(its, lambda value, _: seen.append(value), own_key=own_key(key_prefix, "a"))
+        async with Instance(its).running() as instance, trio.open_nursery() as nursery:
+            await nursery.start(watcher.run)
+            written = (await entries(its))["a"].revision
+            await etcd_switch.write(settings(etcd.endpoint, key_prefix), key_prefix, b"on")  # past the proxy
+            await until(lambda: seen[-1] == b"on")
+            await trio.sleep(its.instance_ttl + 2)
+            assert (await entries(its))["a"].revision == written
+            assert instance.registrar.snapshot().registered
+            await ctl(etcd, "del", "--prefix", registrations(key_prefix))
+            await until_there(its, lambda there: "a" in there)
+            nursery.cancel_scope.cancel()
+            await instance.registrar.close()
+    told = [line["event"] for line in lines if line["log_level"] == "warning"]
+    assert told == ["the registration was deleted or changed by somebody else: writing it again"]
+    assert await entries(settings(etcd.endpoint, key_prefix)) == {}
+
+
+async def test_without_permission_for_a_while_it_stays_in_its_place(key_prefix: str) -> None:
+    key = f"{key_prefix}m"
+    with Etcd() as running:
+        for words in (
+            "user add root:rootpass",
+            "user grant-role root root",
+            "role add instance",
+            f"role grant-permission --prefix instance readwrite {key}",
+            "role add switch",
+            f"role grant-permission switch read {key}",
+            "user add svc:s3cr3t-word",
+            "user grant-role svc instance",
+            "user grant-role svc switch",
+            "auth enable",
+        ):
+            await ctl(running, *words.split())
+        its = settings(running.endpoint, key, ETCD_USERNAME="svc", ETCD_PASSWORD="s3cr3t-word")
+        root = "--user=root:rootpass"
+        async with Instance(its).running() as instance:
+            await ctl(running, root, "user", "revoke-role", "svc", "instance")
+            instance.say("draining", 5)
+            await until(lambda: not instance.registrar.snapshot().registered)
+            await trio.sleep(its.instance_ttl + 2)
+            assert registrations(key) + "a" in await ctl(running, root, "get", "--prefix", registrations(key))
+            await ctl(running, root, "user", "grant-role", "svc", "instance")
+            began = trio.current_time()
+            await until_there(its, lambda there: there["a"].phase == "draining")
+            assert trio.current_time() - began < its.instance_ttl / 3 + 1
