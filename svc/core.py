@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from svc.consumer.breaker import BreakerConfig
+from svc.consumer.breaker_state import BreakerConfig
 from svc.consumer.observed_queue import ObservedQueue
 from svc.consumer.observer import UNOBSERVED, Observer
 from svc.consumer.queue import Queue

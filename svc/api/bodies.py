@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import trio
 
-from svc.consumer.breaker import BreakerSnapshot
+from svc.consumer.breaker_state import BreakerSnapshot
 from svc.consumer.queue import DeadLetterQueue, QueueError
 from svc.consumer.worker import WorkerStatistics
 from svc.core import WatcherSnapshot

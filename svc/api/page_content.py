@@ -15,7 +15,7 @@ import trio
 from svc import __version__
 from svc.api import bodies as render
 from svc.api.history import Sample
-from svc.consumer.breaker import PROBES, BreakerSnapshot, State
+from svc.consumer.breaker_state import PROBES, BreakerSnapshot, State
 from svc.consumer.ledger import Entry
 from svc.consumer.worker import WorkerStatistics
 from svc.core import Core

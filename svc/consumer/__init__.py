@@ -6,4 +6,4 @@ Journey: `intake.py` → `ledger.py` → `deliveries.py` → `tasks.py` → the 
 Begin reading at `worker.py`, which puts the parts together. The names below are the modules that other suites may use.
 """
 
-__all__ = ["breaker", "ledger", "observed_queue", "observer", "queue", "worker"]
+__all__ = ["breaker_state", "ledger", "observed_queue", "observer", "queue", "worker"]

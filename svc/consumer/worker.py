@@ -20,8 +20,8 @@ import structlog
 import trio
 
 from svc.backoff import backoff
-from svc.consumer.brake import Brake
-from svc.consumer.breaker import BreakerConfig, BreakerSnapshot
+from svc.consumer.breaker import Breaker
+from svc.consumer.breaker_state import BreakerConfig, BreakerSnapshot
 from svc.consumer.deliveries import Deliveries
 from svc.consumer.drain import DrainTally
 from svc.consumer.intake import Intake, IntakeConfig
@@ -142,7 +142,7 @@ class Worker:
             more_may_come=self._more_may_come,
             rng=rng,
         )
-        self.brake = Brake(config.breaker, self.ledger, rng)
+        self.breaker = Breaker(config.breaker, self.ledger, rng)
         self.tasks = MessageTasks(
             process,
             self.ledger,
@@ -191,7 +191,7 @@ class Worker:
             land=self._land,
             on_change=self._changed.notify,
             may_begin=may_receive,
-            grants=self.brake.grants,
+            grants=self.breaker.grants,
             rng=rng,
         )
 
@@ -209,7 +209,7 @@ class Worker:
         self.tally.end(receives_unlanded=self.intake.outstanding)
         self.settlement.flush(False)
         self.deliveries.start_held()
-        self.brake.resume()
+        self.breaker.resume()
         self.intake.open()
 
     async def wait_drained(self, deadline: float) -> str | None:
@@ -281,7 +281,7 @@ class Worker:
             recent_errors=tuple(self.ledger.errors),
             queue_error=self.intake.error,
             queue_error_since=self.intake.error_since,
-            breaker=self.brake.snapshot(),
+            breaker=self.breaker.snapshot(),
         )
 
     # -- running --
@@ -371,7 +371,7 @@ class Worker:
         return limit is not None and entry.message.receive_count >= limit
 
     def _verdict(self, entry: Entry, failed: bool) -> None:
-        self.brake.verdict(entry, failed=failed)
+        self.breaker.verdict(entry, failed=failed)
         self.intake.look_again()
 
     def _lose(self, entry: Entry, why: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 import trio
 
-from svc.consumer.breaker import State
+from svc.consumer.breaker_state import State
 from svc.consumer.ledger import Entry, Outcome
 from svc.consumer.observer import Action, Result, Unobserved
 from svc.consumer.queue import Received

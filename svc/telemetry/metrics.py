@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from svc.consumer.breaker import State
+from svc.consumer.breaker_state import State
 from svc.consumer.ledger import Entry, Outcome
 from svc.consumer.observer import Action, Result
 from svc.consumer.queue import MAX_BATCH, Received

@@ -8,7 +8,7 @@ import trio
 from structlog.testing import capture_logs
 
 from svc import Message, Reject, Retry
-from svc.consumer.breaker import MOVES, PROBES, Breaker, BreakerConfig, Event, State
+from svc.consumer.breaker_state import MOVES, PROBES, BreakerConfig, BreakerMachine, Event, State
 from svc.maintenance.manager import DrainOutcome, Phase
 from svc.testing import SimulatedQueue
 from svc.testing.service import SimulatedService
@@ -16,11 +16,13 @@ from svc.testing.service import SimulatedService
 pytestmark = pytest.mark.expects_errors
 
 
-def breaker(share: float = 0.5, least: int = 4, window: float = 10, pause: tuple[float, float] = (8, 32)) -> Breaker:
-    return Breaker(BreakerConfig(share, least, window, pause), random.Random(1))
+def breaker(
+    share: float = 0.5, least: int = 4, window: float = 10, pause: tuple[float, float] = (8, 32)
+) -> BreakerMachine:
+    return BreakerMachine(BreakerConfig(share, least, window, pause), random.Random(1))
 
 
-def fail(held: Breaker, count: int, now: float, *, began: float | None = None) -> list[Event | None]:
+def fail(held: BreakerMachine, count: int, now: float, *, began: float | None = None) -> list[Event | None]:
     return [held.note(failed=True, began=now if began is None else began, now=now) for _ in range(count)]
 
 
@@ -154,7 +156,7 @@ async def test_a_downstream_that_is_gone_costs_a_few_receives_and_is_found_again
     put(queue, 100)
     with capture_logs() as lines:
         async with SimulatedService(queue, Downstream(200), MAX_CONCURRENCY="50", **SETTINGS) as service:
-            await service.wait_for(lambda: service.core.worker.brake.snapshot().state is State.OPEN)  # type: ignore[union-attr]
+            await service.wait_for(lambda: service.core.worker.breaker.snapshot().state is State.OPEN)  # type: ignore[union-attr]
             failed = len(service.failed)
             assert failed <= 100
             await trio.sleep(60)
@@ -195,7 +197,7 @@ async def test_retry_and_reject_are_no_failures(autojump_clock, raised: Exceptio
 
     async with SimulatedService(queue, handle) as service:
         await service.idle()
-        assert service.core.worker.brake.snapshot().opened == 0  # type: ignore[union-attr]
+        assert service.core.worker.breaker.snapshot().opened == 0  # type: ignore[union-attr]
 
 
 async def test_ordinary_failures_never_open_it(autojump_clock) -> None:
@@ -209,7 +211,7 @@ async def test_ordinary_failures_never_open_it(autojump_clock) -> None:
 
     async with SimulatedService(queue, handle) as service:
         await service.idle()
-        assert service.core.worker.brake.snapshot().opened == 0  # type: ignore[union-attr]
+        assert service.core.worker.breaker.snapshot().opened == 0  # type: ignore[union-attr]
         assert len(service.failed) == 150
 
 
@@ -218,7 +220,7 @@ async def test_it_never_holds_up_a_drain(autojump_clock, when: float) -> None:
     queue = SimulatedQueue()
     put(queue, 60)
     async with SimulatedService(queue, Downstream(10_000), **SETTINGS) as service:
-        await service.wait_for(lambda: service.core.worker.brake.snapshot().state is State.OPEN)  # type: ignore[union-attr]
+        await service.wait_for(lambda: service.core.worker.breaker.snapshot().state is State.OPEN)  # type: ignore[union-attr]
         await trio.sleep(when)
         began = trio.current_time()
         service.maintenance("on")
@@ -228,7 +230,7 @@ async def test_it_never_holds_up_a_drain(autojump_clock, when: float) -> None:
         assert service.phase is Phase.MAINTENANCE
         service.maintenance("off")  # and an operator who has repaired something need not wait for the pause
         await service.wait_for(lambda: service.phase is Phase.RUNNING)
-        assert service.core.worker.brake.snapshot().state is State.PROBING  # type: ignore[union-attr]
+        assert service.core.worker.breaker.snapshot().state is State.PROBING  # type: ignore[union-attr]
         assert (await service.stop()).outcome is DrainOutcome.DRAINED
 
 
@@ -236,7 +238,7 @@ async def test_no_receive_begins_during_the_pause_and_probes_are_few(autojump_cl
     queue = SimulatedQueue()
     put(queue, 200)
     async with SimulatedService(queue, Downstream(10_000), MAX_CONCURRENCY="40", **SETTINGS) as service:
-        await service.wait_for(lambda: service.core.worker.brake.snapshot().state is State.OPEN)  # type: ignore[union-attr]
+        await service.wait_for(lambda: service.core.worker.breaker.snapshot().state is State.OPEN)  # type: ignore[union-attr]
         opened = trio.current_time()
         await trio.sleep(200)
     begun = [event for event in queue.history if type(event).__name__ == "ReceiveBegan" and event.at > opened]
@@ -261,7 +263,7 @@ async def test_a_fifo_queue_keeps_its_order_through_it(autojump_clock) -> None:
     settings = {**SETTINGS, "BREAKER_FAILURES": "50% of 4"}
     async with SimulatedService(queue, Downstream(60), **settings) as service:
         await service.idle()
-        assert service.core.worker.brake.snapshot().opened >= 1  # type: ignore[union-attr]
+        assert service.core.worker.breaker.snapshot().opened >= 1  # type: ignore[union-attr]
     for group in "0123":
         done = [body for body in service.processed if int(body) % 4 == int(group)]
         assert done == sorted(done)

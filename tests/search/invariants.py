@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from svc.consumer.breaker import PROBES, State
+from svc.consumer.breaker_state import PROBES, State
 from svc.consumer.drain import Drain
 from svc.consumer.ledger import Counts
 from svc.consumer.queue import Received
@@ -256,7 +256,7 @@ class Invariants:
         phase = instance.core.manager._phase
         if phase is not Phase.RUNNING:
             self._violated(f"10 {instance}: a receive begins in phase {phase.value}")
-        breaker = instance.core.worker.brake.snapshot()
+        breaker = instance.core.worker.breaker.snapshot()
         if breaker is not None and (breaker.state is State.OPEN or (breaker.state is State.PROBING and limit > PROBES)):
             self._violated(f"18 {instance}: a receive of {limit} begins, the circuit breaker is {breaker.state.value}")
         revision = self._witness.switch.mod_revision()

@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from svc.consumer.breaker import State
+from svc.consumer.breaker_state import State
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Fate, Outcome
 from svc.consumer.queue import Received
 from svc.core import Core
@@ -271,7 +271,7 @@ def breaker_holds_up_the_drain(core: Core) -> None:
     wait_drained = worker.wait_drained
 
     async def when_closed(deadline: float) -> str | None:
-        while (held := worker.brake.snapshot()) is not None and held.state is not State.CLOSED:
+        while (held := worker.breaker.snapshot()) is not None and held.state is not State.CLOSED:
             await trio.sleep(1)
         return await wait_drained(deadline)
 
@@ -285,8 +285,8 @@ def breaker_without_effect(core: Core) -> None:
 
 def breaker_never_asks_again(core: Core) -> None:
     """The pause has no end, because nobody looks at the time."""
-    brake = core.worker.brake
-    grants = brake.grants
+    breaker = core.worker.breaker
+    grants = breaker.grants
     core.worker.intake._grants = lambda: (grants()[0], None)
 
 
