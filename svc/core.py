@@ -19,7 +19,8 @@ from svc.consumer.worker import Worker, WorkerConfig
 from svc.maintenance.fence import Fence
 from svc.maintenance.fleet import Registration, described, own_key
 from svc.maintenance.gate import Gate
-from svc.maintenance.manager import DrainOutcome, Manager
+from svc.maintenance.handler import DrainOutcome
+from svc.maintenance.manager import Manager
 from svc.processors import Process
 from svc.settings import Settings
 from svc.wakeup import WakeUp

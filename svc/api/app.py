@@ -35,8 +35,9 @@ from svc.api.openapi import DESCRIPTION
 from svc.consumer.queue import MessageRefused, MessageTooLong, QueueError, QueueTimeout
 from svc.core import Core
 from svc.maintenance.gate import GateClosed
-from svc.maintenance.manager import MaintenanceState, Phase
+from svc.maintenance.manager import MaintenanceState
 from svc.maintenance.orders import NoFleet, Switchboard
+from svc.maintenance.phases import Phase
 from svc.settings import Settings
 from svc.telemetry.metrics import CONTENT_TYPE, Metrics
 

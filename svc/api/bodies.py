@@ -12,7 +12,9 @@ from svc.consumer.breaker_state import BreakerSnapshot
 from svc.consumer.queue import DeadLetterQueue, QueueError
 from svc.consumer.worker import WorkerStatistics
 from svc.core import WatcherSnapshot
-from svc.maintenance.manager import DrainReport, MaintenanceState, Phase
+from svc.maintenance.handler import DrainReport
+from svc.maintenance.manager import MaintenanceState
+from svc.maintenance.phases import Phase
 
 SHOWN_IDS = 100
 """Message ids per list: answers have to stay small. The log line of a drain names them all."""

@@ -19,7 +19,9 @@ from svc.consumer.breaker_state import PROBES, BreakerSnapshot, State
 from svc.consumer.ledger import Entry
 from svc.consumer.worker import WorkerStatistics
 from svc.core import Core
-from svc.maintenance.manager import DrainOutcome, DrainReport, MaintenanceState, Phase
+from svc.maintenance.handler import DrainOutcome, DrainReport
+from svc.maintenance.manager import MaintenanceState
+from svc.maintenance.phases import Phase
 
 SHOWN = 20
 """Messages in flight, and ids per list."""

@@ -96,7 +96,7 @@ def status(as_json: bool) -> None:
     settings = _settings()
     from svc.etcd import fleet as etcd_fleet
     from svc.maintenance import fleet_table as fleet_view
-    from svc.maintenance.manager import parse_switch
+    from svc.maintenance.switch_value import parse_switch
 
     held = _ask(partial(etcd_fleet.look, settings))
     if as_json:

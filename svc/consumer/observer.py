@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from svc.consumer.ledger import Entry
 from svc.consumer.queue import Received
-from svc.maintenance.manager import DrainReport
+from svc.maintenance.handler import DrainReport
 
 Action = Literal["receive", "delete", "change_visibility", "dead_letter", "send", "attributes"]
 """What was asked of the queue: the methods of `queue.Queue`."""

@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 
-from svc.maintenance.manager import DrainOutcome, DrainReport, MaintenanceState, Phase
+from svc.maintenance.handler import DrainOutcome, DrainReport
+from svc.maintenance.manager import MaintenanceState
+from svc.maintenance.phases import Phase
 
 PHASES = ("starting", "running", "draining", "drained", "expired", "stopped")
 """What an instance may say of itself. `stopped` is its last word, after a drain in which everything was finished."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from svc.maintenance.fleet import Answer, Entry, Fleet, Request, Result, Standing, answer
-from svc.maintenance.manager import parse_switch
+from svc.maintenance.switch_value import parse_switch
 
 COLUMNS = ("instance", "phase", "in flight", "revision", "version", "note")
 

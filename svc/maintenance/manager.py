@@ -1,188 +1,22 @@
-"""Maintenance: what the key's value means, which phases there are, and the manager that moves the handlers through them.
+"""The manager: moves the handlers through the phases of maintenance, as the key's value and the stop request ask for.
 
-The value is level-triggered: what counts is the latest one. A wake-up makes the manager look at the whole state (phase, wanted
-state, stop request, drain ended); `next_event` says what that calls for, `MOVES` where it leads, and the manager does it.
-
-A handler is anything that can stop taking new work and finish what it has: the HTTP gate, the SQS worker, or one more of the
-user's. All drain at the same time under one deadline. Nothing here knows etcd, HTTP or SQS, or reads the wall clock.
+The value (`switch_value.py`) is level-triggered: what counts is the latest one. A wake-up makes the manager look at the whole
+state (phase, wanted state, stop request, drain ended); `phases.py` says what that calls for, and the manager does it. All
+handlers (`handler.py`) drain at the same time under one deadline. Nothing here knows etcd, HTTP or SQS, or reads the wall clock.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import structlog
 import trio
 
+from svc.maintenance.handler import DrainOutcome, DrainReport, Handler
+from svc.maintenance.phases import Event, Phase, move, next_event
+from svc.maintenance.switch_value import Switch, parse_switch
 from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
-
-ON = frozenset({"true", "1", "yes", "on", "enabled", "maintenance"})
-OFF = frozenset({"false", "0", "no", "off", "disabled", ""})
-
-
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """What the maintenance key says."""
-
-    on: bool
-    reason: str | None = None
-    until: str | None = None
-    """As the operator wrote it, meant to be RFC 3339. Informs; the key itself ends the maintenance."""
-    by: str | None = None
-
-
-def parse_switch(value: bytes | None) -> Switch:
-    """The meaning of the key's value; None is a missing key. Raises ValueError with a sentence when it has none."""
-    if value is None:
-        return Switch(on=False)
-    try:
-        text = value.decode().strip()
-    except UnicodeDecodeError:
-        raise ValueError(f"the value ({len(value)} bytes) is not UTF-8 text") from None
-    word = text.lower()
-    if word in ON or word in OFF:
-        return Switch(on=word in ON)
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise ValueError(
-            f"the value {_short(text)} is neither a known word (true, false, on, off, …) nor a JSON object"
-        )
-    if not isinstance(document.get("enabled"), bool):
-        raise ValueError(f'the JSON object {_short(text)} has no "enabled" that is true or false')
-    told = {name: _short_text(document.get(name)) for name in ("reason", "until", "by")}
-    return Switch(on=document["enabled"], **told)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")
-
-
-def _short_text(value: object) -> str | None:
-    return value[:500] if isinstance(value, str) and value else None
-
-
-class Phase(Enum):
-    STARTING = "starting"
-    """The key has not been read yet: nothing is taken."""
-    RUNNING = "running"
-    DRAINING = "draining"
-    MAINTENANCE = "maintenance"
-    """Drained, or the drain's time is over."""
-    STOPPING = "stopping"
-    """Draining for the last time."""
-    STOPPED = "stopped"
-
-
-class Event(Enum):
-    RESUME = "resume"
-    DRAIN = "drain"
-    DRAIN_ENDED = "drain ended"
-    STOP = "stop"
-
-
-MOVES: Mapping[tuple[Phase, Event], Phase] = {
-    (Phase.STARTING, Event.RESUME): Phase.RUNNING,
-    (Phase.STARTING, Event.DRAIN): Phase.DRAINING,
-    (Phase.STARTING, Event.STOP): Phase.STOPPING,
-    (Phase.RUNNING, Event.DRAIN): Phase.DRAINING,
-    (Phase.RUNNING, Event.STOP): Phase.STOPPING,
-    (Phase.DRAINING, Event.RESUME): Phase.RUNNING,
-    (Phase.DRAINING, Event.DRAIN_ENDED): Phase.MAINTENANCE,
-    (Phase.DRAINING, Event.STOP): Phase.STOPPING,
-    (Phase.MAINTENANCE, Event.RESUME): Phase.RUNNING,
-    (Phase.MAINTENANCE, Event.STOP): Phase.STOPPING,
-    (Phase.STOPPING, Event.DRAIN_ENDED): Phase.STOPPED,
-}
-
-
-class IllegalMove(Exception):
-    """The event makes no sense in this phase. Nothing has changed."""
-
-
-def move(phase: Phase, event: Event) -> Phase:
-    """The phase that follows; raises `IllegalMove`."""
-    try:
-        return MOVES[phase, event]
-    except KeyError:
-        raise IllegalMove(f"{event.value!r} in phase {phase.value!r}") from None
-
-
-def next_event(phase: Phase, *, wanted: bool | None, stop: bool, drain_ended: bool) -> Event | None:
-    """What the state calls for: `wanted` is the latest maintenance state (None: never read), `stop` that the end of the process
-    has been asked for, `drain_ended` that the running drain is over."""
-    if phase is Phase.STOPPED:
-        return None
-    if phase is Phase.STOPPING:
-        return Event.DRAIN_ENDED if drain_ended else None
-    if stop:
-        return Event.STOP
-    if wanted is None:
-        return None
-    if wanted:
-        if phase in (Phase.STARTING, Phase.RUNNING):
-            return Event.DRAIN
-        return Event.DRAIN_ENDED if phase is Phase.DRAINING and drain_ended else None
-    return Event.RESUME if phase is not Phase.RUNNING else None
-
-
-class Handler(Protocol):
-    """Something that takes work and can stop taking it. One more part is given to the manager to take part in maintenance."""
-
-    name: str
-    """Under this name it stands in `/health` and in the drain report."""
-
-    def enter(self) -> None:
-        """Take nothing new from this moment on. Does not wait."""
-
-    async def wait_drained(self, deadline: float) -> str | None:
-        """Return when everything under way is finished or, by `deadline` (Trio time), given up: None when all was finished,
-        else one sentence about what was not. May be cancelled, when the work is to go on after all."""
-
-    def leave(self) -> None:
-        """Take work again. Does not wait."""
-
-    async def health(self) -> bool:
-        """Whether it works. Answers within 5 s."""
-
-    def statistics(self) -> object:
-        """A frozen snapshot of its figures."""
-
-    def drain(self) -> Mapping[str, object]:
-        """The figures of its running drain, or of the last one, ready for JSON."""
-
-
-class DrainOutcome(Enum):
-    RUNNING = "running"
-    DRAINED = "drained"
-    EXPIRED = "expired"
-    """Not everything was finished in time: `DrainReport.error` says what was not."""
-    REVOKED = "revoked"
-    """Maintenance was switched off before the drain had ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class DrainReport:
-    """A drain: the running one, or the last."""
-
-    cause: str
-    """`maintenance` or `stop`."""
-    began: float
-    """Trio time."""
-    deadline: float
-    """Trio time."""
-    outcome: DrainOutcome = DrainOutcome.RUNNING
-    ended: float | None = None
-    """Trio time."""
-    error: str | None = None
-    handlers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """What each handler says of its part, by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +83,7 @@ class Manager:
         self.handlers = tuple(handlers)
         self._on_drain_ended = on_drain_ended
         self.changed = WakeUp()
-        """Rings after every change of `state()`, drains' figures aside."""
+        """Notifies after every change of `state()`, drains' figures aside."""
         self._drain_timeout = drain_timeout
         self._wake_up = WakeUp()
         self._phase = Phase.STARTING

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from svc.maintenance.fleet import Fleet, Request, own_key
-from svc.maintenance.manager import parse_switch
+from svc.maintenance.switch_value import parse_switch
 from svc.settings import seconds
 
 LONGEST = 30 * 86_400.0

@@ -21,7 +21,9 @@ from svc.consumer.ledger import Entry, Outcome
 from svc.consumer.observer import Action, Result, Unobserved
 from svc.consumer.queue import Received
 from svc.consumer.worker import WorkerStatistics
-from svc.maintenance.manager import DrainOutcome, DrainReport, MaintenanceState, Phase
+from svc.maintenance.handler import DrainOutcome, DrainReport
+from svc.maintenance.manager import MaintenanceState
+from svc.maintenance.phases import Phase
 from svc.settings import Settings
 from svc.sqs import aws_client
 

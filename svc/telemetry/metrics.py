@@ -26,7 +26,9 @@ from svc.consumer.queue import MAX_BATCH, Received
 from svc.consumer.worker import WorkerStatistics
 from svc.core import WatcherSnapshot
 from svc.maintenance.gate import GateStatistics
-from svc.maintenance.manager import DrainOutcome, DrainReport, MaintenanceState, Phase
+from svc.maintenance.handler import DrainOutcome, DrainReport
+from svc.maintenance.manager import MaintenanceState
+from svc.maintenance.phases import Phase
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 

@@ -37,7 +37,7 @@ from svc.consumer.ledger import Entry, Outcome
 from svc.consumer.observed_queue import ObservedQueue
 from svc.consumer.observer import UNOBSERVED, Action, Result
 from svc.consumer.queue import Queue, Received
-from svc.maintenance.manager import DrainReport
+from svc.maintenance.handler import DrainReport
 from svc.processors import Reject, Retry
 from svc.settings import Settings
 from svc.sqs.wire import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES

@@ -26,7 +26,8 @@ from svc import __version__, processors
 from svc.consumer.ledger import Entry, Ledger, Outcome
 from svc.core import Core
 from svc.maintenance.fleet import Registration
-from svc.maintenance.manager import DrainOutcome, DrainReport, Phase
+from svc.maintenance.handler import DrainOutcome, DrainReport
+from svc.maintenance.phases import Phase
 from svc.processors import Message, Reject, Retry
 from svc.testing import history as happened
 from svc.testing.arguments import checked_processor, checked_settings

@@ -24,7 +24,7 @@ from svc import __version__
 from svc.cli.main import cli
 from svc.devstack.stack import Etcd, Moto
 from svc.etcd import watcher as etcd
-from svc.maintenance.manager import parse_switch
+from svc.maintenance.switch_value import parse_switch
 from svc.settings import Settings, load
 from svc.sqs import queue as sqs
 

@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from svc import Message, Reject, Retry
 from svc.consumer.breaker_state import MOVES, PROBES, BreakerConfig, BreakerMachine, Event, State
-from svc.maintenance.manager import DrainOutcome, Phase
+from svc.maintenance.handler import DrainOutcome
+from svc.maintenance.phases import Phase
 from svc.testing import SimulatedQueue
 from svc.testing.service import SimulatedService
 

@@ -4,7 +4,8 @@ import pytest
 import trio
 import trio.testing
 
-from svc.maintenance.manager import DrainOutcome, Phase
+from svc.maintenance.handler import DrainOutcome
+from svc.maintenance.phases import Phase
 from svc.processors import Message
 from svc.testing import SimulatedQueue
 from svc.testing.service import SimulatedService

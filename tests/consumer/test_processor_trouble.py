@@ -10,7 +10,7 @@ import trio.lowlevel
 from structlog.testing import capture_logs
 
 from svc import Message, Reject, Retry
-from svc.maintenance.manager import DrainOutcome
+from svc.maintenance.handler import DrainOutcome
 from svc.processors import opened
 from svc.testing import SimulatedQueue
 from svc.testing.fleet import SimulatedFleet

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from svc import Message
 from svc.consumer.intake import BACKOFF_CAP, MISCONFIGURED_CAP
-from svc.maintenance.manager import DrainOutcome
+from svc.maintenance.handler import DrainOutcome
 from svc.testing import Fault, SimulatedQueue
 from svc.testing.service import SimulatedService
 

@@ -10,7 +10,7 @@ from svc.backoff import backoff, redelivery
 from svc.consumer.ledger import Action, Fate, Ledger, Outcome
 from svc.consumer.queue import MAX_VISIBILITY
 from svc.consumer.settlement import visible_in
-from svc.maintenance.manager import DrainOutcome
+from svc.maintenance.handler import DrainOutcome
 from svc.testing import Fault, SimulatedQueue
 from svc.testing.history import VisibilityChanged
 from svc.testing.service import SimulatedService

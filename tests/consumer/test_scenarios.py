@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from svc.consumer.worker import LAST_RELEASE
-from svc.maintenance.manager import DrainOutcome
+from svc.maintenance.handler import DrainOutcome
 from svc.processors import Message, Retry
 from svc.testing import Fault, Outage, SimulatedQueue
 from svc.testing.history import Deleted, ReceiveBegan, VisibilityChanged

@@ -24,8 +24,10 @@ from svc.maintenance.fleet import (
     registration,
 )
 from svc.maintenance.fleet_table import changes, fleet, outcome, table
-from svc.maintenance.manager import Acted, DrainOutcome, DrainReport, MaintenanceState, Manager, Phase
+from svc.maintenance.handler import DrainOutcome, DrainReport
+from svc.maintenance.manager import Acted, MaintenanceState, Manager
 from svc.maintenance.orders import NotYours, Order, read_order
+from svc.maintenance.phases import Phase
 from svc.testing import SimulatedFleet, SimulatedQueue, SimulatedSwitch
 
 ON, OFF = Request(True, 10), Request(False, 10)

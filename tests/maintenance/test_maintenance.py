@@ -5,18 +5,10 @@ import itertools
 import pytest
 import trio
 
-from svc.maintenance.manager import (
-    MOVES,
-    DrainOutcome,
-    Event,
-    IllegalMove,
-    Manager,
-    Phase,
-    Switch,
-    move,
-    next_event,
-    parse_switch,
-)
+from svc.maintenance.handler import DrainOutcome
+from svc.maintenance.manager import Manager
+from svc.maintenance.phases import MOVES, Event, IllegalMove, Phase, move, next_event
+from svc.maintenance.switch_value import Switch, parse_switch
 
 ON = ["true", "1", "yes", "on", "enabled", "maintenance", "TRUE", "  On\n", "Maintenance"]
 OFF = ["false", "0", "no", "off", "disabled", "", "   ", "FALSE\n"]

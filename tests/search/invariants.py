@@ -48,7 +48,8 @@ from svc.consumer.drain import Drain
 from svc.consumer.ledger import Counts
 from svc.consumer.queue import Received
 from svc.consumer.worker import LAST_RELEASE, LATE
-from svc.maintenance.manager import DrainOutcome, Phase
+from svc.maintenance.handler import DrainOutcome
+from svc.maintenance.phases import Phase
 from svc.testing.history import DeadLettered, Deleted
 
 if TYPE_CHECKING:

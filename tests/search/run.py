@@ -18,7 +18,7 @@ from svc.consumer.worker import LAST_RELEASE, LATE
 from svc.core import Core
 from svc.maintenance.fleet import Request, Wait
 from svc.maintenance.fleet import Result as FleetResult
-from svc.maintenance.manager import parse_switch
+from svc.maintenance.switch_value import parse_switch
 from svc.processors import Message, Reject, Retry
 from svc.testing import SimulatedQueue, SimulatedSwitch
 from svc.testing.faults import Call, Fault, fault_for

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from svc.core import Core
 from svc.devstack.stack import Etcd, Moto
-from svc.maintenance.manager import Phase
+from svc.maintenance.phases import Phase
 from svc.settings import BadSettings, Settings, load
 from svc.sqs import aws_client
 from svc.telemetry.cloudwatch import CALL, COUNTS, EVERY, KEPT, LAST, Figures, Publisher

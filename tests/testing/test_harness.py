@@ -16,7 +16,8 @@ import trio
 from trio.testing import MockClock
 
 from svc import Message, Reject, Retry, service
-from svc.maintenance.manager import DrainOutcome, Phase
+from svc.maintenance.handler import DrainOutcome
+from svc.maintenance.phases import Phase
 from svc.processors import UnusableProcessor
 from svc.settings import BadSettings, load
 from svc.sqs import queue as sqs

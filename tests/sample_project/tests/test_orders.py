@@ -3,7 +3,7 @@
 import pytest
 from orders import processor
 
-from svc.maintenance.manager import DrainOutcome
+from svc.maintenance.handler import DrainOutcome
 
 
 async def test_orders_are_shipped(svc_queue, svc_service, autojump_clock, warehouse):

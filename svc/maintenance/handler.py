@@ -1,0 +1,63 @@
+"""What takes part in maintenance: the `Handler` protocol, and the report of a drain that all handlers share.
+
+A handler is anything that can stop taking new work and finish what it has: the HTTP gate, the SQS worker, or one more of the
+user's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+
+class Handler(Protocol):
+    """Something that takes work and can stop taking it. One more part is given to the manager to take part in maintenance."""
+
+    name: str
+    """Under this name it stands in `/health` and in the drain report."""
+
+    def enter(self) -> None:
+        """Take nothing new from this moment on. Does not wait."""
+
+    async def wait_drained(self, deadline: float) -> str | None:
+        """Return when everything under way is finished or, by `deadline` (Trio time), given up: None when all was finished,
+        else one sentence about what was not. May be cancelled, when the work is to go on after all."""
+
+    def leave(self) -> None:
+        """Take work again. Does not wait."""
+
+    async def health(self) -> bool:
+        """Whether it works. Answers within 5 s."""
+
+    def statistics(self) -> object:
+        """A frozen snapshot of its figures."""
+
+    def drain(self) -> Mapping[str, object]:
+        """The figures of its running drain, or of the last one, ready for JSON."""
+
+
+class DrainOutcome(Enum):
+    RUNNING = "running"
+    DRAINED = "drained"
+    EXPIRED = "expired"
+    """Not everything was finished in time: `DrainReport.error` says what was not."""
+    REVOKED = "revoked"
+    """Maintenance was switched off before the drain had ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """A drain: the running one, or the last."""
+
+    cause: str
+    """`maintenance` or `stop`."""
+    began: float
+    """Trio time."""
+    deadline: float
+    """Trio time."""
+    outcome: DrainOutcome = DrainOutcome.RUNNING
+    ended: float | None = None
+    """Trio time."""
+    error: str | None = None
+    handlers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """What each handler says of its part, by its name."""
