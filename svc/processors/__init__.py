@@ -4,18 +4,10 @@ Never here: queues, receipt handles, maintenance. Begin reading at `message.py`;
 The names below are what other suites, and users, may use.
 """
 
-from svc.processors.calling import (
-    Message,
-    Process,
-    Reject,
-    Retry,
-    UnusableProcessor,
-    check,
-    find,
-    opened,
-    simulated,
-    unstoppable,
-)
+from svc.processors.calling import opened, unstoppable
+from svc.processors.finding import UnusableProcessor, check, find
+from svc.processors.message import Message, Process, Reject, Retry
+from svc.processors.simulation import simulated
 
 __all__ = [
     "Message",

@@ -1,0 +1,108 @@
+"""`svc dev`: the service on an embedded stack. Ctrl-C stops everything that it started."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import click
+import trio
+
+from svc.cli.commands import settings_of
+from svc.cli.progress import Progress
+from svc.cli.run import end, processor_of
+
+
+@click.command()
+def dev() -> None:
+    """Run the service on an embedded stack: a local SQS (moto server) and a real local etcd. Ctrl-C stops everything."""
+    processor = processor_of(settings_of())  # the faults first: the stack takes a second to start
+    end(partial(_dev, processor))
+
+
+async def _dev(processor: Callable[..., object]) -> int:
+    """Until `service.run` opens a receiver of its own, a signal ends the start, and with it the stack."""
+    code = 0
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def end_on_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel(reason="told to stop while starting")
+
+            nursery.start_soon(end_on_signal)
+            code = await _dev_on_a_stack(processor)
+            nursery.cancel_scope.cancel(reason="the service has ended")
+    return code
+
+
+async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
+    from svc import service
+    from svc.devstack import announcement as devstack_announced
+    from svc.devstack import stack as devstack
+    from svc.sqs import queue as sqs
+
+    progress = Progress(sys.stderr)
+    async with contextlib.AsyncExitStack() as held:
+        with progress.step("starting a local SQS and a local etcd"):
+            stack = await held.enter_async_context(devstack.stack())
+        # AWS's credentials are found in the process's environment, by botocore.
+        os.environ.update(stack.environ())
+        settings = settings_of(
+            {
+                "HTTP_PORT": os.environ.get("HTTP_PORT") or _free_port(8082),
+                # A receive on the wire is waited for: here somebody sits and waits for Ctrl-C.
+                "SQS_WAIT_TIME_SECONDS": os.environ.get("SQS_WAIT_TIME_SECONDS") or "2",
+            }
+        )
+        with progress.step("creating the queue, with its first messages"):
+            await sqs.create(settings, messages=FIRST_MESSAGES)
+        with contextlib.ExitStack() as announcement:
+
+            def ready(url: str) -> None:
+                announcement.enter_context(
+                    devstack_announced.announced(
+                        etcd_endpoints=stack.etcd.endpoint,
+                        maintenance_key=settings.maintenance_key,
+                        http_url=url,
+                        sqs_url=stack.moto.url,
+                        queue_url=settings.sqs_queue_url,
+                    )
+                )
+                click.echo(_DEV_BLOCK.format(url=url, sqs=stack.moto.url, etcd=stack.etcd.endpoint), err=True)
+
+            return await service.run(settings, processor, on_ready=ready)
+
+
+FIRST_MESSAGES = 3
+"""What `svc dev` sends for a start (SPEC)."""
+
+_DEV_BLOCK = """
+  svc runs on an embedded stack; Ctrl-C stops everything.
+
+    API    {url}
+    SQS    {sqs}  (moto)
+    etcd   {etcd}
+
+  Try, in another terminal of this folder:
+
+    curl -s {url}/health
+    curl -s -X POST {url}/messages/send -H 'Content-Type: application/json' -d '{{"message": "Hello from SQS!"}}'
+    curl -s {url}/messages/stats
+    .venv/bin/svc maintenance on
+    .venv/bin/svc maintenance off
+"""
+
+
+def _free_port(wanted: int) -> str:
+    """`wanted` if it can be had, else any."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return "0"
+    return str(wanted)

@@ -1,0 +1,57 @@
+"""`svc run`: the service against the queue and the etcd that the environment names. And what `svc dev` shares with it."""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import NoReturn
+
+import click
+import structlog
+import trio
+
+from svc.cli.commands import FAILED, fail, first, settings_of, unusable
+from svc.settings import Settings
+
+log = structlog.get_logger("svc")
+
+
+@click.command()
+def run() -> None:
+    """Run the service against the queue and the etcd that the environment names."""
+    settings = settings_of()
+    processor = processor_of(settings)  # the faults first: what follows takes a second to import
+    from svc import service
+
+    end(partial(service.run, settings, processor))
+
+
+def processor_of(settings: Settings) -> Callable[..., object]:
+    from svc import processors
+
+    # As `python -m` does: a processor beside the working directory is found by the installed command too.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return processors.check(processors.find(settings.message_processor), settings.message_processor)
+    except processors.UnusableProcessor as error:
+        unusable([f"MESSAGE_PROCESSOR holds {settings.message_processor!r}: {error}"])
+
+
+def end(main: Callable[[], Awaitable[int]]) -> NoReturn:
+    """Run the service and end the process with its exit code."""
+    from svc import processors
+    from svc.api import server
+    from svc.consumer.queue import QueueError
+    from svc.devstack.child import DevstackError
+
+    code = FAILED
+    try:
+        code = trio.run(main)
+    except* processors.UnusableProcessor as group:
+        unusable([f"MESSAGE_PROCESSOR: {first(group)}"])
+    except* (QueueError, DevstackError, server.CannotListen) as group:
+        fail(str(first(group)))
+    except* Exception as group:
+        log.critical("the service has failed", exc_info=group)
+    sys.exit(code)
