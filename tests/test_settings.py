@@ -35,7 +35,9 @@ SPEC = """
 """
 
 # Together with these the certificates and the credentials make sense.
-COMPLETE = {"ETCD_CERT": "c", "ETCD_KEY": "k", "ETCD_CA_CERT": "a", "ETCD_USERNAME": "u", "ETCD_PASSWORD": "p"}
+PEM = str(Path(__file__).parent / "authority.pem")
+COMPLETE = {"ETCD_CERT": PEM, "ETCD_KEY": PEM, "ETCD_CA_CERT": PEM, "ETCD_USERNAME": "u", "ETCD_PASSWORD": "p"}
+NO_PEM = ["/nowhere/ca.pem", "/", str(Path(__file__)), "/dev/null", "a\0b"]
 
 
 def rows(table: str) -> dict[str, str]:
@@ -104,21 +106,22 @@ VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "AWS_REGION": ({"eu-central-1": "eu-central-1"}, ["EU", "x", "eu central 1", "eu_1"]),
     "ETCD_ENDPOINTS": (
         {
-            "a:1": (("a", 1),),
-            "a:1,b:65535": (("a", 1), ("b", 65535)),
-            " a:1 , b:2 ": (("a", 1), ("b", 2)),
-            "[::1]:2379": (("::1", 2379),),
-            "http://a:2379/": (("a", 2379),),
+            "a:1": (("a", 1, False),),
+            "a:1,b:65535": (("a", 1, False), ("b", 65535, False)),
+            " a:1 , b:2 ": (("a", 1, False), ("b", 2, False)),
+            "[::1]:2379": (("::1", 2379, False),),
+            "http://a:2379/": (("a", 2379, False),),
+            "https://a:2379/,https://[::1]:1": (("a", 2379, True), ("::1", 1, True)),
         },
-        ["a", "a:", ":1", "a:0", "a:65536", "a:1,", ",", "a:1;b:2", "a:x", "user@a:1", "::1:2379", "a b:1"],
+        ["a", "a:", ":1", "a:0", "a:65536", "a:1,", ",", "a:1;b:2", "a:x", "user@a:1", "::1:2379", "a b:1", "https://a:1,b:1", "http://a:1,https://b:1"],
     ),
     "ETCD_USERNAME": ({"ann": "ann"}, []),
-    "ETCD_CA_CERT": ({"/ca.pem": "/ca.pem"}, []),
-    "ETCD_CERT": ({"/c.pem": "/c.pem"}, []),
-    "ETCD_KEY": ({"/k.pem": "/k.pem"}, []),
+    "ETCD_CA_CERT": ({PEM: PEM}, NO_PEM),
+    "ETCD_CERT": ({PEM: PEM}, NO_PEM),
+    "ETCD_KEY": ({PEM: PEM}, NO_PEM),
     "ETCD_PASSWORD": ({}, []),
     "MAINTENANCE_KEY": ({"k": "k", "k" * 1000: "k" * 1000}, ["k" * 1001]),
-    "HTTP_HOST": ({"0.0.0.0": "0.0.0.0", "::": "::", "localhost": "localhost"}, []),
+    "HTTP_HOST": ({"0.0.0.0": "0.0.0.0", "::": "::", "[::]": "::", "[::1]": "::1", "localhost": "localhost"}, []),
     "HTTP_PORT": ({"0": 0, "65535": 65535, " 80 ": 80}, ["-1", "65536", "http", "80.0", "8e1", "0x50", "８０"]),
     "API_TOKEN": ({}, ["short", "1234567", "with a blank", "with\ttab-in-it"]),
     "SQS_MAX_NUMBER_OF_MESSAGES": ({"1": 1, "10": 10}, ["0", "11", "ten", "1.0", "-1"]),
@@ -168,13 +171,14 @@ def test_good_value(name: str, text: str, value: object) -> None:
 
 @pytest.mark.parametrize(("name", "text"), BAD, ids=lambda value: str(value)[:30])
 def test_bad_value(name: str, text: str) -> None:
-    (fault,) = faults_of({name: text})
+    more = {other: held for other, held in COMPLETE.items() if other != name} if name.startswith("ETCD_C") else {}
+    (fault,) = faults_of({**(COMPLETE if name == "ETCD_KEY" else more), name: text})
     assert fault.startswith(f"{name} ")
     assert fault.endswith(f"; it must be {may_hold(name.lower())}")
     if name == "API_TOKEN":
         assert text not in fault
     else:
-        assert f"holds {text[:200]!r}" in fault
+        assert f"holds {text.strip()[:200]!r}" in fault
     assert "\n" not in fault
     assert len(fault) < 500
     assert "pydantic" not in fault
@@ -198,10 +202,11 @@ def test_every_fault_is_told_at_once() -> None:
         (["ETCD_CERT", "ETCD_KEY"], ["ETCD_CA_CERT"]),  # etcd3 would speak plain text without a word
         (["ETCD_CERT"], ["ETCD_CA_CERT", "ETCD_KEY"]),
         (["ETCD_CA_CERT"], []),
+        (["ETCD_CERT", "ETCD_KEY", "ETCD_ENDPOINTS"], []),
     ],
 )
 def test_what_belongs_together(held: list[str], missing: list[str]) -> None:
-    environ = {name: COMPLETE[name] for name in held}
+    environ = {name: COMPLETE.get(name, "https://etcd:2379") for name in held}
     if not missing:
         load(environ)
         return
@@ -317,5 +322,7 @@ def test_credentials_in_urls_are_masked() -> None:
 
 def test_config_can_be_read_back() -> None:
     """What `svc config` prints is itself an environment."""
-    settings = load({"ETCD_ENDPOINTS": "a:1,[::1]:2", "SIMULATED_WORK_SECONDS": "100ms-2", "DRAIN_TIMEOUT": "1m30s"})
+    settings = load(
+        {"ETCD_ENDPOINTS": "https://a:1,https://[::1]:2", "SIMULATED_WORK_SECONDS": "100ms-2", "DRAIN_TIMEOUT": "1m30s"}
+    )
     assert load(masked(settings)) == settings

@@ -109,7 +109,7 @@ _REFUSALS = ("PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "FAIL
 
 NO_QUORUM = "The etcd cluster has no quorum: bring its members back."
 
-CHECK_ENDPOINT = "Check ETCD_ENDPOINTS, and that etcd runs there and is healthy; if it wants TLS, set ETCD_CA_CERT."
+CHECK_ENDPOINT = "Check ETCD_ENDPOINTS, and that etcd runs there and is healthy; if it wants TLS, set ETCD_CA_CERT or write https://."
 
 
 TOKEN_IS_OLD = ("invalid auth token", "revision of auth store is old")
@@ -122,7 +122,8 @@ _REMEDIES = (
     ("permission denied", "Grant the user a role that may read and write the key (etcdctl role grant-permission)."),
     (
         "CERTIFICATE_VERIFY_FAILED",
-        "Check ETCD_CA_CERT: its certificate is not of this authority, or not for this host.",
+        "Check ETCD_CA_CERT: etcd's certificate is not of this authority (without one there: of none that the system "
+        "trusts), or not for this host.",
     ),
     ("andshake", "Check that etcd speaks TLS there, and ETCD_CA_CERT, ETCD_CERT and ETCD_KEY."),
     ("no leader", NO_QUORUM),

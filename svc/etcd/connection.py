@@ -6,7 +6,6 @@ Nothing here may decide what a value causes or when to try again.
 import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
@@ -26,7 +25,8 @@ from svc.etcd.channel import (
 )
 from svc.etcd.keys import Found, Held, Put, all_in, encoded, range_end
 from svc.etcd.stream import Stream, watch_requests
-from svc.settings import Settings
+from svc.etcd.tls import credentials
+from svc.settings import Endpoint, Settings
 
 T = TypeVar("T")
 
@@ -48,10 +48,6 @@ _STAGGER = 0.3
 # The member ends a watch itself once it has no leader; without this it would keep it, silent (etcd's clientv3,
 # WithRequireLeader).
 _REQUIRE_LEADER = (("hasleader", "true"),)
-
-
-# Not Trio's default one: whoever fills that must not delay the switch.
-_files = trio.CapacityLimiter(1)
 
 
 async def one_shot(settings: Settings, key: str, on: "Callable[[Connection, Any], Awaitable[T]]") -> T:
@@ -84,7 +80,7 @@ async def one_shot(settings: Settings, key: str, on: "Callable[[Connection, Any]
 
 @contextlib.asynccontextmanager
 async def connected(
-    settings: Settings, key: str, endpoints: Sequence[tuple[str, int]]
+    settings: Settings, key: str, endpoints: Sequence[Endpoint]
 ) -> "AsyncIterator[tuple[Connection, Any]]":
     """A connection, and its answer to a first read of the key. Raises `EtcdError` when no endpoint gives one."""
     connection, answer = await _first_to_answer(settings, key, endpoints)
@@ -94,18 +90,16 @@ async def connected(
         connection.close()
 
 
-async def _first_to_answer(
-    settings: Settings, key: str, endpoints: Sequence[tuple[str, int]]
-) -> "tuple[Connection, Any]":
+async def _first_to_answer(settings: Settings, key: str, endpoints: Sequence[Endpoint]) -> "tuple[Connection, Any]":
     """Try the endpoints in their order, each a little after the one before it unless that failed sooner; the first
     answer wins (RFC 8305's way with addresses). One that swallows everything delays us by a fraction of a second, not
     by a timeout."""
     won: tuple[Connection, Any] | None = None
     troubles: dict[str, Trouble] = {}
 
-    async def attempt(host: str, port: int, settled: trio.Event) -> None:
+    async def attempt(endpoint: Endpoint, settled: trio.Event) -> None:
         nonlocal won
-        connection = Connection(settings, host, port)
+        connection = Connection(settings, endpoint)
         try:
             answer = await connection.open(key)
             if won is None:
@@ -122,9 +116,9 @@ async def _first_to_answer(
     stagger = min(_STAGGER, (ONE_SHOT_TIMEOUT - _ANSWER) / 2 / len(endpoints))
     try:
         async with trio.open_nursery() as nursery:
-            for host, port in endpoints:
+            for endpoint in endpoints:
                 settled = trio.Event()
-                nursery.start_soon(attempt, host, port, settled)
+                nursery.start_soon(attempt, endpoint, settled)
                 with trio.move_on_after(stagger):
                     await settled.wait()
     except BaseException:
@@ -141,9 +135,10 @@ async def _first_to_answer(
 class Connection:
     """A gRPC channel to one endpoint, with the settings' credentials. Its methods raise `Trouble`."""
 
-    def __init__(self, settings: Settings, host: str, port: int) -> None:
-        self.endpoint = _listed([(host, port)])
+    def __init__(self, settings: Settings, endpoint: Endpoint) -> None:
+        self.endpoint = _listed([endpoint])
         self._settings = settings
+        self._tls = endpoint.tls or settings.etcd_ca_cert is not None
         self._channel: Any = None
         self._metadata: tuple[tuple[str, str], ...] = ()
 
@@ -151,11 +146,10 @@ class Connection:
         """Connect, authenticate, and read the key."""
         answer = None
         with trio.move_on_after(_ANSWER):
-            credentials = await self._tls()
             self._channel = (
-                grpc.insecure_channel(self.endpoint, options=CHANNEL_OPTIONS)
-                if credentials is None
-                else grpc.secure_channel(self.endpoint, credentials, options=CHANNEL_OPTIONS)
+                grpc.secure_channel(self.endpoint, await credentials(self._settings), options=CHANNEL_OPTIONS)
+                if self._tls
+                else grpc.insecure_channel(self.endpoint, options=CHANNEL_OPTIONS)
             )
             self.keys = etcdrpc.KVStub(self._channel)
             self.leases = etcdrpc.LeaseStub(self._channel)
@@ -293,22 +287,6 @@ class Connection:
         held = self._settings.etcd_password
         return held.get_secret_value() if held is not None else ""
 
-    async def _tls(self) -> Any:
-        """Credentials of a TLS channel; None for plain text."""
-        paths = [self._settings.etcd_ca_cert, self._settings.etcd_key, self._settings.etcd_cert]
-        if not any(paths):
-            return None
-        try:
-            # Anew each time: certificates are renewed under a running service.
-            held = [
-                await trio.to_thread.run_sync(Path(path).read_bytes, limiter=_files) if path else None for path in paths
-            ]
-        except OSError as error:
-            raise Trouble(
-                f"cannot read {error.filename}: {error.strerror}", "Check ETCD_CA_CERT, ETCD_CERT and ETCD_KEY."
-            ) from None
-        return grpc.ssl_channel_credentials(*held)
-
 
 async def within(seconds: float, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
     """`call`, or a `Trouble` when it takes longer."""
@@ -317,5 +295,5 @@ async def within(seconds: float, call: Callable[..., Awaitable[T]], *args: Any, 
     raise Trouble(f"no answer within {seconds:g} s", CHECK_ENDPOINT)
 
 
-def _listed(endpoints: Sequence[tuple[str, int]]) -> str:
-    return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in endpoints)
+def _listed(endpoints: Sequence[Endpoint]) -> str:
+    return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, _ in endpoints)

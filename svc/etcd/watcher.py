@@ -23,6 +23,7 @@ from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.connection import Connection, connected, one_shot, within
 from svc.etcd.keys import LONGEST_LEASE, Found, Held, held_in, name_of
 from svc.etcd.stream import Stream
+from svc.etcd.tls import password_in_the_open
 from svc.settings import Settings
 
 __all__ = ["EtcdError", "EtcdSnapshot", "KeyState", "KeyWatcher", "delete", "read", "write"]
@@ -131,6 +132,11 @@ class KeyWatcher:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch until cancelled; calls `started()` after the first read. etcd's troubles never end it."""
         settings, started = self._settings, False
+        if hosts := password_in_the_open(settings):
+            log.warning(
+                "the password for etcd goes over the network in clear text: write https:// before each of ETCD_ENDPOINTS",
+                hosts=hosts,
+            )
         while True:
             self._look = trio.Event()
             began = trio.current_time()

@@ -2,13 +2,13 @@
 
 Lives here: the list (`settings.py`), the forms of values (`values.py`), reading them from the environment's variables with all
 faults at once (`loading.py`), and how they are shown (`shown.py`).
-Never here: files, the network, `os.environ`; what a setting does.
+Never here: files (but for a look whether one that a setting names can be read), the network, `os.environ`; what a setting does.
 Begin reading at `settings.py`.
 """
 
 from svc.settings.loading import BadSettings, load
 from svc.settings.settings import Settings, is_secret, may_hold, variable
 from svc.settings.shown import masked
-from svc.settings.values import seconds
+from svc.settings.values import Endpoint, seconds
 
-__all__ = ["BadSettings", "Settings", "is_secret", "load", "masked", "may_hold", "seconds", "variable"]
+__all__ = ["BadSettings", "Endpoint", "Settings", "is_secret", "load", "masked", "may_hold", "seconds", "variable"]

@@ -51,7 +51,8 @@ def _incomplete(held: Mapping[str, str]) -> list[str]:
     if ("etcd_cert" in held) != ("etcd_key" in held):
         missing.append("etcd_key" if "etcd_cert" in held else "etcd_cert")
     # etcd3 would speak plain text without a word if it had a client certificate and no authority (STACK 3.4).
-    if ("etcd_cert" in held or "etcd_key" in held) and "etcd_ca_cert" not in held:
+    tls = "etcd_ca_cert" in held or "https://" in held.get("etcd_endpoints", "")
+    if ("etcd_cert" in held or "etcd_key" in held) and not tls:
         missing.append("etcd_ca_cert")
     return missing
 

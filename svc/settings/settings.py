@@ -9,12 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from svc.settings.values import (
+    Address,
     Endpoints,
     HttpUrl,
     HttpUrlOrEmpty,
     Lower,
     Namespace,
     PauseRange,
+    PemFile,
     Seconds,
     SecondsRange,
     SecondsRangeOrOff,
@@ -47,19 +49,24 @@ class Settings(BaseModel):
         "how SQS is called: through asyncio, or natively on Trio (experimental); auto: asyncio, on Python 3.14 native",
     )  # fmt: skip
     etcd_endpoints: Endpoints = _setting(
-        "etcd:2379", "host:port, or several separated by commas", "etcd members; all are tried", min_length=1
-    )
+        "etcd:2379", "host:port, or several separated by commas, all with https:// or none",
+        "etcd members; all are tried. https:// asks for TLS, with the system's authorities if there is no ETCD_CA_CERT",
+        min_length=1,
+    )  # fmt: skip
     etcd_username: str | None = _setting(None, "a name, together with ETCD_PASSWORD", "etcd user")
     etcd_password: SecretStr | None = _setting(None, "a password, together with ETCD_USERNAME", "etcd password")
-    etcd_ca_cert: str | None = _setting(
-        None, "the path of a PEM file", "certificate authority of etcd's server certificates; switches TLS on"
-    )
-    etcd_cert: str | None = _setting(
-        None, "the path of a PEM file, together with ETCD_KEY and ETCD_CA_CERT", "client certificate for etcd"
-    )
-    etcd_key: str | None = _setting(
-        None, "the path of a PEM file, together with ETCD_CERT and ETCD_CA_CERT", "key of the client certificate"
-    )
+    etcd_ca_cert: PemFile = _setting(
+        None, "the path of a PEM file that can be read",
+        "certificate authority of etcd's server certificates; switches TLS on",
+    )  # fmt: skip
+    etcd_cert: PemFile = _setting(
+        None, "the path of a PEM file that can be read, together with ETCD_KEY and ETCD_CA_CERT (or https://)",
+        "client certificate for etcd",
+    )  # fmt: skip
+    etcd_key: PemFile = _setting(
+        None, "the path of a PEM file that can be read, together with ETCD_CERT and ETCD_CA_CERT (or https://)",
+        "key of the client certificate",
+    )  # fmt: skip
     maintenance_key: str = _setting(
         "/maintenance/sqs-service", "a key of 1 to 1000 characters", "the etcd key that is watched",
         min_length=1, max_length=1000,
@@ -71,7 +78,9 @@ class Settings(BaseModel):
     instance_ttl: Seconds = _setting(
         "10s", "a duration from 5s to 10m", "how long etcd lists an instance that it does not hear of", ge=5, le=600
     )
-    http_host: str = _setting("127.0.0.1", "an address to listen on", "where the API listens", min_length=1)
+    http_host: Address = _setting(
+        "127.0.0.1", "an address to listen on", "where the API listens; `::` is every address, those of IPv4 too", min_length=1
+    )  # fmt: skip
     http_port: Whole = _setting(
         "8082", "a port from 0 to 65535", "where the API listens; 0 picks a free one and logs it", ge=0, le=65535
     )

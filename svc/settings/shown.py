@@ -17,7 +17,10 @@ def _shown(field: str, value: object) -> str:
         return "********"
     if field == "etcd_endpoints":
         assert isinstance(value, tuple)
-        return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in value)
+        return ",".join(
+            ("https://" if tls else "") + (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            for host, port, tls in value
+        )
     if field == "breaker_failures":
         assert isinstance(value, tuple)
         return f"{round(value[0] * 100)}% of {value[1]}"

@@ -5,7 +5,8 @@ in Python) passes through, and the type checks it. `settings.py` lists the setti
 """
 
 import re
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
@@ -14,6 +15,15 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _GO_DURATION = re.compile(rf"(?:(?:{_NUMBER})(?:ns|us|µs|ms|s|m|h))+")
 _GO_PART = re.compile(rf"({_NUMBER})(ns|us|µs|ms|s|m|h)")
+
+
+class Endpoint(NamedTuple):
+    """Where a member of etcd listens."""
+
+    host: str
+    port: int
+    tls: bool = False
+    """Asked for by `https://`; a certificate authority asks for it too."""
 
 
 def seconds(text: object) -> object:
@@ -38,11 +48,32 @@ def endpoints(text: object) -> object:
         return text
     found = []
     for part in text.split(","):
-        match = re.fullmatch(r"(?:https?://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5})/?", part.strip())
-        if not match or not 0 < int(match[2]) < 65536:
+        match = re.fullmatch(r"(https?://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5})/?", part.strip())
+        if not match or not 0 < int(match[3]) < 65536:
             raise ValueError("not host:port")
-        found.append((match[1].strip("[]"), int(match[2])))
+        found.append(Endpoint(match[2].strip("[]"), int(match[3]), match[1] == "https://"))
+    if len({one.tls for one in found}) > 1:
+        raise ValueError("some with TLS, some without: a password would be safe on the way to some only")
     return tuple(found)
+
+
+def pem_file(text: object) -> object:
+    # Looked at here, so that a path with a typing error ends the start, and not a service that never sees the switch. Read again
+    # with each connection: certificates are renewed.
+    if isinstance(text, str):
+        path = Path(text)
+        try:
+            usable = path.is_file() and b"-----BEGIN " in path.read_bytes()
+        except OSError:
+            usable = False
+        if not usable:
+            raise ValueError("no PEM file that can be read")
+    return text
+
+
+def address(text: object) -> object:
+    """An IPv6 address may stand in brackets, as in a URL."""
+    return text[1:-1] if isinstance(text, str) and re.fullmatch(r"\[[^\[\]]*:[^\[\]]*\]", text) else text
 
 
 def seconds_range(text: object) -> object:
@@ -95,7 +126,9 @@ def namespace(text: object) -> object:
 
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Whole = Annotated[int, BeforeValidator(whole)]
-Endpoints = Annotated[tuple[tuple[str, int], ...], BeforeValidator(endpoints)]
+Endpoints = Annotated[tuple[Endpoint, ...], BeforeValidator(endpoints)]
+PemFile = Annotated[str | None, BeforeValidator(pem_file)]
+Address = Annotated[str, BeforeValidator(address)]
 SecondsRange = Annotated[tuple[float, float], BeforeValidator(seconds_range)]
 PauseRange = Annotated[tuple[float, float], BeforeValidator(pause_range)]
 SecondsRangeOrOff = Annotated[tuple[float, float] | None, BeforeValidator(range_or_off)]

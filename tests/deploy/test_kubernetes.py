@@ -45,6 +45,11 @@ def test_its_variables_make_usable_settings() -> None:
     assert settings.aws_endpoint == ""
 
 
+def test_services_of_the_namespace_do_not_become_settings() -> None:
+    """A Service named `http` would set HTTP_PORT to `tcp://10.0.0.1:80`."""
+    assert POD["enableServiceLinks"] is False
+
+
 def test_the_grace_period_covers_the_drain() -> None:
     settings = load(document("ConfigMap")["data"])
     before = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]

@@ -61,7 +61,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 async def test_stack_offers_ordinary_settings_and_leaves_nothing(temporary: Path) -> None:
     async with stack() as dev:
         loaded = settings.load(dev.environ())
-        assert loaded.etcd_endpoints == (("127.0.0.1", dev.etcd.port),)
+        assert loaded.etcd_endpoints == (("127.0.0.1", dev.etcd.port, False),)
         assert loaded.sqs_queue_url == f"http://127.0.0.1:{dev.moto.port}/000000000000/test-queue"
         pids = [dev.moto.pid, dev.etcd.pid]
         assert not any(gone(pid) for pid in pids)

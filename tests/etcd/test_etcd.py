@@ -6,11 +6,13 @@ import datetime
 import ipaddress
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from cryptography.x509.oid import NameOID
 from svc.devstack.stack import Etcd, etcd_binary
 from svc.etcd import connection as etcd_connection
 from svc.etcd import watcher as subject
+from svc.etcd.tls import password_in_the_open
 from svc.etcd.watcher import EtcdError, KeyWatcher
 from svc.settings import Settings, load
 
@@ -459,7 +462,9 @@ def certificates(tmp_path: Path) -> dict[str, str]:
     return paths
 
 
-async def test_tls(certificates: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:
+async def test_tls(
+    certificates: dict[str, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     c = certificates
     flags = [f"--cert-file={c['server']}", f"--key-file={c['server_key']}"]
     async with Etcd(*flags, scheme="https") as etcd:
@@ -467,14 +472,68 @@ async def test_tls(certificates: dict[str, str], capfd: pytest.CaptureFixture[st
         async with watching(good) as (_, seen):
             await subject.write(good, "/m", b"on")
             await seen.until(b"on")
+        later = settings(etcd.endpoint, etcd_ca_cert=shutil.copy(c["ca"], c["ca"] + ".gone"))
+        os.remove(c["ca"] + ".gone")
         for wrong, said in (
             (settings(etcd.endpoint, etcd_ca_cert=c["other"]), "Check ETCD_CA_CERT"),
             (settings(etcd.endpoint), "if it wants TLS, set ETCD_CA_CERT"),
-            (settings(etcd.endpoint, etcd_ca_cert="/nowhere/ca.pem"), "cannot read /nowhere/ca.pem"),
+            (settings(f"https://{etcd.endpoint}"), "of none that the system trusts"),
+            (later, "cannot read .*gone"),
         ):
             with pytest.raises(EtcdError, match=said):
                 await subject.read(wrong, "/m")
+        # https:// alone: whom the system trusts.
+        monkeypatch.setenv("SSL_CERT_FILE", c["ca"])
+        assert (await subject.read(settings(f"https://{etcd.endpoint}"), "/m")).value == b"on"
+        monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+        folder = Path(c["ca"]).parent / "authorities"
+        folder.mkdir()
+        for number, name in enumerate(("other", "ca")):
+            shutil.copy(c[name], folder / f"0123456{number}.0")
+        monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+        assert (await subject.read(settings(f"https://{etcd.endpoint}"), "/m")).value == b"on"
     assert capfd.readouterr().err == ""
+
+
+async def test_a_password_never_goes_out_in_clear_text_where_tls_is_asked_for() -> None:
+    """Not even when the other side does not speak it."""
+    heard = bytearray()
+
+    async def listen(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            heard.extend(data)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, listen, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        its = settings(f"https://127.0.0.1:{port}", etcd_username="svc", etcd_password="s3cr3t-word")
+        with pytest.raises(EtcdError):
+            await subject.read(its, "/m")
+        nursery.cancel_scope.cancel()
+    assert heard.startswith(b"\x16\x03")  # a TLS handshake
+    assert b"s3cr3t" not in heard
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "told"),
+    [
+        ("etcd:2379,127.0.0.1:1", ["etcd"]),
+        ("10.0.0.1:2379", ["10.0.0.1"]),
+        ("127.0.0.9:1,localhost:2,[::1]:3", []),
+        ("https://etcd:2379", []),
+    ],
+)
+def test_who_hears_the_password(endpoints: str, told: list[str]) -> None:
+    assert password_in_the_open(settings(endpoints, etcd_username="svc", etcd_password="s3cr3t-word")) == told
+    assert password_in_the_open(settings(endpoints)) == []
+
+
+async def test_a_password_in_clear_text_is_told_at_the_start(logged: list[Any]) -> None:
+    its = settings("nowhere.invalid:1", etcd_username="svc", etcd_password="s3cr3t-word")
+    with trio.move_on_after(1):
+        await KeyWatcher(its, lambda value, revision: None).run()
+    assert "clear text" in logged[0]["event"]
+    assert "s3cr3t" not in repr(logged)
 
 
 async def test_tls_with_a_client_certificate(certificates: dict[str, str]) -> None:
