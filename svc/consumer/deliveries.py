@@ -98,7 +98,7 @@ class Deliveries:
             self._keep_in_line(entry)
             if twin.fate == RELEASED and not self._receiving() and not self._holding:
                 self._release_latecomer(entry)
-        elif entry.lease_until <= trio.current_time():
+        elif entry.lease.until <= trio.current_time():
             # Somebody else may have it by now, and a release by this receipt could take it from him.
             self._lose(entry, "its receive took longer than its lease")
         elif self._closing():

@@ -72,7 +72,7 @@ class Heartbeat:
 
     def uncover(self, entry: Entry) -> None:
         """It is decided, or has ended. Nothing here holds it any longer."""
-        group, entry.lease_group = entry.lease_group, None
+        group, entry.lease.group = entry.lease.group, None
         if group is None:
             return
         del group[entry]
@@ -91,7 +91,7 @@ class Heartbeat:
 
     def _due_at(self, entry: Entry) -> float:
         """With a third of the lease left an extension is due: time for several attempts."""
-        return max(entry.lease_until - self._visibility / 3, entry.next_try)
+        return max(entry.lease.until - self._visibility / 3, entry.lease.next_try)
 
     def _covers(self, entry: Entry) -> bool:
         return entry.is_undecided()
@@ -101,9 +101,9 @@ class Heartbeat:
         group: Group = dict.fromkeys(entry for entry in entries if self._covers(entry))
         if not group:
             return math.inf
-        when = min(min(self._due_at(entry), entry.lease_until) for entry in group)
+        when = min(min(self._due_at(entry), entry.lease.until) for entry in group)
         for entry in group:
-            entry.lease_group = group
+            entry.lease.group = group
         self._grouped += 1
         heapq.heappush(self._groups, (when, self._grouped, group))
         return when
@@ -118,15 +118,15 @@ class Heartbeat:
             _, _, group = heapq.heappop(self._groups)
             self._empty -= not group
             for entry in group:
-                entry.lease_group = None
+                entry.lease.group = None
             not_yet = []
             for entry in group:
                 if not self._covers(entry):
                     continue  # it was a copy of one that was lost a line above
-                if entry.lease_until <= now:
+                if entry.lease.until <= now:
                     self._on_lost(entry, "its lease ran out before an extension was confirmed")
-                elif entry.next_try <= now and self._due_at(entry) <= soon:
-                    entry.next_try = math.inf  # it waits for its call
+                elif entry.lease.next_try <= now and self._due_at(entry) <= soon:
+                    entry.lease.next_try = math.inf  # it waits for its call
                     due.append(entry)
                 else:
                     not_yet.append(entry)
@@ -147,16 +147,17 @@ class Heartbeat:
         for entry in batch:
             # SQS refuses an extension beyond 12 hours after the receive; the last one is cut to fit.
             seconds = min(self._visibility, math.floor(entry.received_at + MAX_VISIBILITY - now))
-            if entry.is_undecided() and now + seconds > entry.lease_until:
-                entry.extending = True
-                entry.hidden_until = max(entry.hidden_until, now + CALL_LIMIT + seconds)  # if it acts as late as it can
+            if entry.is_undecided() and now + seconds > entry.lease.until:
+                entry.lease.extending = True
+                # If it acts as late as it can.
+                self._ledger.hide(entry, max(entry.hidden_until, now + CALL_LIMIT + seconds))
                 timeouts[entry.delivery.receipt] = seconds
         return timeouts
 
     async def _extend(self, batch: Sequence[Entry]) -> None:
         async with self._room:
             if timeouts := self._timeouts(batch):
-                await self._send([entry for entry in batch if entry.extending], timeouts)
+                await self._send([entry for entry in batch if entry.lease.extending], timeouts)
 
     async def _send(self, batch: Sequence[Entry], timeouts: dict[str, int]) -> None:
         sent = trio.current_time()
@@ -170,7 +171,7 @@ class Heartbeat:
         finally:
             answered_at = trio.current_time()
             for entry in batch:
-                entry.extending = False
+                entry.lease.extending = False
             self._on_landed()
         if refused is None:
             self._failures += 1
@@ -190,21 +191,21 @@ class Heartbeat:
             if refusal is None:
                 # Without an answer it may have acted too. An entry that has failed meanwhile stays invisible for as long as
                 # this extension says, and the drain report tells so.
-                entry.hidden_until = answered_at + timeouts[entry.delivery.receipt]
+                self._ledger.hide(entry, answered_at + timeouts[entry.delivery.receipt])
             if refused is not None and refusal is None:
                 # Counted from the sending: never later than SQS counts.
-                entry.lease_until = sent + timeouts[entry.delivery.receipt]
+                entry.lease.until = sent + timeouts[entry.delivery.receipt]
                 if entry.is_undecided():
-                    entry.next_try = -math.inf
+                    entry.lease.next_try = -math.inf
             elif refusal is not None and refusal.gone and entry.is_undecided():
-                entry.hidden_until = answered_at  # not by us any more
+                self._ledger.hide(entry, answered_at)  # not by us any more
                 self._on_lost(entry, f"the queue refused to extend its lease: {refusal.text}")
             elif entry.is_undecided():
-                entry.attempts += 1
-                entry.next_try = trio.current_time() + backoff(
-                    entry.attempts, first=self._visibility / 30, cap=self._visibility / 10, rng=self._rng
+                entry.lease.attempts += 1
+                entry.lease.next_try = trio.current_time() + backoff(
+                    entry.lease.attempts, first=self._visibility / 30, cap=self._visibility / 10, rng=self._rng
                 )
             if refusal is None and refused is not None:
-                entry.attempts = 0
+                entry.lease.attempts = 0
             self.uncover(entry)
         self.cover(batch)

@@ -64,8 +64,26 @@ PROCESSED = Fate(Action.DELETE, Outcome.PROCESSED)
 RELEASED = Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED)
 
 
+class Lease:
+    """What the heartbeat knows of one delivery. Only `leases.py` writes to it."""
+
+    __slots__ = ("attempts", "extending", "group", "next_try", "until")
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        """Until when the queue keeps the message from others, as far as we have a confirmation."""
+        self.extending = False
+        """A heartbeat for it is on the wire: a change of visibility sent now could be overtaken by it."""
+        self.group: dict[Entry, None] | None = None
+        """The entries whose lease is extended together with this one."""
+        self.next_try = float("-inf")
+        """Not before then is it extended."""
+        self.attempts = 0
+        """How many extensions in a row have failed."""
+
+
 class Entry:
-    """One delivery in flight."""
+    """One delivery in flight. Who reads is free; who writes a slot stands above it, and nobody else does."""
 
     __slots__ = (
         "attempts",
@@ -73,44 +91,41 @@ class Entry:
         "delivery",
         "done",
         "ended",
-        "extending",
         "fate",
         "hidden_until",
         "landed_at",
-        "lease_group",
-        "lease_until",
-        "next_try",
+        "lease",
         "received_at",
         "scope",
     )
 
     def __init__(self, delivery: Received, *, received_at: float, lease_until: float) -> None:
+        # Ledger, from the start.
         self.delivery = delivery
         self.received_at = received_at
         """When the receive that brought it was sent."""
         self.landed_at = trio.current_time()
         """When its answer came: a long poll later at most."""
-        self.lease_until = lease_until
-        """Until when the queue keeps it from others, as far as we have a confirmation."""
+        self.lease = Lease(lease_until)
+
+        # Ledger, later.
         self.hidden_until = self.landed_at + lease_until - received_at
         """Until when the queue keeps it from others at the latest: it counts from when it acted, which may be as late as its
         answer; a call without an answer may have acted too."""
+        self.fate: Fate | None = None
+        self.ended: Outcome | None = None
+
+        # Message tasks.
         self.began_at: float | None = None
         """When its processor was called."""
         self.scope: trio.CancelScope | None = None
         """Cancels the processor; None while the message waits for its turn, or when it will have none."""
-        self.fate: Fate | None = None
-        self.ended: Outcome | None = None
         self.done: trio.Event | None = None
-        """Set at the end, if somebody waits for it."""
-        self.extending = False
-        """A heartbeat for it is on the wire: a change of visibility sent now could be overtaken by it."""
-        self.lease_group: dict[Entry, None] | None = None
-        """Those with which its lease is kept (`leases.py`)."""
-        self.next_try = float("-inf")
-        """Not before then may the next heartbeat (undecided) or the settlement (decided) be tried."""
+        """Set by the ledger at the end, if somebody waits for it."""
+
+        # Settlement.
         self.attempts = 0
-        """How many settlement calls have failed for it."""
+        """How many calls in a row have failed to carry its fate to the queue."""
 
     @property
     def message(self) -> Message:
@@ -203,13 +218,17 @@ class Ledger:
         """The delivery of its message that was here first has ended; now this one is the first."""
         self._by_message[entry.message.id] = entry
 
+    def hide(self, entry: Entry, until: float) -> None:
+        """The queue keeps it from others until then, at the latest."""
+        entry.hidden_until = until
+
     def decide(self, entry: Entry, fate: Fate) -> None:
         """The fate is known; it may change only from dead-lettering to the delete that follows it."""
         if entry.ended is not None or not (entry.fate is None or entry.fate.action is Action.DEAD_LETTER):
             raise ValueError(f"message {entry.message.id}: decided twice ({entry.fate}, {entry.ended}, now {fate})")
         if entry.fate is None:
             self._undecided -= 1
-        entry.fate, entry.attempts, entry.next_try = fate, 0, float("-inf")
+        entry.fate = fate
         self._on_decided(entry)
 
     def end(self, entry: Entry, outcome: Outcome) -> None:

@@ -74,13 +74,14 @@ class Settlement:
     def settle(self, entry: Entry, fate: Fate) -> None:
         """The fate of a delivery is known; from here on it is this file's task. Does not wait."""
         self._ledger.decide(entry, fate)
+        entry.attempts = 0
         now = trio.current_time()
         # A quarter at most of what is left of the lease: the rest is for trying again.
-        until = now + max(0.0, min(self._linger, (entry.lease_until - now) / 4))
+        until = now + max(0.0, min(self._linger, (entry.lease.until - now) / 4))
         pause = self._pause_until.get(fate.action, now)
-        if entry.extending and fate.action is Action.CHANGE_VISIBILITY:
+        if entry.lease.extending and fate.action is Action.CHANGE_VISIBILITY:
             self._overtaken.append((until, entry))  # sent now, the heartbeat might undo it
-        elif now < pause < entry.lease_until and not self.flushing:
+        elif now < pause < entry.lease.until and not self.flushing:
             self._wait_until(pause, fate.action, entry)
         else:
             self._ready[fate.action].append((until, entry))
@@ -117,8 +118,10 @@ class Settlement:
             _, _, action, entry = heapq.heappop(self._later)
             self._ready[action].append((now, entry))
         if self._overtaken:
-            self._ready[Action.CHANGE_VISIBILITY].extend(held for held in self._overtaken if not held[1].extending)
-            self._overtaken = [held for held in self._overtaken if held[1].extending]
+            self._ready[Action.CHANGE_VISIBILITY].extend(
+                held for held in self._overtaken if not held[1].lease.extending
+            )
+            self._overtaken = [held for held in self._overtaken if held[1].lease.extending]
         next_look = self._later[0][0] if self._later else math.inf
         for action, ready in self._ready.items():
             size = 1 if action is Action.DEAD_LETTER else MAX_BATCH
@@ -163,11 +166,11 @@ class Settlement:
             if refused is not None and refusal is None:
                 self._confirmed(entry)
             elif refusal is not None and refusal.gone:
-                entry.hidden_until = trio.current_time()  # not by us any more
+                self._ledger.hide(entry, trio.current_time())  # not by us any more
                 self._lost(entry, f"the queue refused to {action.value}: {refusal.text}")
             else:
                 if refusal is None and entry.fate is not None:  # no answer: it may have acted
-                    entry.hidden_until = max(entry.hidden_until, trio.current_time() + visible_in(entry))
+                    self._ledger.hide(entry, max(entry.hidden_until, trio.current_time() + visible_in(entry)))
                 again.append((entry, refusal.text if refusal else error))
         self._try_again(action, again, together=refused is None)
         self._wake_up.notify()
@@ -194,8 +197,8 @@ class Settlement:
             self.settle(entry, Fate(Action.DELETE, Outcome.REJECTED))
             return
         if entry.fate.action is Action.CHANGE_VISIBILITY:
-            entry.hidden_until = trio.current_time() + visible_in(entry)
-        elif trio.current_time() >= entry.lease_until:
+            self._ledger.hide(entry, trio.current_time() + visible_in(entry))
+        elif trio.current_time() >= entry.lease.until:
             log.warning(
                 "message deleted when its lease was over: another consumer may have had it meanwhile",
                 message_id=entry.message.id,
@@ -215,8 +218,8 @@ class Settlement:
                 next_try = pause
             self._pause_until[action] = next_try
         for entry, error in failed:
-            entry.attempts, entry.next_try = attempt, next_try
-            if next_try >= entry.lease_until:
+            entry.attempts = attempt
+            if next_try >= entry.lease.until:
                 self._lost(entry, f"its lease ran out before the queue confirmed {action.value}: {error}")
             else:
                 self._wait_until(next_try, action, entry)

@@ -110,7 +110,7 @@ def settle_within_the_work(core: Core) -> None:
         await process(message)
         entry = worker.ledger.at_work_on(message.id)
         if entry is not None and entry.is_undecided():
-            entry.next_try = math.inf  # no heartbeat any more
+            entry.lease.next_try = math.inf  # no heartbeat any more
             refused = await worker._queue.delete([entry.delivery.receipt])
             if not refused and entry.is_undecided():
                 worker.ledger.end(entry, Outcome.PROCESSED)
@@ -131,7 +131,7 @@ def heartbeat_skips_waiting(core: Core) -> None:
 
     def of_those_in_hands(batch: Sequence[Entry]) -> dict[str, int]:
         for entry in batch:
-            entry.next_try = -math.inf
+            entry.lease.next_try = -math.inf
         return timeouts([entry for entry in batch if entry.scope is not None])
 
     def lose(entry: Entry, why: str) -> None:
@@ -299,7 +299,7 @@ def back_off_unknown_to_the_queue(core: Core) -> None:
     def forget(entry: Entry, fate: Fate) -> None:
         if fate.outcome is Outcome.FAILED:
             core.worker.ledger.decide(entry, fate)
-            entry.hidden_until = trio.current_time()
+            core.worker.ledger.hide(entry, trio.current_time())
             core.worker.ledger.end(entry, fate.outcome)
         else:
             settle(entry, fate)
