@@ -274,7 +274,14 @@ DESCRIPTION: dict[str, Any] = {
             }
         },
         "/page.css": {"get": {"summary": "The page's style", "responses": page("CSS", "text/css")}},
-        "/page.js": {"get": {"summary": "The page's script", "responses": page("JavaScript", "text/javascript")}},
+        **{
+            path: {"get": {"summary": summary, "responses": page("JavaScript", "text/javascript")}}
+            for path, summary in (
+                ("/page.js", "The page's script"),
+                ("/charts.js", "The page's charts"),
+                ("/elements.js", "What the page's scripts share"),
+            )
+        },
         "/page.svg": {"get": {"summary": "The page's sign", "responses": page("SVG", "image/svg+xml")}},
     },
     "components": {

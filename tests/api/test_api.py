@@ -23,6 +23,7 @@ from svc import Message, Reject, Retry, __version__
 from svc.api import app as api
 from svc.api import openapi_examples as examples
 from svc.api import request_bodies as outgoing
+from svc.api import routes_messages
 from svc.api.feed import Feed
 from svc.api.openapi import DESCRIPTION
 from svc.core import Core
@@ -776,7 +777,7 @@ async def test_a_queue_that_hangs_is_given_up(autojump_clock: MockClock) -> None
         began = trio.current_time()
         status, body, _ = await held.get("/queue/info")
         assert_error(status, body, 504)
-        assert trio.current_time() - began == api.ANSWER_TIMEOUT
+        assert trio.current_time() - began == routes_messages.ANSWER_TIMEOUT
         assert held.core.gate.statistics().under_way == 0
 
 

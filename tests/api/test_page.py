@@ -27,7 +27,7 @@ from tests import screenshots
 from tests.api.test_api import PHASES, Api, for_ever, in_phase, nothing, running
 
 HTML = (api_page.FOLDER / "page.html").read_text()
-SCRIPT = (api_page.FOLDER / "page.js").read_text()
+SCRIPT = "".join(path.read_text() for path in sorted(api_page.FOLDER.glob("*.js")))
 STYLE = (api_page.FOLDER / "page.css").read_text()
 
 

@@ -1,0 +1,77 @@
+"""Routes that answer in maintenance too: `GET /health`, `/health/live`, `/health/ready`, `/metrics`."""
+
+from collections.abc import Awaitable, Callable
+
+import quart
+import trio
+from quart_trio import QuartTrio
+
+from svc.api import bodies
+from svc.api.answers import Answer, error
+from svc.core import Core
+from svc.maintenance.manager import MaintenanceState
+from svc.maintenance.phases import Phase
+from svc.telemetry.metrics import CONTENT_TYPE, Metrics
+
+
+def add(app: QuartTrio, core: Core, metrics: Metrics) -> None:
+    metrics.look_at(
+        lambda: (core.worker.statistics(), core.gate.statistics(), core.manager.state(), core.watcher.snapshot())
+    )
+
+    @app.get("/health")
+    async def health() -> Answer:
+        working = await _handlers_health(core)
+        state = core.manager.state()
+        status = _status(state, all(working.values()))
+        body: dict[str, object] = {
+            "status": status,
+            "maintenance": bodies.in_maintenance(state),
+            "handlers": working,
+            "etcd": bodies.etcd(core.watcher.snapshot(), state, core.settings.maintenance_key),
+            "switch": bodies.switch(state),
+            "drain": bodies.drain(state.drain),
+            "queue_url": core.settings.sqs_queue_url,
+            **bodies.queue_trouble(core.worker.statistics(), core.worker.probe_trouble),
+            "breaker": bodies.breaker(core.worker.statistics().breaker),
+            "timestamp": bodies.now(),
+        }
+        return body, 503 if status in ("starting", "unhealthy") else 200
+
+    @app.get("/health/live")
+    async def live() -> Answer:
+        return {"status": "live", "timestamp": bodies.now()}, 200
+
+    @app.get("/health/ready")
+    async def ready() -> Answer:
+        state = core.manager.state()
+        if state.phase is not Phase.RUNNING:
+            return error(503, f"not ready: {state.phase.value}")
+        if not core.worker.statistics().received_once:
+            return error(503, "not ready: no receive has been answered yet")
+        return {"status": "ready", "timestamp": bodies.now()}, 200
+
+    @app.get("/metrics")
+    async def show_metrics() -> quart.Response:
+        return quart.Response(metrics.text(), content_type=CONTENT_TYPE)
+
+
+async def _handlers_health(core: Core) -> dict[str, bool]:
+    working: dict[str, bool] = {}
+
+    async def ask(name: str, health: Callable[[], Awaitable[bool]]) -> None:
+        working[name] = await health()
+
+    async with trio.open_nursery() as nursery:
+        for handler in core.manager.handlers:
+            working[handler.name] = False
+            nursery.start_soon(ask, handler.name, handler.health)
+    return working
+
+
+def _status(state: MaintenanceState, works: bool) -> str:
+    if state.phase is Phase.STARTING:
+        return "starting"
+    if not works:
+        return "unhealthy"
+    return {Phase.RUNNING: "healthy", Phase.MAINTENANCE: "maintenance"}.get(state.phase, "draining")
