@@ -1,17 +1,15 @@
-"""The way of a delivery that has landed: to the processor, into the drain's hands, back to the queue, or deleted unseen.
+"""The way of a delivery that has landed: to the message tasks, held for a drain, back to the queue, or deleted without work.
 
-Most are started at once. Three things make it longer: a drain *holds* what its receives bring until all of them have landed (else
-a receive of our own would take the released ones back); a second copy of a message that is in flight, its *twin*, waits for the
-first and shares its fate; and within a FIFO group nobody passes anybody.
-
-Nothing here waits or calls the queue; what a drain waits for stands in `worker.py`.
+What is done in which state stands as a table in `delivery_states.py`; this file looks at the ledger and at what the worker is
+doing, takes the move, and does what it says. Nothing here waits or calls the queue; what a drain waits for stands in `worker.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import structlog
 import trio
 
+from svc.consumer.delivery_states import Action, Event, First, Mode, State, first_ended, landing, move
 from svc.consumer.drain import DrainTally
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger, Outcome
 from svc.consumer.settlement import Settlement
@@ -46,9 +44,17 @@ class Deliveries:
         self._start = start
         self._had_its_last_receive = had_its_last_receive
         self._lose = lose
-        self._holding = False  # a drain waits for receives to land
-        self._held: list[Entry] = []  # landed meanwhile, to be released when all have landed
-        self._twins: dict[str, list[Entry]] = {}  # further copies of messages that are being worked on, by message id
+        self._holding = False
+        self._held: dict[Entry, None] = {}  # in the order of landing
+        self._copies: dict[str, list[Entry]] = {}  # by message id: deliveries of it that landed after one in flight
+
+    @property
+    def mode(self) -> Mode:
+        if self._closing():
+            return Mode.CLOSING
+        if self._receiving():
+            return Mode.RECEIVING
+        return Mode.HOLDING if self._holding else Mode.REFUSING
 
     # -- what a drain says --
 
@@ -58,68 +64,44 @@ class Deliveries:
 
     def start_held(self) -> None:
         """The drain is called off: what was held is processed instead."""
-        for entry in self._end_hold():
-            self._start(entry)
+        self._end_hold(Event.DRAIN_REVOKED)
 
     def release_held(self) -> None:
         """Every receive has landed, or the time is over: what was held goes back, and so does what lands later."""
-        for entry in self._end_hold():
-            self._settlement.settle(entry, RELEASED)
+        self._end_hold(Event.DRAIN_LANDED)
 
-    def _end_hold(self) -> list[Entry]:
+    def _end_hold(self, event: Event) -> None:
         self._holding = False
-        held, self._held = self._held, []
-        return [entry for entry in held if entry.is_undecided()]
+        held, self._held = self._held, {}
+        for entry in held:
+            # The end of one may have led to the release of others of its group.
+            if entry.state is State.HELD:
+                self._take(entry, event)
 
     def release_undecided(self) -> list[Entry]:
         """Give back what has no fate yet, whatever its task does; returns it."""
         undecided = [entry for entry in self._ledger if entry.is_undecided()]
         for entry in undecided:
-            self._settlement.settle(entry, RELEASED)
+            self._take(entry, Event.WORK_ENDS)
         return undecided
 
     # -- its landing --
 
-    def route(self, entry: Entry, twin: Entry | None) -> None:
-        """Choose the way of a delivery that has just been entered; `twin` was in flight before it. No checkpoint."""
-        if self._ledger.is_finished(entry.message.id):
+    def route(self, entry: Entry, first: Entry | None) -> None:
+        """Choose the way of a delivery that has just been entered; `first` was in flight before it, with the same message. No
+        checkpoint."""
+        if first is not None:
+            self._copies.setdefault(entry.message.id, []).append(entry)
+        event = landing(
+            self.mode,
+            finished=self._ledger.is_finished(entry.message.id),
+            first=_standing(first),
+            late=entry.lease.until <= trio.current_time(),
+            must_run=self._release_would_dead_letter(entry),
+        )
+        if event is Event.COMES_BACK:
             log.info("a message that was finished before has come back and is deleted", message_id=entry.message.id)
-            self._settlement.settle(entry, PROCESSED)
-            self._keep_in_line(entry)
-        elif twin is not None and twin.fate == PROCESSED:
-            # Its delete is on the way, by a receipt that this copy may have superseded. Done is done: there is nothing to wait
-            # for, and a drain whose time is over has none to give.
-            self._ledger.remember(entry.message.id)
-            self._settlement.settle(entry, PROCESSED)
-            self._keep_in_line(entry)
-        elif twin is not None:
-            # A second copy of what is in our hands (a duplicate, or a release that is not confirmed yet) waits for the first.
-            self._twins.setdefault(entry.message.id, []).append(entry)
-            self._keep_in_line(entry)
-            if twin.fate == RELEASED and not self._receiving() and not self._holding:
-                self._release_latecomer(entry)
-        elif entry.lease.until <= trio.current_time():
-            # Somebody else may have it by now, and a release by this receipt could take it from him.
-            self._lose(entry, "its receive took longer than its lease")
-        elif self._closing():
-            self._settlement.settle(entry, RELEASED)  # it may well be one that we have just released
-        elif self._receiving() or (self._holding and self._release_would_dead_letter(entry)):
-            self._start(entry)
-        elif self._holding:
-            self._held.append(entry)
-        else:
-            self._release_latecomer(entry)
-
-    def _release_latecomer(self, entry: Entry) -> None:
-        """It landed when the drain's time for work was over, or after the drain."""
-        if self._tally.running and self._had_its_last_receive(entry):
-            self._tally.note(next_receive_dead_letters=[entry])
-        self._settlement.settle(entry, RELEASED)
-
-    def _keep_in_line(self, entry: Entry) -> None:
-        """It will not be processed, or not yet: within its group nobody passes it all the same."""
-        if self._fifo and not self._closing():
-            self._start(entry)
+        self._take(entry, event)
 
     def _release_would_dead_letter(self, entry: Entry) -> bool:
         if not self._had_its_last_receive(entry):
@@ -128,47 +110,90 @@ class Deliveries:
         group = entry.message.group_id
         return not (self._fifo and any(held.message.group_id == group for held in self._held))
 
-    # -- its end --
+    # -- its fate and its end --
+
+    def decided(self, entry: Entry) -> None:
+        """The ledger knows its fate."""
+        entry.state = move(entry.state, Event.DECIDED).state
 
     def ended(self, entry: Entry) -> None:
-        """A delivery is out of our hands: its twins and, in a FIFO group, its successors follow from that."""
-        if twins := self._twins.pop(entry.message.id, None):
-            if entry not in twins:
-                self._first_has_ended(entry, twins)
-            elif len(twins) > 1:
-                self._twins[entry.message.id] = [twin for twin in twins if twin is not entry]
+        """A delivery is out of our hands: its copies and, in a FIFO group, its successors follow from that."""
+        entry.state = move(entry.state, Event.ENDED).state
+        self._held.pop(entry, None)
+        if copies := self._copies.pop(entry.message.id, None):
+            if entry not in copies:
+                self._first_has_ended(entry, copies)
+            elif len(copies) > 1:
+                self._copies[entry.message.id] = [copy for copy in copies if copy is not entry]
         if self._held and self._fifo and entry.ended not in (Outcome.PROCESSED, Outcome.REJECTED):
-            self._release_held_successors(entry.message.group_id)
+            self._release_held_of(entry.message.group_id)
 
-    def _release_held_successors(self, group: str | None) -> None:
-        """A message of this FIFO group was not finished: what came after it goes back too."""
-        followers = [held for held in self._held if held.message.group_id == group]
-        self._held = [held for held in self._held if held.message.group_id != group]
-        for entry in followers:
-            if entry.is_undecided():
-                self._settlement.settle(entry, RELEASED)
+    def _release_held_of(self, group: str | None) -> None:
+        for entry in [held for held in self._held if held.message.group_id == group]:
+            del self._held[entry]
+            self._take(entry, Event.PREDECESSOR_UNFINISHED)
 
-    def _first_has_ended(self, first: Entry, twins: Sequence[Entry]) -> None:
-        """The first copy of a message has ended. The next takes its place; it shares its fate, unless that was to be given back:
-        then it is a delivery like any other, and one that we hold already."""
-        heir, *others = twins
-        self._ledger.follow(heir)
+    def _first_has_ended(self, first: Entry, copies: list[Entry]) -> None:
+        """The next copy takes the place of the first; the others wait for it, or share the fate of the first with it."""
+        following, *others = copies
+        self._ledger.follow(following)
         if others:
-            self._twins[heir.message.id] = others
+            self._copies[following.message.id] = others
         finished = first.ended in (Outcome.PROCESSED, Outcome.REJECTED)
         if finished:
             self._ledger.remember(first.message.id)  # there may be more copies on the way
-        given_back = first.ended in (Outcome.RELEASED, Outcome.LOST) and first.fate in (None, RELEASED)
-        if given_back and self._receiving() and not self._closing() and heir.is_undecided():
-            if not self._fifo:
-                self._start(heir)
-            return
-        for twin in twins:
-            if not twin.is_undecided():
-                continue
-            if finished:
-                self._settlement.settle(twin, PROCESSED)
-            elif first.ended is Outcome.FAILED and first.fate is None:
-                self._ledger.end(twin, Outcome.FAILED)
-            else:
-                self._settlement.settle(twin, first.fate or RELEASED)
+        event = first_ended(
+            self.mode,
+            finished=finished,
+            failed=first.ended is Outcome.FAILED and first.fate is None,
+            given_back=first.ended in (Outcome.RELEASED, Outcome.LOST)
+            and first.fate in (None, RELEASED)
+            and following.is_undecided(),
+        )
+        concerned: Iterable[Entry] = (following,) if event is Event.FIRST_GIVEN_BACK else copies
+        for copy in concerned:
+            if copy.state is State.COPY:
+                self._take(copy, event, first)
+
+    # -- moves --
+
+    def _take(self, entry: Entry, event: Event, first: Entry | None = None) -> None:
+        """Make the move, and do what it says."""
+        took = move(entry.state, event)
+        entry.state = took.state
+        match took.action:
+            case Action.START:
+                pass  # in line
+            case Action.HOLD:
+                self._held[entry] = None
+            case Action.DELETE:
+                self._ledger.remember(entry.message.id)
+                self._settlement.settle(entry, PROCESSED)
+            case Action.RELEASE:
+                self._note_dead_letter(entry, event)
+                self._settlement.settle(entry, RELEASED)
+            case Action.SHARE:
+                assert first is not None
+                self._settlement.settle(entry, first.fate or RELEASED)
+            case Action.FAIL:
+                self._ledger.end(entry, Outcome.FAILED)
+            case Action.LOSE:
+                self._lose(entry, "its receive took longer than its lease")
+            case Action.WAIT | Action.NONE:
+                pass
+        if (took.action is Action.START and not self._fifo) or (took.in_line and self._fifo and not self._closing()):
+            self._start(entry)
+
+    def _note_dead_letter(self, entry: Entry, event: Event) -> None:
+        """Landed when the drain's time for work was over, and given back after its last receive: the report names it."""
+        landed = event in (Event.NOT_WANTED, Event.FIRST_GOES_BACK)
+        if landed and self._tally.running and self._had_its_last_receive(entry):
+            self._tally.note(next_receive_dead_letters=[entry])
+
+
+def _standing(first: Entry | None) -> First:
+    if first is None:
+        return First.NONE
+    if first.fate == PROCESSED:
+        return First.DONE
+    return First.GOES_BACK if first.fate == RELEASED else First.UNDECIDED

@@ -15,6 +15,7 @@ from enum import Enum
 
 import trio
 
+from svc.consumer.delivery_states import State
 from svc.consumer.queue import Received
 from svc.processors import Message
 
@@ -97,6 +98,7 @@ class Entry:
         "lease",
         "received_at",
         "scope",
+        "state",
     )
 
     def __init__(self, delivery: Received, *, received_at: float, lease_until: float) -> None:
@@ -114,6 +116,9 @@ class Entry:
         answer; a call without an answer may have acted too."""
         self.fate: Fate | None = None
         self.ended: Outcome | None = None
+
+        # Deliveries.
+        self.state = State.LANDED
 
         # Message tasks.
         self.began_at: float | None = None

@@ -391,6 +391,7 @@ class Worker:
 
     def _on_decided(self, entry: Entry) -> None:
         self.heartbeat.uncover(entry)
+        self.deliveries.decided(entry)
         self._changed.notify()
 
     def _on_end(self, entry: Entry) -> None:
