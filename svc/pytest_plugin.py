@@ -213,7 +213,7 @@ def svc_stack(svc_moto: Moto, svc_etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -
         # What the libraries do at import is not the test's business, where warnings are errors.
         warnings.simplefilter("ignore")
         from svc import service
-        from svc.sqs import queue as sqs
+        from svc.sqs import creation
 
         assert service
     own = f"test-{os.getpid()}-{next(_unique)}"
@@ -232,5 +232,5 @@ def svc_stack(svc_moto: Moto, svc_etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delenv(variable)
     for variable, value in environ.items():
         monkeypatch.setenv(variable, value)
-    trio.run(sqs.create, load(environ))
+    trio.run(creation.create, load(environ))
     return environ

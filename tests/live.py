@@ -21,6 +21,7 @@ import trio
 
 from svc.devstack.stack import Moto
 from svc.settings import load
+from svc.sqs import creation
 from svc.sqs import queue as sqs
 from svc.sqs.queue import SqsQueue
 
@@ -216,7 +217,7 @@ async def stand(
         **environ,
     }
     settings = load(base)
-    await sqs.create(settings)
+    await creation.create(settings)
     async with sqs.opened(settings, polls=1) as queue:
         held = Stand(base, queue, record)
         try:

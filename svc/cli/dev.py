@@ -43,7 +43,7 @@ async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
     from svc import service
     from svc.devstack import announcement as devstack_announced
     from svc.devstack import stack as devstack
-    from svc.sqs import queue as sqs
+    from svc.sqs import creation
 
     progress = Progress(sys.stderr)
     async with contextlib.AsyncExitStack() as held:
@@ -59,7 +59,7 @@ async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
             }
         )
         with progress.step("creating the queue, with its first messages"):
-            await sqs.create(settings, messages=FIRST_MESSAGES)
+            await creation.create(settings, messages=FIRST_MESSAGES)
         with contextlib.ExitStack() as announcement:
 
             def ready(url: str) -> None:

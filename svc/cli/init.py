@@ -16,12 +16,12 @@ def init(messages: int) -> None:
     """Create the queue, and with SQS_DLQ_NAME its dead-letter queue and redrive policy, where they are absent."""
     settings = settings_of()
     from svc.consumer.queue import QueueError
-    from svc.sqs import queue as sqs
+    from svc.sqs import creation
 
     try:
         with Progress(sys.stderr).step("setting the queue up") as tell:
             on_sent = lambda count: tell(f"{count}/{messages} messages sent")  # noqa: E731
-            created = trio.run(partial(sqs.create, settings, messages=messages, on_sent=on_sent))
+            created = trio.run(partial(creation.create, settings, messages=messages, on_sent=on_sent))
     except* QueueError as group:
         fail(str(first(group)))
     click.echo(f"queue {created.queue_url}: {'created' if created.queue_is_new else 'was there'}")

@@ -27,6 +27,8 @@ class Received:
     receipt: str = field(repr=False)
     native: object = field(default=None, repr=False, compare=False)
     """Whatever the queue's implementation wants to see again in `dead_letter`."""
+    trace_header: str | None = field(default=None, repr=False)
+    """X-Ray's header, which a copy of the message keeps."""
 
     @property
     def size(self) -> int:
@@ -37,12 +39,14 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why one entry of a batch call was refused while the call itself succeeded."""
+    """Why one entry of a batch call is not confirmed while the call itself succeeded."""
 
     code: str
     text: str
     gone: bool
     """The receipt handle no longer holds the message (its lease ran out, or it was deleted): trying again is pointless."""
+    unconfirmed: bool = False
+    """The answer does not tell: neither done nor refused. The queue may have acted all the same."""
 
 
 class QueueError(Exception):
@@ -92,10 +96,11 @@ class Queue(Protocol):
         invisible until their visibility timeout ends."""
 
     async def delete(self, receipts: Sequence[str]) -> Mapping[str, Refusal]:
-        """Delete 1-10 deliveries; returns those that were refused, by receipt."""
+        """Delete 1-10 deliveries; returns those that are not confirmed, by receipt."""
 
     async def change_visibility(self, timeouts: Mapping[str, int]) -> Mapping[str, Refusal]:
-        """Let the leases of 1-10 deliveries end in so many seconds (0-43200; 0: visible now); returns those refused."""
+        """Let the leases of 1-10 deliveries end in so many seconds (0-43200; 0: visible now); returns those that are not
+        confirmed."""
 
     async def dead_letter(self, delivery: Received, reason: str) -> bool:
         """Put a copy into the dead-letter queue with the reason as a message attribute; False when the queue has none.

@@ -1,12 +1,12 @@
 """The door to SQS: the one place that imports aiobotocore, botocore and trio_asyncio.
 
-Lives here: clients, signatures, SQS"s language (`wire.py`: answers → our types or a `QueueError`), the dead-letter queue.
+Lives here: clients, signatures, SQS"s language (`answers.py`: answers → our types or a `QueueError`), the dead-letter queue.
 Never here: loops and decisions about messages (`svc.consumer`).
 Journey: a message enters and leaves here. Begin reading at `queue.py`.
 The names below are the modules that other suites may use.
 """
 
-__all__ = ["aws_client", "dead_letters", "queue", "wire"]
+__all__ = ["answers", "aws_client", "creation", "dead_letters", "queue", "wire"]
 
 
 def __getattr__(name: str) -> object:

@@ -34,6 +34,8 @@ from botocore import exceptions as boto
 from svc import __version__
 from svc.consumer.queue import QueueMisconfigured
 from svc.settings import Settings
+from svc.sqs.calls import Call as Call
+from svc.sqs.calls import use_our_parser
 from svc.sqs.signing import Signer, can_sign
 
 log = logging.getLogger(__name__)
@@ -45,9 +47,6 @@ CLOSING_SECONDS = 5.0
 """How long closing the clients may take."""
 
 Road = Literal["asyncio", "native"]
-
-Call = Callable[..., Awaitable[dict[str, Any]]]
-"""`await call("receive_message", QueueUrl=…)`: one call of one client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +121,8 @@ def _user_agent(session: AioSession) -> str:
 
 async def _client(session: AioSession, settings: Settings, pool: Pool, service: str, **more: Any) -> Any:
     """A client, entered. Cut off half-way it leaves nothing open: connections are made by the first call."""
+    if service == "sqs":
+        use_our_parser(session)
     try:
         client = await session.create_client(
             service,

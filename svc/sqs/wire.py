@@ -1,18 +1,14 @@
-"""SQS's language and ours: answers into `Received` and `Refusal`, error codes into `QueueError`s, messages into
-requests.
+"""SQS's language and ours: messages into requests, error codes into `QueueError`s and `Refusal`s. (`answers.py` reads answers.)
 
 Pure functions over what travels on the wire; `queue.py` does the calls, and the simulated queue speaks the same language
 through the same functions. Nothing here does I/O, reads a clock or imports an AWS library. No text made here may hold a
 secret, a signed header or a receipt handle.
 """
 
-import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from svc.consumer.queue import (
@@ -24,7 +20,6 @@ from svc.consumer.queue import (
     Received,
     Refusal,
 )
-from svc.processors import Message
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +71,6 @@ _REFUSED_CHARACTER = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U00
 _ATTRIBUTE_NAME = re.compile(r"(?!(?i:aws\.|amazon\.))[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
-# Most messages have no attributes: they share these.
-_NONE: Mapping[str, Any] = MappingProxyType({})
-_NO_ATTRIBUTES: Mapping[str, str | bytes] = MappingProxyType({})
-
-
 class NoSuchQueue(QueueMisconfigured):
     """The queue that was asked for does not exist, or not for this account."""
 
@@ -91,89 +81,12 @@ def short_code(code: str) -> str:
     return code.removeprefix("AWS.SimpleQueueService.").removeprefix("com.amazonaws.sqs#").removesuffix("Exception")
 
 
-def received(answer: Mapping[str, Any]) -> list[Received]:
-    """The deliveries of a ReceiveMessage answer. A message that cannot be read is logged and left out; the others are
-    kept."""
-    deliveries = []
-    for entry in answer.get("Messages") or ():
-        try:
-            deliveries.append(_delivery(entry))
-        except Exception:
-            named = entry.get("MessageId") if isinstance(entry, Mapping) else None
-            log.exception(
-                "SQS handed over message %s in a form that cannot be read; it stays invisible until its lease ends",
-                named,
-            )
-    return deliveries
-
-
-def _delivery(entry: Mapping[str, Any]) -> Received:
-    # Without a handle or an id nothing can be done with it; without anything else, the processor can still decide.
-    receipt, message_id = entry["ReceiptHandle"], entry["MessageId"]
-    if not (isinstance(receipt, str) and isinstance(message_id, str)):
-        raise TypeError("ReceiptHandle and MessageId must be strings")
-    system = entry.get("Attributes") or {}
-    native = entry.get("MessageAttributes") or _NONE
-    attributes = (
-        MappingProxyType({name: value for name, value in map(_attribute, native.items()) if value is not None})
-        if native
-        else _NO_ATTRIBUTES
-    )
-    message = Message(
-        message_id,
-        entry.get("Body") or "",
-        attributes,
-        _whole(system.get("ApproximateReceiveCount")) or 1,
-        _moment(system.get("SentTimestamp")),
-        system.get("MessageGroupId"),
-    )
-    return Received(message, receipt, native)
-
-
-def _attribute(item: tuple[str, Mapping[str, Any]]) -> tuple[str, str | bytes | None]:
-    name, value = item
-    return name, value["BinaryValue"] if "BinaryValue" in value else value.get("StringValue")
-
-
-def _whole(text: object) -> int | None:
-    return int(text) if isinstance(text, str) and text.isdecimal() else None
-
-
-def _moment(text: object) -> datetime | None:
-    milliseconds = _whole(text)
-    try:
-        return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (OverflowError, ValueError, OSError):
-        return None
-
-
 def refusal(code: str, text: str) -> Refusal:
     """One `Failed` entry of a batch answer. `gone` is told from the code and, where the code says too little, the
     text."""
     code = short_code(code)
     gone = code in _GONE_CODES or (code == "InvalidParameterValue" and bool(_GONE_TEXT.search(text)))
-    return Refusal(code, _quoted(text), gone)
-
-
-def refusals(answer: Mapping[str, Any], receipts: Sequence[str]) -> dict[str, Refusal]:
-    """The refused entries of a batch answer, by receipt; entry `Id`s are positions in `receipts`."""
-    found = {}
-    for entry in answer.get("Failed") or ():
-        receipt = receipts[int(entry["Id"])]
-        text = str(entry.get("Message", "")).replace(receipt, "…")
-        found[receipt] = refusal(str(entry.get("Code", "")), text)
-    return found
-
-
-def redrive_policy(attributes: Mapping[str, str]) -> tuple[str, int] | None:
-    """The ARN of the dead-letter queue and `maxReceiveCount`, from the attributes of a queue; None when it has no
-    policy."""
-    try:
-        policy = json.loads(attributes.get("RedrivePolicy") or "null")
-        return (policy["deadLetterTargetArn"], int(policy["maxReceiveCount"])) if policy else None
-    except (ValueError, TypeError, KeyError):
-        log.warning("the queue's RedrivePolicy cannot be read; taken as none: %.200r", attributes.get("RedrivePolicy"))
-        return None
+    return Refusal(code, quoted(text), gone)
 
 
 def outgoing(attributes: Mapping[str, str | int | float] | None) -> dict[str, dict[str, Any]]:
@@ -266,7 +179,7 @@ def service_error(doing: str, code: str, text: str, status: int, *, what: str = 
     `doing` names the call ("sending"); `what` names what holds the queue's address, for the sentence that says what to
     do.
     """
-    code, text = short_code(code), _quoted(text)
+    code, text = short_code(code), quoted(text)
     if code in _NO_SUCH_QUEUE:
         return NoSuchQueue(f"{doing}: there is no such queue; create it with `svc init`, or set {what}")
     if code in _THROTTLED or status == 429:
@@ -308,7 +221,7 @@ def service_error(doing: str, code: str, text: str, status: int, *, what: str = 
 
 def message_error(code: str, text: str) -> MessageRefused | None:
     """Why SQS does not take a message that was to be sent, or None when the error is not the message's fault."""
-    code, text = short_code(code), _quoted(text)
+    code, text = short_code(code), quoted(text)
     if code not in _BAD_MESSAGE:
         return None
     if "must be shorter than" in text or code == "BatchRequestTooLong":
@@ -316,7 +229,13 @@ def message_error(code: str, text: str) -> MessageRefused | None:
     return MessageRefused(f"the queue does not take the message: {text} ({code})")
 
 
-def _quoted(text: str) -> str:
-    """SQS's words on one line, at bearable length, without receipt handles (which are the key to a message)."""
-    text = re.sub(r"\s+", " ", text).strip()
-    return re.sub(r"[A-Za-z0-9+/=]{64,}", "…", text)[:300]
+def quoted(text: str) -> str:
+    """Words of others on one line, at bearable length, without receipt handles (which are the key to a message) and without what
+    a terminal would act upon."""
+    text = re.sub(r"\s+", " ", text[:10_000]).strip()
+    text = re.sub(r"[A-Za-z0-9+/=]{64,}", "…", text)[:300]
+    return (
+        text
+        if text.isprintable()
+        else "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    )

@@ -20,7 +20,7 @@ from typing import Any
 import trio
 
 from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, DeadLetterQueue, Received, Refusal
-from svc.sqs import wire
+from svc.sqs import answers, wire
 from svc.testing.faults import Call, CallKind, Fault, Faults, error_of, fault_for, timed_out
 from svc.testing.history import AnswerLost, CallFailed, DeadLettered, Event, ReceiveBegan, ReceiveLanded
 from svc.testing.server import IN_FLIGHT_LIMIT, Chances, Server, values
@@ -241,7 +241,7 @@ class SimulatedQueue:
             return self._server.attributes()
 
         found: dict[str, str] = await self._exchange("attributes", act)
-        policy = wire.redrive_policy(found)
+        policy = answers.redrive_policy(found)
         self._max_receive_count = policy[1] if policy else None
         return found
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import trio
 
 from svc.settings import load
-from svc.sqs import queue as sqs
+from svc.sqs import creation
 from tests.faults.proxy import Answer
 from tests.faults.rows import scenario
 from tests.faults.trial import Trial
@@ -290,7 +290,7 @@ async def _(t: Trial) -> None:
     async with t.outage(named=FAILED, over=WORKS, within=60):
         await sqs_delete_queue(t)
         await unhealthy(t, "no such queue")
-        await sqs.create(settings)
+        await creation.create(settings)
 
 
 async def sqs_delete_queue(t: Trial) -> None:

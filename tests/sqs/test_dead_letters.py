@@ -14,6 +14,7 @@ from svc.consumer.queue import QueueError, Received
 from svc.devstack.announcement import announced
 from svc.devstack.stack import Moto
 from svc.settings import Settings, load
+from svc.sqs import creation
 from svc.sqs import queue as sqs
 from svc.sqs.dead_letters import Depth, Moved, depth, look, redrive
 from svc.sqs.wire import REJECT_REASON
@@ -246,7 +247,7 @@ async def test_the_queue_names_its_dead_letters(surroundings: dict[str, str]) ->
 async def test_without_dead_letters_it_is_said(surroundings: dict[str, str], svc_moto: Moto) -> None:
     bare = {**surroundings, "SQS_QUEUE_URL": surroundings["SQS_QUEUE_URL"] + "-bare"}
     bare.pop("SQS_DLQ_NAME")
-    await sqs.create(load(bare))
+    await creation.create(load(bare))
     async with sqs.opened(load(bare), polls=1) as queue:
         assert await queue.dead_letter_queue() is None
     code, _, err = await svc("dlq", "list", environ=bare)

@@ -25,7 +25,7 @@ from svc.consumer.queue import (
 from svc.devstack.stack import Moto
 from svc.processors import Message
 from svc.settings import Settings
-from svc.sqs import aws_client
+from svc.sqs import answers, aws_client, creation
 from svc.sqs import queue as sqs
 from svc.sqs import wire as sqs_wire
 from tests.roads import ROADS
@@ -319,7 +319,7 @@ def test_which_refusals_mean_that_the_lease_is_gone(code: str, text: str, gone: 
 @one_road
 def test_a_refusal_does_not_quote_the_handle() -> None:
     answer = {"Failed": [{"Id": "0", "Code": "X", "Message": 'The handle "secret" is wrong'}]}
-    assert sqs_wire.refusals(answer, ["secret"])["secret"].text == 'The handle "…" is wrong'
+    assert answers.unconfirmed("deleting", answer, ["secret"])["secret"].text == 'The handle "…" is wrong'
 
 
 # Dead letters
@@ -327,7 +327,7 @@ def test_a_refusal_does_not_quote_the_handle() -> None:
 
 async def test_a_dead_letter_keeps_attributes_and_their_types(moto: Moto, queue_name: str) -> None:
     here = settings(moto.url, queue_name, sqs_dlq_name=f"{queue_name}-dead")
-    created = await sqs.create(here)
+    created = await creation.create(here)
     native = {
         "n": {"DataType": "Number.float", "StringValue": "1.5"},
         "b": {"DataType": "Binary.png", "BinaryValue": b"\x00\xff"},
@@ -387,16 +387,16 @@ async def test_the_redrive_policy_is_read_once_for_many_dead_letters(nursery: tr
 @one_road
 async def test_create_makes_what_is_absent_and_leaves_what_is_there(moto: Moto, queue_name: str) -> None:
     plain = settings(moto.url, queue_name, sqs_visibility_timeout_seconds=77)
-    first = await sqs.create(plain, messages=2)
+    first = await creation.create(plain, messages=2)
     assert (first.queue_is_new, first.dead_letter_url, first.redrive, len(first.sent)) == (True, None, "none", 2)
     assert first.queue_url.endswith(f"/{queue_name}")
 
     more = plain.model_copy(
         update={"sqs_dlq_name": f"{queue_name}-dead", "sqs_max_receive_count": 3, "sqs_visibility_timeout_seconds": 5}
     )
-    second = await sqs.create(more)
+    second = await creation.create(more)
     assert (second.queue_is_new, second.dead_letter_is_new, second.redrive) == (False, True, "set")
-    third = await sqs.create(more.model_copy(update={"sqs_max_receive_count": 9}))
+    third = await creation.create(more.model_copy(update={"sqs_max_receive_count": 9}))
     assert (third.queue_is_new, third.dead_letter_is_new, third.redrive, third.sent) == (False, False, "kept", ())
 
     async with sqs.opened(plain, polls=1) as queue:
@@ -410,8 +410,8 @@ async def test_create_makes_what_is_absent_and_leaves_what_is_there(moto: Moto, 
 @one_road
 async def test_create_fifo(moto: Moto, queue_name: str) -> None:
     here = settings(moto.url, f"{queue_name}.fifo", sqs_dlq_name=f"{queue_name}-dead.fifo")
-    created = await sqs.create(here, messages=1)
-    again = await sqs.create(here, messages=1)
+    created = await creation.create(here, messages=1)
+    again = await creation.create(here, messages=1)
     assert (created.redrive, again.redrive, len({*created.sent, *again.sent})) == ("set", "kept", 2)
     async with sqs.opened(here, polls=1) as queue:
         attributes = await queue.attributes()
@@ -431,12 +431,12 @@ async def test_create_fifo(moto: Moto, queue_name: str) -> None:
 )
 async def test_create_refuses_names_that_cannot_work(name: str, dead: str | None, says: str) -> None:
     with pytest.raises(QueueMisconfigured, match=says):
-        await sqs.create(settings("http://127.0.0.1:1", name, sqs_dlq_name=dead))
+        await creation.create(settings("http://127.0.0.1:1", name, sqs_dlq_name=dead))
 
 
 async def test_create_fails_plainly_when_nothing_is_there() -> None:
     with trio.fail_after(4), pytest.raises(QueueUnavailable, match="cannot be reached"):
-        await sqs.create(settings("http://127.0.0.1:1"))
+        await creation.create(settings("http://127.0.0.1:1"))
 
 
 # Opening and closing
@@ -461,7 +461,7 @@ async def test_it_can_be_cut_off_at_any_moment_and_leaves_nothing_behind(
 
 async def test_calls_that_were_cut_off_leave_the_client_usable(nursery: trio.Nursery) -> None:
     def respond(operation: str, number: int) -> bytes | None:
-        return None if operation == "ReceiveMessage" else answer({"Attributes": {}})
+        return None if operation == "ReceiveMessage" else answer({"Attributes": {"QueueArn": "a"}})
 
     url = await Server(respond).start(nursery)
     async with sqs.opened(settings(url), polls=2) as queue:
@@ -506,7 +506,7 @@ async def test_what_is_raised_inside_comes_out_as_it_is(moto: Moto) -> None:
 
 async def test_a_delete_does_not_wait_for_the_polls(moto: Moto, queue_name: str) -> None:
     here = settings(moto.url, queue_name)
-    await sqs.create(here)
+    await creation.create(here)
     async with sqs.opened(here, polls=5) as queue, trio.open_nursery() as polls:
         for _ in range(5):
             polls.start_soon(lambda: queue.receive(limit=1, wait=2, visibility=30))
@@ -526,7 +526,7 @@ async def test_stray_asyncio_errors_are_logged_and_kill_nothing(
     import trio_asyncio
 
     here = settings(moto.url, queue_name)
-    await sqs.create(here)
+    await creation.create(here)
 
     async def fail() -> None:
         raise RuntimeError("nobody waits for me, and this is a secret")

@@ -23,7 +23,7 @@ import trio.testing
 
 from svc.consumer.queue import MessageRefused, MessageTooLong, Queue, QueueError, Received, Refusal
 from svc.settings import Settings
-from svc.sqs import aws_client
+from svc.sqs import aws_client, creation
 from svc.sqs import queue as sqs
 from svc.testing import EPOCH, SimulatedQueue
 from tests.roads import ROADS
@@ -109,7 +109,7 @@ def _over_the_wire(endpoint: str, name: str, road: aws_client.Road | None = None
         suffix = ".fifo" if fifo else ""
         settings = _settings(endpoint, f"{name}{suffix}", f"{name}-dead{suffix}" if dead_letters else None)
         settings = settings.model_copy(update={"sqs_transport": road or "auto"})
-        created = await sqs.create(settings)
+        created = await creation.create(settings)
         async with sqs.opened(settings.model_copy(update={"sqs_queue_url": created.queue_url}), polls=2) as queue:
             if created.dead_letter_url:
                 # On the same clients: a second loop inside this one would take over the calls of the first.
