@@ -9,9 +9,12 @@ import os
 
 # Before anybody imports google.protobuf: see svc/__init__.py.
 os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
+# Some hundred Python processes are started here, by xdist and by the tests: one of them compiles a module, the others load it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import itertools
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +42,20 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "faults(by_default): a row of the fault suite; without -m faults only a slice runs"
     )
     config.addinivalue_line("markers", "slow: takes more than some seconds")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_of_a_shell() -> None:
+    """What tests start has the signals that a shell's foreground gives, however pytest itself was started.
+
+    Under nohup(1), in a script's background or as a service's child some are ignored or blocked, and children inherit it.
+    A handler is not inherited: with one that does nothing this process goes on ignoring them. (xdist's controller starts
+    only its workers, without this fixture: they ignore what it ignores.)
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -24,6 +23,7 @@ from svc.settings import load
 from svc.sqs import creation
 from svc.sqs import queue as sqs
 from svc.sqs.queue import SqsQueue
+from tests import preloaded
 
 
 class Instance:
@@ -32,20 +32,23 @@ class Instance:
     def __init__(self, environ: dict[str, str], *, prefix: Sequence[str] = ()) -> None:
         self.logs: list[dict[str, Any]] = []
         self.output: list[str] = []
-        self._process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "svc", "run"],
-            env={**os.environ, "HTTP_PORT": "0", **environ, "LOG_FORMAT": "json"},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
+        environ = {**os.environ, "HTTP_PORT": "0", **environ, "LOG_FORMAT": "json"}
+        reads, writes = os.pipe()
+        self._told = os.fdopen(reads)
+        with os.fdopen(writes, "wb") as stderr:
+            if prefix:
+                command = [*prefix, *preloaded.SVC, "run"]
+                self._process: preloaded.Process = subprocess.Popen(
+                    command, env=environ, stdout=subprocess.DEVNULL, stderr=stderr
+                )
+            else:
+                self._process = preloaded.popen(["run"], env=environ, stdout=subprocess.DEVNULL, stderr=stderr)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.url = ""
 
     def _read(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
+        for line in self._told:
             self.output.append(line)
             if line.startswith("{"):
                 self.logs.append(json.loads(line))
@@ -92,15 +95,14 @@ class Instance:
             while self._process.poll() is None:
                 await trio.sleep(0.02)
         self._reader.join(5)
-        return int(self._process.returncode)
+        return self._process.wait()
 
     def end(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
         self._reader.join(5)
-        assert self._process.stderr is not None
-        self._process.stderr.close()
+        self._told.close()
 
     async def get(self, path: str) -> httpx.Response:
         async with httpx.AsyncClient(timeout=10, trust_env=False) as client:

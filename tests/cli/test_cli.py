@@ -1,4 +1,4 @@
-"""The command line, as real processes: exit codes, what is said, and what is left behind."""
+"""The command line, as processes of its own: exit codes, what is said, and what is left behind."""
 
 import contextlib
 import json
@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -27,8 +26,9 @@ from svc.etcd import watcher as etcd
 from svc.maintenance.switch_value import parse_switch
 from svc.settings import Settings, load
 from svc.sqs import queue as sqs
+from tests import preloaded
+from tests.preloaded import SVC
 
-SVC = [sys.executable, "-m", "svc"]
 NOWHERE = "127.0.0.1:1"  # nothing listens on port 1
 
 
@@ -53,16 +53,7 @@ class Ended:
 
 async def svc(*arguments: str, environ: Mapping[str, str], cwd: Path | None = None, within: float = 20) -> Ended:
     with trio.fail_after(within):
-        return Ended(
-            await trio.run_process(
-                [*SVC, *arguments],
-                env=dict(environ),
-                cwd=cwd,
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-            )
-        )
+        return Ended(await preloaded.run(*arguments, env=environ, cwd=cwd))
 
 
 def gone(pid: int) -> bool:
@@ -86,8 +77,8 @@ def descendants(pid: int) -> set[int]:
 
 
 async def test_version_and_help(surroundings: dict[str, str]) -> None:
-    version = await svc("--version", environ=surroundings)
-    assert (version.code, version.out) == (0, f"svc, version {__version__}\n")
+    started = await trio.run_process([*SVC, "--version"], env=surroundings, capture_stdout=True, capture_stderr=True)
+    assert (started.stdout.decode(), started.stderr) == (f"svc, version {__version__}\n", b"")
     told = await svc("--help", environ=surroundings)
     assert told.code == 0
     for command in ("run", "dev", "init", "maintenance", "config"):
@@ -234,7 +225,7 @@ async def test_an_error_of_the_processor_s_own_is_not_taken_for_ours(
         "LOG_FORMAT": "json",
     }
     with trio.fail_after(20):
-        ended = await trio.run_process([*SVC, "run"], env=environ, cwd=tmp_path, capture_stderr=True, check=False)
+        ended = await preloaded.run("run", env=environ, cwd=tmp_path)
     assert ended.returncode == 1
     assert b"HTTP_PORT" not in ended.stderr
     last = json.loads(ended.stderr.splitlines()[-1])
@@ -355,7 +346,7 @@ async def test_init_is_idempotent(surroundings: dict[str, str], moto: Moto, queu
 class Dev:
     """A running `svc dev`."""
 
-    def __init__(self, process: "trio.Process", output: Path) -> None:
+    def __init__(self, process: preloaded.Process, output: Path) -> None:
         self.process = process
         self._output = output
         self.children: set[int] = set()
@@ -396,7 +387,7 @@ async def dev(surroundings: dict[str, str], tmp_path: Path, **variables: str) ->
     environ = {**surroundings, "HTTP_PORT": "0", "LOG_FORMAT": "json", "SIMULATED_WORK_SECONDS": "0.1", **variables}
     output = tmp_path / "output"
     with output.open("wb") as file:
-        process = await trio.lowlevel.open_process([*SVC, "dev"], env=environ, stderr=file, stdout=file, cwd=tmp_path)
+        process = preloaded.popen(["dev"], env=environ, stderr=file, stdout=file, cwd=tmp_path)
     running = Dev(process, output)
     try:
         await running.ready()
@@ -405,7 +396,7 @@ async def dev(surroundings: dict[str, str], tmp_path: Path, **variables: str) ->
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 15):
             if process.poll() is None:
                 process.kill()
-            await process.wait()
+            await preloaded.exited(process)
             await all_gone(running.children)
 
 
@@ -449,7 +440,7 @@ async def test_dev_from_its_start_to_ctrl_c(surroundings: dict[str, str], tmp_pa
 
         running.process.send_signal(signal.SIGINT)
         with trio.fail_after(15):
-            assert await running.process.wait() == 0
+            assert await preloaded.exited(running.process) == 0
         assert all(gone(pid) for pid in running.children)
     lines = running.logs()
     assert all({"event", "level", "timestamp", "logger"} <= set(line) for line in lines)
@@ -466,7 +457,7 @@ async def test_dev_killed_leaves_no_process_behind(surroundings: dict[str, str],
     async with dev(surroundings, tmp_path) as running:
         assert not any(gone(pid) for pid in running.children)
         running.process.send_signal(signal.SIGKILL)
-        await running.process.wait()
+        await preloaded.exited(running.process)
         await all_gone(running.children)
 
 

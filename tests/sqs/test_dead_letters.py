@@ -1,11 +1,10 @@
 """Looking into the dead-letter queue and moving messages back: exact in virtual time, and the commands against moto."""
 
-import contextlib
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pytest
 import trio
@@ -20,6 +19,7 @@ from svc.sqs.dead_letters import Depth, Moved, depth, look, redrive
 from svc.sqs.wire import REJECT_REASON
 from svc.testing import Fault, SimulatedQueue
 from svc.testing.history import Deleted, Sent
+from tests import preloaded
 
 
 async def pair(count: int, *, fifo: bool = False, **options: object) -> tuple[SimulatedQueue, SimulatedQueue]:
@@ -193,13 +193,7 @@ async def fill(environ: Mapping[str, str], count: int) -> None:
 
 async def svc(*arguments: str, environ: Mapping[str, str]) -> tuple[int, str, str]:
     with trio.fail_after(40):
-        ended = await trio.run_process(
-            [sys.executable, "-m", "svc", *arguments],
-            env=dict(environ),
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
+        ended = await preloaded.run(*arguments, env=environ)
     out, err = ended.stdout.decode(), ended.stderr.decode()
     assert "Traceback" not in out + err, err
     return ended.returncode, out, err
@@ -283,16 +277,13 @@ async def test_it_finds_the_running_svc_dev(surroundings: dict[str, str]) -> Non
 
 async def test_an_interrupted_redrive_loses_nothing(surroundings: dict[str, str]) -> None:
     await fill(surroundings, 60)
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "svc", "dlq", "redrive"], env=surroundings, stdout=-3, stderr=-3
-    )
+    process = preloaded.popen(["dlq", "redrive"], env=surroundings, stdout=DEVNULL, stderr=DEVNULL)
     async with sqs.opened_with_dead_letters(load(surroundings)) as (queue, dead, _):
         with trio.fail_after(30):
             while not int((await queue.attributes())["ApproximateNumberOfMessages"]):  # until it has begun
                 await trio.sleep(0.01)
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGINT)
-            code = await process.wait()
+            process.send_signal(signal.SIGINT)
+            code = await preloaded.exited(process)
         there, back = await depth(dead), await depth(queue)
     assert there.visible + back.visible == 60
     assert there.hidden == back.hidden == 0
