@@ -23,8 +23,9 @@ from svc.testing.queue import SimulatedQueue
 from svc.testing.scripted_queue import ScriptedQueue
 from svc.testing.server import EPOCH
 from svc.testing.service import SimulatedService
-from svc.testing.switch import Notice, Outage, SimulatedSwitch, SimulatedWatcher, SwitchSnapshot
+from svc.testing.switch import SimulatedSwitch
 from svc.testing.timeline import Timeline
+from svc.testing.watcher import Notice, Outage, SimulatedWatcher, SwitchSnapshot
 
 __all__ = [
     "EPOCH",

@@ -23,7 +23,8 @@ from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, DeadLetterQueue, Recei
 from svc.sqs import answers, wire
 from svc.testing.faults import Call, CallKind, Fault, Faults, error_of, fault_for, timed_out
 from svc.testing.history import AnswerLost, CallFailed, DeadLettered, Event, ReceiveBegan, ReceiveLanded
-from svc.testing.server import IN_FLIGHT_LIMIT, Chances, Server, values
+from svc.testing.server import Server, values
+from svc.testing.stored import IN_FLIGHT_LIMIT, Chances
 
 Latency = tuple[float, float]
 """Seconds, from-to; each journey draws its own."""

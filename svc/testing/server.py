@@ -13,7 +13,6 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -35,49 +34,10 @@ from svc.testing.history import (
     Sent,
     VisibilityChanged,
 )
+from svc.testing.stored import DEDUPLICATION_SECONDS, Chances, Stored
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """What Trio time 0 is in `Message.sent_at`."""
-
-IN_FLIGHT_LIMIT = 120_000
-"""Messages in flight per queue, standard and FIFO (API reference, ChangeMessageVisibility; FIFO: 20,000 until 2024)."""
-
-DEDUPLICATION_SECONDS = 300.0
-"""How long a FIFO queue remembers a deduplication id (API reference, SendMessage)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chances:
-    """Probabilities of what AWS reserves the right to do with the messages of a standard queue."""
-
-    duplicate: float = 0.0
-    """A delivered message can be received once more while it is in flight ("at-least-once delivery")."""
-    resurrect: float = 0.0
-    """A deleted message comes back (API reference, DeleteMessage)."""
-    disorder: float = 0.0
-    """A receive takes messages in random order ("best-effort ordering")."""
-    miss: float = 0.0
-    """A short poll (`wait=0`) overlooks a message ("a weighted random set of machines is sampled")."""
-
-
-@dataclass(slots=True, eq=False)
-class Stored:
-    """A message at the server."""
-
-    id: str
-    body: str
-    native: Mapping[str, Any]
-    group_id: str | None
-    sent_at: datetime
-    sequence: int
-    hidden_until: float = -math.inf
-    """In flight or delayed until then."""
-    receives: int = 0
-    receipt: str | None = None
-    """Of the latest delivery; None before the first and when moved."""
-    received_at: float = -math.inf
-    lost_answer: bool = False
-    """The answer that held the latest delivery never reached its client."""
 
 
 class Server:

@@ -15,73 +15,30 @@ What a test waits for is noticed in the very step in which it comes true, so tha
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import trio
 
 from svc import __version__, processors
-from svc.consumer.ledger import Entry, Ledger, Outcome
+from svc.consumer.ledger import Outcome
 from svc.core import Core
 from svc.maintenance.fleet import Registration
 from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.maintenance.phases import Phase
-from svc.processors import Message, Reject, Retry
+from svc.processors import Message
 from svc.testing import history as happened
 from svc.testing.arguments import checked_processor, checked_settings
 from svc.testing.instance_queue import Line
 from svc.testing.queue import SimulatedQueue
+from svc.testing.record import Ending, Record, What, how
 from svc.testing.switch import SimulatedSwitch
-from svc.testing.timeline import MessageName, Note, Timeline, bodies_of, find, name, short
+from svc.testing.timeline import MessageName, Note, Timeline, bodies_of, find, name
 from svc.testing.waiting import holds
 
 WITHIN = 3600.0
 """Virtual seconds after which a wait for something that a test expects is given up."""
-
-What = Literal[
-    "sent",
-    "received",
-    "began",
-    "ended",
-    "processed",
-    "failed",
-    "released",
-    "rejected",
-    "lost",
-    "deleted",
-    "dead-lettered",
-]
-"""What happens to a message, for `SimulatedService.when`: `began` and `ended` are its processor's, `processed` to `lost` the
-outcomes that the service counts, the others what the queue did."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of the processor."""
-
-    message_id: str
-    body: str
-    group_id: str | None
-    began: float
-    """Trio time."""
-    ended: float
-    """Trio time."""
-    error: BaseException | None
-    """What ended it: None for success, `trio.Cancelled` for a cancellation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How one delivery of a message ended for this instance."""
-
-    at: float
-    """Trio time."""
-    message_id: str
-    body: str
-    outcome: str
-    """processed, failed, released, rejected or lost (`svc.consumer.ledger.Outcome`)."""
 
 
 class SimulatedService:
@@ -109,13 +66,13 @@ class SimulatedService:
         self.queue = queue
         self.switch = switch or SimulatedSwitch()
         self.settings = checked_settings(settings, fifo=queue.fifo)
-        self.runs: list[Run] = []
+        self._record = Record(self._note)
+        self.runs = self._record.runs
         """The processor's finished runs, in the order of their ends."""
-        self.running: dict[str, float] = {}
+        self.running = self._record.running
         """Messages in the processor's hands now: id → Trio time of the begin."""
-        self.endings: list[Ending] = []
+        self.endings = self._record.endings
         """How the deliveries ended, in order."""
-        self._began: list[tuple[float, str]] = []
         self._processor = checked_processor(processor)
         self._rng = rng or random.Random(0)
         self._make_core = make_core
@@ -155,13 +112,13 @@ class SimulatedService:
                     self._core = self._make_core(
                         self.settings,
                         self._line,
-                        self._recorded(process),
+                        self._record.recorded(process),
                         self.switch.watcher,
                         rng=self._rng,
                         identity=self._identity(),
                         make_registrar=partial(self.switch.registrar, is_dead=lambda: self._line.is_cut),
                     )
-                    self._listen(self._core.worker.ledger)
+                    self._record.listen(self._core.worker.ledger, is_dead=lambda: self._line.is_cut)
                     self._note("service starts")
                     await self._core.run(task_status=task_status)
         finally:
@@ -232,9 +189,9 @@ class SimulatedService:
             run = next(run for run in reversed(self.runs) if run.message_id == message_id)
             raise AssertionError(
                 f"the processor was at work on {self._name(message_id)} from {run.began:g} to {run.ended:g} "
-                f"({_how(run.error)}), so never for {seconds:g} s:\n{self.timeline()}"
+                f"({how(run.error)}), so never for {seconds:g} s:\n{self.timeline()}"
             )
-        return self._messages[message_id]
+        return self._record.messages[message_id]
 
     async def outcome(self, message: MessageName, *, nth: int = 1, within: float = WITHIN) -> str:
         """Wait for the end of the message's `nth` delivery to this instance, and say how it ended: "processed", "failed",
@@ -330,7 +287,7 @@ class SimulatedService:
         if what not in get_args(What):
             raise ValueError(f"nothing is called {what!r}; there are {', '.join(get_args(What))}")
         message_id = find(self.queue.history, message)
-        times = self._times(message_id, what)
+        times = self._record.times(self.queue.history, message_id, what)
         if len(times) < nth:
             so_far = f"only at {', '.join(f'{at:g}' for at in times)}" if times else "never"
             raise AssertionError(f"{self._name(message_id)}: {what} {so_far}:\n{self.timeline()}")
@@ -347,62 +304,10 @@ class SimulatedService:
             notes.append(Note(ended, self._labelled(f"drain ended, {report.outcome.value}{error}"), after))
         return Timeline(self.queue.history, notes)
 
-    def _times(self, message_id: str, what: What) -> list[float]:
-        history = self.queue.history
-        match what:
-            case "began":
-                return [at for at, begun in self._began if begun == message_id]
-            case "ended":
-                return [run.ended for run in self.runs if run.message_id == message_id]
-            case "received":
-                return [e.at for e in history if isinstance(e, happened.ReceiveLanded) and message_id in e.message_ids]
-            case "sent":
-                return [e.at for e in history if isinstance(e, happened.Sent) and e.message_id == message_id]
-            case "deleted":
-                return [e.at for e in history if isinstance(e, happened.Deleted) and e.message_id == message_id]
-            case "dead-lettered":
-                return [e.at for e in history if isinstance(e, happened.DeadLettered) and e.message_id == message_id]
-            case _:
-                return [e.at for e in self.endings if e.message_id == message_id and e.outcome == what]
-
     def _bodies(self, outcome: Outcome) -> list[str]:
         return [ending.body for ending in self.endings if ending.outcome == outcome.value]
 
     # -- how it is written down --
-
-    def _recorded(self, process: processors.Process) -> processors.Process:
-        async def run(message: Message) -> None:
-            began, error = trio.current_time(), None
-            self.running[message.id] = began
-            self._messages[message.id] = message
-            self._began.append((began, message.id))
-            self._note(f"processor begins {message.id} {short(message.body)}")
-            try:
-                await process(message)
-            except BaseException as raised:
-                error = raised
-                raise
-            finally:
-                self.running.pop(message.id, None)
-                self.runs.append(Run(message.id, message.body, message.group_id, began, trio.current_time(), error))
-                self._note(f"processor ends {message.id} {short(message.body)}: {_how(error)}")
-
-        self._messages: dict[str, Message] = {}
-        run.__wrapped__ = process  # type: ignore[attr-defined]  # as functools.wraps does: for processors.unstoppable()
-        return run
-
-    def _listen(self, ledger: Ledger) -> None:
-        """Be told of every delivery's end, before the worker is."""
-        on_end = ledger._on_end
-
-        def ended(entry: Entry) -> None:
-            if entry.ended is not None and not self._line.is_cut:
-                message = entry.message
-                self.endings.append(Ending(trio.current_time(), message.id, message.body, entry.ended.value))
-                self._note(f"{entry.ended.value}: {message.id} {short(message.body)}")
-            on_end(entry)
-
-        ledger._on_end = ended
 
     def _note(self, what: str) -> None:
         self._notes.append(Note(trio.current_time(), self._labelled(what), len(self.queue.history)))
@@ -412,17 +317,3 @@ class SimulatedService:
 
     def _name(self, message_id: str) -> str:
         return name(message_id, bodies_of(self.queue.history))
-
-
-def _how(error: BaseException | None) -> str:
-    match error:
-        case None:
-            return "returned"
-        case trio.Cancelled():
-            return "cancelled"
-        case Retry():
-            return f"Retry after {error.after:g} s"
-        case Reject():
-            return f"Reject: {error.reason}"
-        case _:
-            return f"{type(error).__name__}: {error}"

@@ -1,0 +1,137 @@
+"""What a simulated service writes down while it works: the processor's runs, and how each delivery ended, with Trio times."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import trio
+
+from svc.consumer.ledger import Entry, Ledger
+from svc.processors import Message, Process, Reject, Retry
+from svc.testing import history as happened
+from svc.testing.timeline import short
+
+What = Literal[
+    "sent",
+    "received",
+    "began",
+    "ended",
+    "processed",
+    "failed",
+    "released",
+    "rejected",
+    "lost",
+    "deleted",
+    "dead-lettered",
+]
+"""What happens to a message, for `SimulatedService.when`: `began` and `ended` are its processor's, `processed` to `lost` the
+outcomes that the service counts, the others what the queue did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of the processor."""
+
+    message_id: str
+    body: str
+    group_id: str | None
+    began: float
+    """Trio time."""
+    ended: float
+    """Trio time."""
+    error: BaseException | None
+    """What ended it: None for success, `trio.Cancelled` for a cancellation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one delivery of a message ended for this instance."""
+
+    at: float
+    """Trio time."""
+    message_id: str
+    body: str
+    outcome: str
+    """processed, failed, released, rejected or lost (`svc.consumer.ledger.Outcome`)."""
+
+
+class Record:
+    """Filled by what `recorded` and `listen` are put around. `note` writes a line for the timeline."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self.runs: list[Run] = []
+        """The processor's finished runs, in the order of their ends."""
+        self.running: dict[str, float] = {}
+        """Messages in the processor's hands now: id → Trio time of the begin."""
+        self.endings: list[Ending] = []
+        """How the deliveries ended, in order."""
+        self.messages: dict[str, Message] = {}
+        self._began: list[tuple[float, str]] = []
+
+    def recorded(self, process: Process) -> Process:
+        """The processor, with every run of it written down."""
+
+        async def run(message: Message) -> None:
+            began, error = trio.current_time(), None
+            self.running[message.id] = began
+            self.messages[message.id] = message
+            self._began.append((began, message.id))
+            self._note(f"processor begins {message.id} {short(message.body)}")
+            try:
+                await process(message)
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                self.running.pop(message.id, None)
+                self.runs.append(Run(message.id, message.body, message.group_id, began, trio.current_time(), error))
+                self._note(f"processor ends {message.id} {short(message.body)}: {how(error)}")
+
+        run.__wrapped__ = process  # type: ignore[attr-defined]  # as functools.wraps does: for processors.unstoppable()
+        return run
+
+    def listen(self, ledger: Ledger, *, is_dead: Callable[[], bool]) -> None:
+        """Be told of every delivery's end, before the worker is."""
+        on_end = ledger._on_end
+
+        def ended(entry: Entry) -> None:
+            if entry.ended is not None and not is_dead():
+                message = entry.message
+                self.endings.append(Ending(trio.current_time(), message.id, message.body, entry.ended.value))
+                self._note(f"{entry.ended.value}: {message.id} {short(message.body)}")
+            on_end(entry)
+
+        ledger._on_end = ended
+
+    def times(self, history: Sequence[happened.Event], message_id: str, what: What) -> list[float]:
+        """When this happened to the message: Trio times, in order."""
+        match what:
+            case "began":
+                return [at for at, begun in self._began if begun == message_id]
+            case "ended":
+                return [run.ended for run in self.runs if run.message_id == message_id]
+            case "received":
+                return [e.at for e in history if isinstance(e, happened.ReceiveLanded) and message_id in e.message_ids]
+            case "sent":
+                return [e.at for e in history if isinstance(e, happened.Sent) and e.message_id == message_id]
+            case "deleted":
+                return [e.at for e in history if isinstance(e, happened.Deleted) and e.message_id == message_id]
+            case "dead-lettered":
+                return [e.at for e in history if isinstance(e, happened.DeadLettered) and e.message_id == message_id]
+            case _:
+                return [e.at for e in self.endings if e.message_id == message_id and e.outcome == what]
+
+
+def how(error: BaseException | None) -> str:
+    match error:
+        case None:
+            return "returned"
+        case trio.Cancelled():
+            return "cancelled"
+        case Retry():
+            return f"Retry after {error.after:g} s"
+        case Reject():
+            return f"Reject: {error.reason}"
+        case _:
+            return f"{type(error).__name__}: {error}"
