@@ -78,7 +78,7 @@ def drain(report: DrainReport | None) -> dict[str, object] | None:
 
 
 def _bounded(figures: Mapping[str, object]) -> dict[str, object]:
-    """Lists of ids with their length, cut where they are long."""
+    """Lists of ids with their length, cut where they are long. (What is cut already comes with its own `…_count` after it.)"""
     shown: dict[str, object] = {}
     for name, value in figures.items():
         if isinstance(value, tuple):

@@ -41,7 +41,10 @@ class Drain:
     unsettled: tuple[str, ...] = ()
     """At its end: ids of the messages whose delete or release the queue has not confirmed. It is tried further."""
     deferred: Mapping[str, float] = field(default_factory=dict)
-    """Failed, to be retried later, or lost: message id → seconds from this snapshot until it is visible again, at the latest."""
+    """Failed, to be retried later, or lost: message id → seconds from this snapshot until it is visible again, at the latest. The
+    soonest hundred."""
+    deferred_count: int = 0
+    """How many they are in all."""
 
     def error(self) -> str | None:
         """What was not finished, with the ids of the messages; None when everything was."""
@@ -124,6 +127,7 @@ class DrainTally:
             lost_ids=tuple(self._lost),
             receives_brought=since.received,
             deferred={id_: round(at - now, 3) for id_, at in self._ledger.deferred(now).items()},
+            deferred_count=self._ledger.deferred_count(now),
         )
 
 

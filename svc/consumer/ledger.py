@@ -10,12 +10,13 @@ This file decides nothing, waits for nothing and calls nobody but its two listen
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 import trio
 
 from svc.consumer.delivery_states import State
+from svc.consumer.postponed import Postponed
 from svc.consumer.queue import Received
 from svc.processors import Message
 
@@ -102,7 +103,7 @@ class Entry:
     )
 
     def __init__(self, delivery: Received, *, received_at: float, lease_until: float) -> None:
-        # Ledger, from the start.
+        # Known from the start, and never changed.
         self.delivery = delivery
         self.received_at = received_at
         """When the receive that brought it was sent."""
@@ -110,7 +111,7 @@ class Entry:
         """When its answer came: a long poll later at most."""
         self.lease = Lease(lease_until)
 
-        # Ledger, later.
+        # Ledger.
         self.hidden_until = self.landed_at + lease_until - received_at
         """Until when the queue keeps it from others at the latest: it counts from when it acted, which may be as late as its
         answer; a call without an answer may have acted too."""
@@ -136,14 +137,15 @@ class Entry:
     def message(self) -> Message:
         return self.delivery.message
 
-    def forget_body(self) -> None:
-        """Deferred entries are kept for as long as their messages are invisible, which may be hours: without what is large."""
-        slim = replace(self.message, body="", attributes={})
-        self.delivery = Received(slim, self.delivery.receipt)
-
     def is_undecided(self) -> bool:
         """Waiting for its turn, or being processed."""
         return self.fate is None and self.ended is None
+
+
+def _stays_invisible(ended: Entry) -> bool:
+    """Whether its message is still in the queue, and may be invisible for a while."""
+    retried = ended.ended is Outcome.RELEASED and ended.fate is not None and ended.fate.after > 0
+    return retried or ended.ended in (Outcome.FAILED, Outcome.LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +183,7 @@ class Ledger:
         self._ended = dict.fromkeys(Outcome, 0)
         self._undecided = 0
         self._finished: OrderedDict[str, None] = OrderedDict()
-        self._deferred: dict[str, Entry] = {}  # by receipt: of two copies of a message, either may be what hides it
-        self._sweep_deferred_at = 1000
+        self._postponed = Postponed()
         self.errors: deque[ErrorRecord] = deque(maxlen=RECENT_ERRORS)
         self.last_received_at: float | None = None
         self.bytes = 0
@@ -224,8 +225,10 @@ class Ledger:
         self._by_message[entry.message.id] = entry
 
     def hide(self, entry: Entry, until: float) -> None:
-        """The queue keeps it from others until then, at the latest."""
-        entry.hidden_until = until
+        """The queue keeps it from others until then, at the latest. (A heartbeat may be answered after the entry's end.)"""
+        before, entry.hidden_until = entry.hidden_until, until
+        if entry.ended is not None and _stays_invisible(entry):
+            self._postponed.move(entry.message.id, before, until, trio.current_time())
 
     def decide(self, entry: Entry, fate: Fate) -> None:
         """The fate is known; it may change only from dead-lettering to the delete that follows it."""
@@ -248,22 +251,16 @@ class Ledger:
             self._undecided -= 1
         entry.ended = outcome
         self._ended[outcome] += 1
-        retried = outcome is Outcome.RELEASED and entry.fate is not None and entry.fate.after > 0
-        if retried or outcome in (Outcome.FAILED, Outcome.LOST):
-            self._defer(entry)
+        if _stays_invisible(entry):
+            self._postpone(entry)
         if outcome is Outcome.LOST and entry.fate is not None and entry.fate.action is Action.DELETE:
             self.remember(entry.message.id)
         if entry.done is not None:
             entry.done.set()
         self._on_end(entry)
-        if entry.delivery.receipt in self._deferred:
-            entry.forget_body()
 
-    def _defer(self, entry: Entry) -> None:
-        if len(self._deferred) >= self._sweep_deferred_at:
-            self.deferred(trio.current_time())
-            self._sweep_deferred_at = 2 * len(self._deferred) + 1000
-        self._deferred[entry.delivery.receipt] = entry
+    def _postpone(self, entry: Entry) -> None:
+        self._postponed.add(entry.message.id, entry.hidden_until, trio.current_time())
 
     def remember(self, message_id: str) -> None:
         """Finished, but not known to be deleted in all its copies: when it comes back, it must be deleted and not processed
@@ -279,11 +276,12 @@ class Ledger:
 
     def deferred(self, now: float) -> dict[str, float]:
         """Message id → Trio time at which it becomes visible again at the latest: failed, to be retried later, or lost. Given
-        up by us, but still invisible."""
-        for receipt in [receipt for receipt, entry in self._deferred.items() if entry.hidden_until <= now]:
-            del self._deferred[receipt]
-        by_time = sorted(self._deferred.values(), key=lambda entry: entry.hidden_until)
-        return {entry.message.id: entry.hidden_until for entry in by_time}  # of several copies the last
+        up by us, but still invisible. The soonest hundred (`postponed.SHOWN`)."""
+        return self._postponed.first(now)
+
+    def deferred_count(self, now: float) -> int:
+        """How many they are in all."""
+        return self._postponed.number(now)
 
     def note_error(self, message_id: str, error: str) -> None:
         self.errors.append(ErrorRecord(trio.current_time(), message_id, error))

@@ -233,7 +233,7 @@ def report_omits_the_poll(core: Core) -> None:
 
 def retry_forgets_the_deferral(core: Core) -> None:
     """The report does not name what has failed and stays invisible until its lease ends."""
-    core.worker.ledger._defer = lambda entry: None  # type: ignore[method-assign]
+    core.worker.ledger._postpone = lambda entry: None  # type: ignore[method-assign]
 
 
 def delete_what_failed(core: Core) -> None:
