@@ -16,13 +16,13 @@ def main() -> None:
     if sys.argv[1:2] in (["run"], ["dev"]):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
-        from svc import sighup as hangup
+        from svc import sighup
 
-        match hangup.meaning():
-            case hangup.Meaning.STOP:
-                signal.signal(hangup.SIGNAL, lambda *_: sys.exit(0))
-            case hangup.Meaning.LOG_LEVEL:
-                signal.signal(hangup.SIGNAL, lambda *_: None)  # too early to mean anything; it must not kill
+        match sighup.meaning():
+            case sighup.Meaning.STOP:
+                signal.signal(sighup.SIGNAL, lambda *_: sys.exit(0))
+            case sighup.Meaning.LOG_LEVEL:
+                signal.signal(sighup.SIGNAL, lambda *_: None)  # too early to mean anything; it must not kill
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})  # delivers what came before
     from svc.cli.main import main as cli
 

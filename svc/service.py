@@ -17,8 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import structlog
 import trio
 
-from svc import __version__, processors
-from svc import sighup as hangup
+from svc import __version__, processors, sighup
 from svc.api import app as api
 from svc.api.feed import Feed
 from svc.consumer.observer import Several
@@ -132,17 +131,17 @@ def _tell_start(settings: Settings, url: str) -> None:
 class _Signals:
     """Those that came, and what SIGHUP means (`sighup.py`)."""
 
-    def __init__(self, received: AsyncIterator[int], meaning: hangup.Meaning) -> None:
+    def __init__(self, received: AsyncIterator[int], meaning: sighup.Meaning) -> None:
         self.received = received
         self.meaning = meaning
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[_Signals]:
-    meaning = hangup.meaning()
+    meaning = sighup.meaning()
     numbers = [signal.SIGTERM, signal.SIGINT]
-    if meaning is not hangup.Meaning.NOTHING:
-        numbers.append(hangup.SIGNAL)
+    if meaning is not sighup.Meaning.NOTHING:
+        numbers.append(sighup.SIGNAL)
     for number in numbers:
         # For good: what comes when the drain has ended is handed on, at the end of the block, to the handler that was here
         # before. That of the start (`__main__.py`) would end the process with its own exit code.
@@ -154,7 +153,7 @@ def _signals() -> Iterator[_Signals]:
 async def _watch(signals: _Signals, on_stop_signal: Callable[[int], None], configured_level: str) -> None:
     count = 0
     async for number in signals.received:
-        if number == hangup.SIGNAL and signals.meaning is hangup.Meaning.LOG_LEVEL:
+        if number == sighup.SIGNAL and signals.meaning is sighup.Meaning.LOG_LEVEL:
             logs.toggle_level(configured_level, by="SIGHUP")
             continue
         count += 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from svc.api import page_content as view
+from svc.api import page_content
 from svc.api.history import History
 from svc.consumer.queue import QueueError
 from svc.core import Core
@@ -69,8 +69,8 @@ class Feed:
         self._charts = _Charts(-1, "")
         self._looks = 0
         self._looked_at = float("-inf")
-        self._depth: view.Depth | None = None
-        self._dead_letters: view.Depth | None = None
+        self._depth: page_content.Depth | None = None
+        self._dead_letters: page_content.Depth | None = None
         self._ended = False
 
     async def run(self, stop: trio.Event) -> None:
@@ -108,9 +108,9 @@ class Feed:
     def _look(self) -> None:
         self._looked_at = trio.current_time()
         self._looks += 1
-        self._text = _event("state", view.state(self._core, self._depth, self._dead_letters))
+        self._text = _event("state", page_content.state(self._core, self._depth, self._dead_letters))
         if self._charts.taken != self.history.taken:
-            charts = view.charts(self.history.samples(), every=self.history.every, kept=self.history.kept)
+            charts = page_content.charts(self.history.samples(), every=self.history.every, kept=self.history.kept)
             self._charts = _Charts(self.history.taken, _event("charts", charts))
         self._wake_up.notify()
 
@@ -139,14 +139,14 @@ class Feed:
         return {} if found is None else found.attributes
 
 
-async def _asked(ask: Callable[[], Awaitable[Mapping[str, str]]]) -> view.Depth:
+async def _asked(ask: Callable[[], Awaitable[Mapping[str, str]]]) -> page_content.Depth:
     error = f"no answer in {DEPTH_PATIENCE:g} s"
     try:
         with trio.move_on_after(DEPTH_PATIENCE):
-            return view.Depth(trio.current_time(), await ask())
+            return page_content.Depth(trio.current_time(), await ask())
     except QueueError as failure:
         error = str(failure)
-    return view.Depth(trio.current_time(), None, error)
+    return page_content.Depth(trio.current_time(), None, error)
 
 
 class Watcher:

@@ -8,7 +8,7 @@ from typing import Any
 
 from svc import __version__
 from svc.api import openapi_examples as examples
-from svc.api import request_bodies as outgoing
+from svc.api import request_bodies
 from svc.api.openapi_fleet import PATHS
 from svc.api.openapi_parts import ERROR, answer, errors, page
 from svc.telemetry import logs
@@ -39,7 +39,7 @@ _SEND = {
         "message": {"type": "string", "minLength": 1},
         "attributes": {
             "type": "object",
-            "maxProperties": outgoing.ATTRIBUTES_LIMIT,
+            "maxProperties": request_bodies.ATTRIBUTES_LIMIT,
             "additionalProperties": {"oneOf": [{"type": "string", "minLength": 1}, {"type": "number"}]},
         },
         "delay_seconds": {"type": "integer", "minimum": 0, "maximum": 900},

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from svc import __version__
-from svc.api import bodies as render
+from svc.api import bodies
 from svc.api.history import Sample
 from svc.consumer.breaker_state import PROBES, BreakerSnapshot, State
 from svc.consumer.ledger import Entry
@@ -50,13 +50,13 @@ def state(core: Core, depth: Depth | None, dead_letters: Depth | None = None) ->
     report = maintenance.drain
     return {
         "version": __version__,
-        "timestamp": render.now(),
+        "timestamp": bodies.now(),
         "phase": maintenance.phase.value,
         "kind": kind,
         "title": title,
         "text": text,
         "troubles": troubles(maintenance, held, etcd.connected, now - etcd.since, etcd.last_error),
-        "switch": render.switch(maintenance) if maintenance.in_force is not None else None,
+        "switch": bodies.switch(maintenance) if maintenance.in_force is not None else None,
         "key": core.settings.maintenance_key,
         "fleet": core.registrar is not None,
         "can_switch": core.settings.api_token is not None,

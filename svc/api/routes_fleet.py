@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import quart
 import trio
 
-from svc.api import bodies as render
+from svc.api import bodies
 from svc.api.answers import Answer, authorise, error
 from svc.api.request_bodies import Unacceptable, json_object
-from svc.maintenance import fleet_table as fleet_view
+from svc.maintenance import fleet_table
 from svc.maintenance.fleet import Fleet
 from svc.maintenance.orders import NoSuchInstance, NotYours, Order, OutOfReach, Switchboard, read_order
 from svc.settings import Settings
@@ -71,14 +71,14 @@ def add(app: quart.Quart, settings: Settings, switchboard: Switchboard) -> None:
 
     @app.get("/fleet")
     async def fleet() -> Answer:
-        shown = fleet_view.fleet(await shared.look())
-        return {"key": settings.maintenance_key, **shown, "timestamp": render.now()}, 200
+        shown = fleet_table.fleet(await shared.look())
+        return {"key": settings.maintenance_key, **shown, "timestamp": bodies.now()}, 200
 
     @app.get("/maintenance")
     async def held() -> Answer:
-        shown = fleet_view.fleet(await shared.look())
+        shown = fleet_table.fleet(await shared.look())
         del shown["instances"], shown["drained"]
-        return {"key": settings.maintenance_key, **shown, "timestamp": render.now()}, 200
+        return {"key": settings.maintenance_key, **shown, "timestamp": bodies.now()}, 200
 
     @app.put("/maintenance")
     async def on() -> Answer:
@@ -110,5 +110,5 @@ def add(app: quart.Quart, settings: Settings, switchboard: Switchboard) -> None:
             "key": order.key(settings.maintenance_key),
             "instance": request.instance,
             "revision": request.revision or None,
-            "timestamp": render.now(),
+            "timestamp": bodies.now(),
         }, 200

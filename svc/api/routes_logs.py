@@ -6,7 +6,7 @@ changed: at `debug` a log may grow a hundredfold.
 
 import quart
 
-from svc.api import bodies as render
+from svc.api import bodies
 from svc.api.answers import Answer, authorise
 from svc.api.request_bodies import Unacceptable, json_object
 from svc.settings import Settings
@@ -20,7 +20,7 @@ def add(app: quart.Quart, settings: Settings) -> None:
     """Add the routes."""
 
     def answer() -> Answer:
-        return {"level": logs.level(), "configured": settings.log_level, "timestamp": render.now()}, 200
+        return {"level": logs.level(), "configured": settings.log_level, "timestamp": bodies.now()}, 200
 
     @app.get("/log-level")
     async def log_level() -> Answer:

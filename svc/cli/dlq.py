@@ -117,9 +117,9 @@ def _tell(moved: "Moved", there: int, url: str) -> None:
 def _settings() -> Settings:
     """The settings, pointed at the running `svc dev` when the environment names no queue."""
     if not os.environ.get("SQS_QUEUE_URL"):
-        from svc.devstack import announcement as devstack_announced
+        from svc.devstack import announcement
 
-        found = devstack_announced.find_announced()
+        found = announcement.find_announced()
         if found is not None and found.queue_url:
             click.echo(f"(the svc dev of process {found.pid}, {found.http_url})", err=True)
             # AWS's credentials are found in the process's environment, by botocore.

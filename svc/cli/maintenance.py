@@ -95,12 +95,12 @@ def status(as_json: bool) -> None:
     """Print what the key says, and the instances."""
     settings = _settings()
     from svc.etcd import fleet as etcd_fleet
-    from svc.maintenance import fleet_table as fleet_view
+    from svc.maintenance import fleet_table
     from svc.maintenance.switch_value import parse_switch
 
     held = _ask(partial(etcd_fleet.look, settings))
     if as_json:
-        click.echo(json.dumps({"key": settings.maintenance_key, **fleet_view.fleet(held)}))
+        click.echo(json.dumps({"key": settings.maintenance_key, **fleet_table.fleet(held)}))
         return
     lines = []
     try:
@@ -119,7 +119,7 @@ def status(as_json: bool) -> None:
     )
     if held.own:
         lines.append(f"switched by themselves: {', '.join(sorted(held.own))}")
-    lines += ["", *fleet_view.table(held.entries)] if held.entries else ["instances: none is registered"]
+    lines += ["", *fleet_table.table(held.entries)] if held.entries else ["instances: none is registered"]
     click.echo("\n".join(lines))
 
 
@@ -163,7 +163,7 @@ def _tell_order(settings: Settings, order: "Order", request: "Request", as_json:
 async def _wait(settings: Settings, request: "Request", timeout: float, as_json: bool) -> int:
     """Show how the fleet answers, until it has; returns the exit code."""
     from svc.etcd import fleet as etcd_fleet
-    from svc.maintenance import fleet_table as fleet_view
+    from svc.maintenance import fleet_table
     from svc.maintenance.fleet import Wait
 
     waiting = Wait(request)
@@ -179,10 +179,10 @@ async def _wait(settings: Settings, request: "Request", timeout: float, as_json:
     result = standing.result.value if standing is not None and standing.result is not None else "timeout"
     if as_json:
         held = standing or waiting.standing()
-        click.echo(json.dumps(fleet_view.end(held, request, code=code, result=result, elapsed=show.elapsed)))
+        click.echo(json.dumps(fleet_table.end(held, request, code=code, result=result, elapsed=show.elapsed)))
         return code
     show.draw(waiting)
-    lines = fleet_view.outcome(standing, request, elapsed=show.elapsed)
+    lines = fleet_table.outcome(standing, request, elapsed=show.elapsed)
     click.echo(lines[0])
     for line in lines[1:]:
         click.echo(line)
@@ -216,11 +216,11 @@ class _Show:
         return trio.current_time() - self._began
 
     def tell(self, standing: "Standing") -> None:
-        from svc.maintenance import fleet_table as fleet_view
+        from svc.maintenance import fleet_table
 
         before, self.last, self._trouble = self.last, standing, ""
         if self._screen is None:
-            for text, event in fleet_view.changes(before, standing):
+            for text, event in fleet_table.changes(before, standing):
                 if self._json:
                     click.echo(json.dumps({**event, "elapsed": round(self.elapsed, 1)}))
                 else:
@@ -238,22 +238,22 @@ class _Show:
             await trio.sleep(REDRAW)
 
     def draw(self, waiting: "Wait") -> None:
-        from svc.maintenance import fleet_table as fleet_view
+        from svc.maintenance import fleet_table
 
         if self._screen is not None and self.last is not None:
             standing = waiting.standing()
-            lines = fleet_view.table(standing.live, notes=fleet_view.notes(standing), limit=self._screen.room - 3)
+            lines = fleet_table.table(standing.live, notes=fleet_table.notes(standing), limit=self._screen.room - 3)
             trouble = f"; {self._trouble}" if self._trouble else ""
-            lines.append(f"{fleet_view.progress(standing, self._request)}, {self.elapsed:.1f} s{trouble}")
+            lines.append(f"{fleet_table.progress(standing, self._request)}, {self.elapsed:.1f} s{trouble}")
             self._screen.draw(lines)
 
 
 def _settings() -> Settings:
     """The settings, pointed at the running `svc dev` when the environment names no etcd."""
     if not os.environ.get("ETCD_ENDPOINTS"):
-        from svc.devstack import announcement as devstack_announced
+        from svc.devstack import announcement
 
-        found = devstack_announced.find_announced()
+        found = announcement.find_announced()
         if found is not None:
             click.echo(f"(the svc dev of process {found.pid}, {found.http_url})", err=True)
             return settings_of({"ETCD_ENDPOINTS": found.etcd_endpoints, "MAINTENANCE_KEY": found.maintenance_key})

@@ -22,8 +22,7 @@ from trio.testing import MockClock
 from svc import Message, Reject, Retry, __version__
 from svc.api import app as api
 from svc.api import openapi_examples as examples
-from svc.api import request_bodies as outgoing
-from svc.api import routes_messages
+from svc.api import request_bodies, routes_messages
 from svc.api.feed import Feed
 from svc.api.openapi import DESCRIPTION
 from svc.core import Core
@@ -959,7 +958,7 @@ async def test_bad_body(autojump_clock: MockClock, body: bytes, word: str) -> No
 @pytest.mark.parametrize(
     "body",
     [
-        {"message": "x" * outgoing.MESSAGE_LIMIT},
+        {"message": "x" * request_bodies.MESSAGE_LIMIT},
         {"message": "\U0001f600é\t\r\n"},
         {"message": "\U00010000\ue000\ufffd"},
         {"message": "x", "attributes": None, "delay_seconds": None, "group_id": None, "deduplication_id": None},
@@ -979,10 +978,10 @@ async def test_bodies_at_the_limits(autojump_clock: MockClock, body: object) -> 
 @pytest.mark.parametrize(
     "body",
     [
-        {"message": "x" * (outgoing.MESSAGE_LIMIT + 1)},
-        {"message": "é" * (outgoing.MESSAGE_LIMIT // 2) + "x"},
-        {"message": "x" * outgoing.MESSAGE_LIMIT, "attributes": {"a": "b"}},
-        b" " * (outgoing.BODY_LIMIT + 1),
+        {"message": "x" * (request_bodies.MESSAGE_LIMIT + 1)},
+        {"message": "é" * (request_bodies.MESSAGE_LIMIT // 2) + "x"},
+        {"message": "x" * request_bodies.MESSAGE_LIMIT, "attributes": {"a": "b"}},
+        b" " * (request_bodies.BODY_LIMIT + 1),
     ],
     ids=["characters", "bytes", "with attributes", "body"],
 )
@@ -994,7 +993,7 @@ async def test_too_large(autojump_clock: MockClock, body: object) -> None:
 
 
 async def test_a_message_of_the_longest_json_form_fits_into_the_body_limit(autojump_clock: MockClock) -> None:
-    body = b'{"message": "' + b"\\u0041" * outgoing.MESSAGE_LIMIT + b'"}'
+    body = b'{"message": "' + b"\\u0041" * request_bodies.MESSAGE_LIMIT + b'"}'
     async with running(for_ever) as held:
         assert (await held.send(body))[0] == 200
 
@@ -1056,5 +1055,5 @@ async def test_openapi_is_valid_and_covers_exactly_the_routes(autojump_clock: Mo
         }
         assert described == there
         sendable = served["paths"]["/messages/send"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        assert set(sendable["properties"]) == set(outgoing.Outgoing.__slots__)
+        assert set(sendable["properties"]) == set(request_bodies.Outgoing.__slots__)
         assert (await held.send(examples.SEND))[0] == 200

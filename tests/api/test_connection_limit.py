@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from svc.api import connection_limit as connections
-from svc.api import server
+from svc.api import connection_limit, server
 from svc.devstack.stack import Etcd, Moto
 from tests.live import stand
 
@@ -85,7 +84,7 @@ async def closed(stream: trio.SocketStream) -> None:
 async def test_who_waits_longest_for_its_client_gives_way(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "QUIET", 0.5)
+    monkeypatch.setattr(connection_limit, "QUIET", 0.5)
     caplog.set_level(logging.INFO)
     async with served(limit=10) as held:
         idle = [await held.connect() for _ in range(3)]
@@ -95,7 +94,7 @@ async def test_who_waits_longest_for_its_client_gives_way(
         bodies = [await held.connect() for _ in range(4)]
         for stream in bodies:
             await stream.send_all(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nha")
-        await trio.sleep(2 * connections.NEW)
+        await trio.sleep(2 * connection_limit.NEW)
         new = [await held.connect() for _ in range(10)]
         assert [await held.ask("/x", stream) for stream in new] == ["200"] * 10
         for stream in (*idle, *heads, *bodies):
@@ -127,7 +126,7 @@ async def test_requests_under_way_never_give_way_and_health_is_answered_all_the_
 
 
 async def test_beyond_the_places_for_health_connections_wait_to_be_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "FOR_HEALTH", 1)
+    monkeypatch.setattr(connection_limit, "FOR_HEALTH", 1)
     async with served(limit=2) as held, trio.open_nursery() as nursery:
         answers: list[str] = []
 
@@ -139,7 +138,7 @@ async def test_beyond_the_places_for_health_connections_wait_to_be_accepted(monk
             while held.slow < number:
                 await trio.sleep(0.01)
         nursery.start_soon(ask, "/health/live")
-        await trio.sleep(2 * connections.NEW)
+        await trio.sleep(2 * connection_limit.NEW)
         assert answers == []
         held.go.set()
         while len(answers) < 4:
@@ -150,7 +149,7 @@ async def test_beyond_the_places_for_health_connections_wait_to_be_accepted(monk
 async def test_only_so_many_large_bodies_at_once() -> None:
     head = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
     async with served(limit=100) as held:
-        large = [await held.connect() for _ in range(connections.LARGE_BODIES)]
+        large = [await held.connect() for _ in range(connection_limit.LARGE_BODIES)]
         for stream in large:
             await stream.send_all(head + b"begun")
         one_more = await held.connect()

@@ -19,8 +19,7 @@ import trio
 
 from svc import Message
 from svc.api import app as api
-from svc.api import request_bodies as outgoing
-from svc.api import server
+from svc.api import request_bodies, server
 from svc.core import Core
 from svc.settings import load
 from svc.testing import SimulatedQueue, SimulatedSwitch
@@ -375,8 +374,8 @@ BODIES: dict[str, tuple[bytes, str | None, int]] = {
     "multipart": (b"--x\r\n\r\n", "multipart/form-data; boundary=x", 415),
     "with charset": (GOOD, "application/json; charset=utf-8", 200),
     "latin-1": ('{"message": "é"}'.encode("latin-1"), "application/json; charset=latin-1", 400),
-    "1 MiB": (json.dumps({"message": "x" * outgoing.MESSAGE_LIMIT}).encode(), "application/json", 200),
-    "1 MiB + 1": (json.dumps({"message": "x" * (outgoing.MESSAGE_LIMIT + 1)}).encode(), "application/json", 413),
+    "1 MiB": (json.dumps({"message": "x" * request_bodies.MESSAGE_LIMIT}).encode(), "application/json", 200),
+    "1 MiB + 1": (json.dumps({"message": "x" * (request_bodies.MESSAGE_LIMIT + 1)}).encode(), "application/json", 413),
     "7 MiB": (json.dumps({"message": "x" * 7 * 1024 * 1024}).encode(), "application/json", 413),
     "gzip": (b"\x1f\x8b\x08\x00" + bytes(20), "application/json", 400),
 }

@@ -13,11 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from svc.api import docs_page as docs
-from svc.api import feed
+from svc.api import docs_page, feed, request_bodies, routes_page
 from svc.api import openapi_examples as examples
-from svc.api import request_bodies as outgoing
-from svc.api import routes_page as api_page
 from svc.api.openapi import DESCRIPTION
 from svc.testing import Fault, SimulatedQueue
 from tests.api import test_api_fleet, test_log_level
@@ -129,7 +126,7 @@ PATHS = [
 
 
 async def _ask_everything(api: Api) -> None:
-    for path in (*PATHS, *api_page.FILES):
+    for path in (*PATHS, *routes_page.FILES):
         await api.client.get(path)
     await api.client.head("/events")
     await api.send()
@@ -141,7 +138,7 @@ async def _send_badly(api: Api) -> None:
     await api.send()
     await api.send(Authorization="Bearer wrong-wrong")
     await api.send({"message": ""}, **token)
-    await api.send({"message": "x" * (outgoing.BODY_LIMIT + 1)}, **token)
+    await api.send({"message": "x" * (request_bodies.BODY_LIMIT + 1)}, **token)
     await api.send(Content_Type="text/plain", **token)
     headers = {"Content-Type": "application/json", **token}
     async with api.client.request("/messages/send", method="POST", headers=headers) as slow:
@@ -227,7 +224,7 @@ async def test_the_docs_name_every_operation_and_lead_nowhere_outside(autojump_c
     async with running() as held:
         await run(held)
         answer = await held.client.get("/docs")
-        assert answer.headers["Content-Security-Policy"] == api_page.POLICY
+        assert answer.headers["Content-Security-Policy"] == routes_page.POLICY
         reader = Reader(await answer.get_data(True))
     text = "".join(reader.texts)
     for method, path, operation in OPERATIONS:
@@ -269,6 +266,6 @@ def test_the_docs_escape_what_they_show() -> None:
             }
         },
     }
-    reader = Reader(docs.page(document))
+    reader = Reader(docs_page.page(document))
     assert "script" not in reader.tags
     assert "".join(reader.texts).count("<script>") >= 10

@@ -15,9 +15,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from svc import Message, Reject
-from svc.api import feed
-from svc.api import page_content as view
-from svc.api import routes_page as api_page
+from svc.api import feed, page_content, routes_page
 from svc.api.feed import Feed, Watcher
 from svc.api.history import History, Sample
 from svc.consumer.ledger import Counts
@@ -26,9 +24,9 @@ from svc.testing import Fault, Outage, SimulatedQueue, SimulatedSwitch
 from tests import screenshots
 from tests.api.test_api import PHASES, Api, for_ever, in_phase, nothing, running
 
-HTML = (api_page.FOLDER / "page.html").read_text()
-SCRIPT = "".join(path.read_text() for path in sorted(api_page.FOLDER.glob("*.js")))
-STYLE = (api_page.FOLDER / "page.css").read_text()
+HTML = (routes_page.FOLDER / "page.html").read_text()
+SCRIPT = "".join(path.read_text() for path in sorted(routes_page.FOLDER.glob("*.js")))
+STYLE = (routes_page.FOLDER / "page.css").read_text()
 
 
 # -- the history --
@@ -94,7 +92,7 @@ def test_rates_are_per_second_of_the_sample() -> None:
     async def main() -> dict[str, Any]:
         await trio.sleep(100)
         samples = [Sample(80, 20, 40, 3, 0, 1), Sample(85, 5, 40, 0, 0, 2)]
-        return view.charts(samples, every=5, kept=180)
+        return page_content.charts(samples, every=5, kept=180)
 
     assert trio.run(main, clock=MockClock(autojump_threshold=0)) == {
         "span": 900, "every": 5, "ago": [20, 15], "processed": [2, 8], "failed": [3, 0], "in_flight": [1, 2],
@@ -105,7 +103,7 @@ def test_rates_are_per_second_of_the_sample() -> None:
 
 
 def shown(api: Api) -> dict[str, Any]:
-    return json.loads(json.dumps(view.state(api.core, None)))
+    return json.loads(json.dumps(page_content.state(api.core, None)))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +284,7 @@ async def test_messages_in_flight_with_their_age_oldest_first(autojump_clock: Mo
     assert told["counts"]["in_flight"] == 31
     assert told["in_flight"][0] == {"id": "simulated-1", "seconds": 5, "doing": "processing", "receives": 1}
     assert {entry["seconds"] for entry in told["in_flight"][1:]} == {2}
-    assert len(told["in_flight"]) == view.SHOWN
+    assert len(told["in_flight"]) == page_content.SHOWN
 
 
 @pytest.mark.expects_errors
@@ -300,7 +298,7 @@ async def test_texts_from_outside_are_cut_and_newest_errors_stand_first(autojump
         await trio.sleep(10)
         errors = shown(held)["errors"]
     assert [error["error"][:12] for error in errors] == ["ValueError: ", "rejected: 1<", "ValueError: "]
-    assert max(len(error["error"]) for error in errors) == view.LONGEST
+    assert max(len(error["error"]) for error in errors) == page_content.LONGEST
 
 
 @pytest.mark.parametrize(
@@ -316,11 +314,11 @@ async def test_texts_from_outside_are_cut_and_newest_errors_stand_first(autojump
     ],
 )
 def test_durations_in_words(seconds: float, text: str) -> None:
-    assert view.duration(seconds) == text
+    assert page_content.duration(seconds) == text
 
 
 def test_every_sentence_of_the_state_has_its_sign_and_colour() -> None:
-    kinds = set(re.findall(r'return \(?\s*"(\w+)",', (api_page.FOLDER.parent / "page_content.py").read_text()))
+    kinds = set(re.findall(r'return \(?\s*"(\w+)",', (routes_page.FOLDER.parent / "page_content.py").read_text()))
     assert kinds >= {"starting", "running", "draining", "maintenance", "trouble", "expired", "stopped"}
     for kind in kinds:
         assert f'.state[data-kind="{kind}"] .' in STYLE, f"no sign for {kind}"
@@ -539,15 +537,15 @@ async def test_there_is_room_for_so_many_watchers(autojump_clock: MockClock) -> 
 
 
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("path", api_page.FILES)
+@pytest.mark.parametrize("path", routes_page.FILES)
 async def test_the_page_answers_in_every_phase(autojump_clock: MockClock, phase: str, path: str) -> None:
     async with in_phase(phase) as (held, _):
         answer = await held.client.get(path)
-        name, kind = api_page.FILES[path]
+        name, kind = routes_page.FILES[path]
         assert answer.status_code == 200
         assert answer.headers["Content-Type"] == kind
-        assert await answer.get_data(False) == (api_page.FOLDER / name).read_bytes()
-        for header, value in api_page.SAFE.items():
+        assert await answer.get_data(False) == (routes_page.FOLDER / name).read_bytes()
+        for header, value in routes_page.SAFE.items():
             assert answer.headers[header] == value
 
 
@@ -561,12 +559,12 @@ async def test_the_feed_answers_head_and_other_methods(autojump_clock: MockClock
 
 
 def test_the_policy_admits_nothing_from_outside_and_nothing_inline() -> None:
-    rules = dict(rule.split(" ", 1) for rule in api_page.POLICY.split("; "))
+    rules = dict(rule.split(" ", 1) for rule in routes_page.POLICY.split("; "))
     assert rules["default-src"] == "'none'"
     assert {value for name, value in rules.items() if name.endswith("-src") and name != "default-src"} == {"'self'"}
     assert rules["frame-ancestors"] == rules["base-uri"] == rules["form-action"] == "'none'"
-    assert "unsafe" not in api_page.POLICY
-    assert "*" not in api_page.POLICY
+    assert "unsafe" not in routes_page.POLICY
+    assert "*" not in routes_page.POLICY
 
 
 def test_the_page_holds_no_inline_code_and_no_outside_address() -> None:
@@ -600,7 +598,7 @@ def test_the_script_names_only_what_the_page_holds() -> None:
 
 
 def test_every_picture_that_the_readme_names_is_there_and_small() -> None:
-    root = api_page.FOLDER.parent.parent.parent
+    root = routes_page.FOLDER.parent.parent.parent
     named = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (root / "README.md").read_text())
     made = {f"docs/{name}.png" for name in (*screenshots.PICTURES, "draining-phone")}
     assert made <= set(named)

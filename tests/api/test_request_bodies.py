@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svc.api import request_bodies as outgoing
+from svc.api import request_bodies
 from svc.api.request_bodies import MESSAGE_LIMIT, Outgoing, Unacceptable, read
 
 ALLOWED = re.compile("[\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
@@ -159,4 +159,4 @@ def test_numbers(number: float, taken: bool) -> None:
 
 
 def test_the_body_limit_leaves_room_for_the_longest_way_to_write_a_message() -> None:
-    assert len(b'{"message": "' + b"\\u00e9" * MESSAGE_LIMIT + b'"}') <= outgoing.BODY_LIMIT
+    assert len(b'{"message": "' + b"\\u00e9" * MESSAGE_LIMIT + b'"}') <= request_bodies.BODY_LIMIT

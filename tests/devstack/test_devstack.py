@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from svc import settings
-from svc.devstack import child as devstack_child
+from svc.devstack import child
 from svc.devstack import stack as devstack
 from svc.devstack.announcement import Announced, announced, find_announced
 from svc.devstack.child import Child, DevstackError, free_ports
@@ -145,7 +145,7 @@ def test_a_frozen_child_ends(temporary: Path) -> None:
         etcd.freeze()
         began = time.monotonic()
     assert gone(etcd.pid)
-    assert time.monotonic() - began < devstack_child.STOP_TIMEOUT
+    assert time.monotonic() - began < child.STOP_TIMEOUT
 
 
 def test_children_die_with_a_killed_parent(temporary: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_child_that_is_never_ready_is_given_up(temporary: Path, monkeypatch: p
         def _ready(self, lines: list[str]) -> bool:
             return False
 
-    monkeypatch.setattr(devstack_child, "START_TIMEOUT", 0.5)
+    monkeypatch.setattr(child, "START_TIMEOUT", 0.5)
     mute = Mute()
     with pytest.raises(DevstackError, match=r"not ready within 0\.5 s(.|\n)*still busy"):
         mute.start()

@@ -17,7 +17,7 @@ import trio
 from svc.core import Core
 from svc.devstack.stack import Etcd
 from svc.etcd import fleet as etcd_fleet
-from svc.etcd import registration as etcd_registrar
+from svc.etcd import registration
 from svc.etcd.registration import Registrar, identity
 from svc.etcd.watcher import KeyWatcher
 from svc.maintenance.fleet import Entry, Request, Standing, Wait
@@ -122,7 +122,7 @@ async def measure(count: int, *, rounds: int, idle_seconds: float) -> Timing:
         before = puts(etcd)
         for _ in range(rounds):
             await trio.sleep(
-                2 * etcd_registrar.AT_MOST_EVERY
+                2 * registration.AT_MOST_EVERY
             )  # nobody waits for his turn to write, as after a quick off and on
             first, last = await order(settings, count, on=True)
             acknowledged.append(first)

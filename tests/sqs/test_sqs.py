@@ -25,9 +25,8 @@ from svc.consumer.queue import (
 from svc.devstack.stack import Moto
 from svc.processors import Message
 from svc.settings import Settings
-from svc.sqs import answers, aws_client, creation
+from svc.sqs import answers, aws_client, creation, wire
 from svc.sqs import queue as sqs
-from svc.sqs import wire as sqs_wire
 from tests.roads import ROADS
 
 Respond = Callable[[str, int], bytes | None]
@@ -313,7 +312,7 @@ async def test_one_message_that_cannot_be_read_does_not_lose_the_others(nursery:
     ],
 )  # fmt: skip
 def test_which_refusals_mean_that_the_lease_is_gone(code: str, text: str, gone: bool) -> None:
-    assert sqs_wire.refusal(code, text).gone is gone
+    assert wire.refusal(code, text).gone is gone
 
 
 @one_road
@@ -338,7 +337,7 @@ async def test_a_dead_letter_keeps_attributes_and_their_types(moto: Moto, queue_
     at = here.model_copy(update={"sqs_queue_url": created.dead_letter_url})
     async with sqs.opened(at, polls=1) as dead:
         [letter] = await dead.receive(limit=1, wait=1, visibility=30)
-    reason = {"DataType": "String", "StringValue": ("why " * 1000)[: sqs_wire.MAX_REASON]}
+    reason = {"DataType": "String", "StringValue": ("why " * 1000)[: wire.MAX_REASON]}
     assert letter.native == {**native, "RejectReason": reason}
     assert letter.message.body == "body"
 
@@ -346,9 +345,9 @@ async def test_a_dead_letter_keeps_attributes_and_their_types(moto: Moto, queue_
 @one_road
 def test_a_reason_that_would_break_a_limit_is_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     ten = {f"a{number}": {"DataType": "String", "StringValue": "x"} for number in range(10)}
-    assert sqs_wire.dead_letter_attributes(Received(Message("id", "body"), "h", ten), "because") == ten
-    large = Received(Message("id", "x" * sqs_wire.MAX_MESSAGE_BYTES), "h", {})
-    assert sqs_wire.dead_letter_attributes(large, "because") == {}
+    assert wire.dead_letter_attributes(Received(Message("id", "body"), "h", ten), "because") == ten
+    large = Received(Message("id", "x" * wire.MAX_MESSAGE_BYTES), "h", {})
+    assert wire.dead_letter_attributes(large, "because") == {}
     assert caplog.text.count("because") == 2
 
 
