@@ -59,7 +59,10 @@ Tell = TypeVar("Tell", bound=Callable[..., None])
 def provider() -> TracerProvider:
     """The one that the process has, if a processor's module has set one; else one that exports by OTLP over HTTP, made from the
     standard OTEL_* variables."""
-    held = trace.get_tracer_provider()
+    try:
+        held = trace.get_tracer_provider()
+    except StopIteration:  # which a coroutine must not let out
+        raise LookupError("there is no tracer provider of the name that OTEL_PYTHON_TRACER_PROVIDER holds") from None
     if isinstance(held, TracerProvider):
         return held
     resource = Resource.create({"service.version": __version__})

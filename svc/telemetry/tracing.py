@@ -6,9 +6,10 @@ They are on when the extra `otel` is installed and the environment asks for them
 (sampler, resource, headers, batches) is read by OpenTelemetry itself, as AWS's variables are by botocore.
 """
 
+import logging
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,6 +18,8 @@ import trio
 from svc.settings import Settings
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
     from svc.telemetry.spans import Spans
 
 log = structlog.get_logger(__name__)
@@ -61,9 +64,46 @@ async def opened(settings: Settings, environ: Mapping[str, str] | None = None) -
     for name in PROTOCOLS:
         if environ.get(name, "http/protobuf").strip() not in ("", "http/protobuf"):
             log.warning("traces go by http/protobuf; the variable is ignored", variable=name)
-    held = provider()
     try:
-        yield Spans(held, settings)
+        with _in_plain_words():
+            held = provider()
+            spans = Spans(held, settings)
+    except Exception as error:
+        # It is made from variables that only OpenTelemetry reads, and by plug-ins: all that it raises is about those.
+        log.warning(
+            "traces are asked for, but OpenTelemetry cannot be set up: check the OTEL_* variables; the work goes on without",
+            error=str(error) or repr(error),
+        )
+        yield None
+        return
+    try:
+        yield spans
     finally:
         with trio.move_on_after(FLUSH_SECONDS, shield=True):
-            await trio.to_thread.run_sync(held.force_flush, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(_flush, held, abandon_on_cancel=True)
+
+
+def _flush(held: "TracerProvider") -> None:
+    try:
+        held.force_flush()
+    except Exception as error:
+        log.warning("the last traces could not be sent", error=repr(error))
+
+
+@contextmanager
+def _in_plain_words() -> Iterator[None]:
+    """What OpenTelemetry logs of its variables becomes a warning of one line: it writes errors with a traceback for values
+    that it replaces by its defaults."""
+    said: list[logging.LogRecord] = []
+    theirs, listener = logging.getLogger("opentelemetry"), logging.Handler(logging.WARNING)
+    listener.emit = said.append  # type: ignore[method-assign,assignment]
+    propagated, theirs.propagate = theirs.propagate, False
+    theirs.addHandler(listener)
+    try:
+        yield
+    finally:
+        theirs.removeHandler(listener)
+        theirs.propagate = propagated
+        for record in said:
+            raised = record.exc_info[1] if record.exc_info else None
+            log.warning("OpenTelemetry says", said=record.getMessage(), error=repr(raised) if raised else None)

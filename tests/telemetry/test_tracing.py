@@ -1,5 +1,6 @@
 """Traces: complete for every way that a message can go, and nothing at all when they are not asked for."""
 
+import json
 import os
 import subprocess
 import sys
@@ -354,3 +355,40 @@ trio.run(main)
     (span,) = resource.scope_spans[0].spans
     assert span.name == "send test-queue"
     assert span.trace_id.hex() == ran.stdout.strip()
+
+
+SET_UP = """
+import sys
+import trio
+from svc.settings import load
+from svc.telemetry import logs, tracing
+
+logs.configure("json", "info")
+
+async def main():
+    async with tracing.opened(load({})) as spans:
+        print(spans is not None)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "traced"),
+    [
+        ("OTEL_BSP_SCHEDULE_DELAY", "0", False),
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "-1", False),
+        ("OTEL_PYTHON_TRACER_PROVIDER", "nonsense", False),
+        ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "nonsense", True),
+    ],
+)
+def test_variables_that_opentelemetry_cannot_use_are_a_warning(variable: str, value: str, traced: bool) -> None:
+    environ = os.environ | {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    command = [sys.executable, "-W", "ignore", "-c", SET_UP]
+    environ |= {variable: value}
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.strip() == str(traced)
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert [line["level"] for line in lines] == ["warning"] * len(lines)
+    assert any(("OTEL_*" in line["event"]) is not traced for line in lines)
+    assert "Traceback" not in ran.stderr
