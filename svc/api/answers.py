@@ -37,6 +37,18 @@ def authorise(settings: Settings, *, token_needed: bool = False) -> None:
         quart.abort(403, "the bearer token is not the one that this service was given in API_TOKEN")
 
 
+async def json_body(limit: int) -> bytes:
+    """The body of a request that has to be JSON; aborts with 415, or with 413 over so many bytes."""
+    if quart.request.mimetype != "application/json":
+        quart.abort(415, "send the body as Content-Type: application/json")
+    if (quart.request.content_length or 0) > limit:
+        quart.abort(413)
+    body: bytes = await quart.request.get_data(cache=False)  # type: ignore[assignment]
+    if len(body) > limit:
+        quart.abort(413)
+    return body
+
+
 class Unauthorised(HTTPException):
     code = 401
     description = "this request changes something: send Authorization: Bearer <the service's API_TOKEN>"

@@ -7,11 +7,15 @@ decides about a message or changes a phase.
 One quirk of the libraries is met here (STACK 1.2): QuartTrio loses hypercorn's idle timer unless `send` is shielded.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart.json.provider import DefaultJSONProvider
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioRequest
 
 from svc import __version__
 from svc.api import (
@@ -49,6 +53,17 @@ class _Connection(TrioASGIHTTPConnection):
         await super().__call__(receive, shielded)
 
 
+class _Request(TrioRequest):
+    async def get_data(self, *args: Any, **options: Any) -> Any:
+        # Not for a body that is too long: that is known without it.
+        if self.content_length is None or self.content_length <= (self.max_content_length or 0):
+            state: Mapping[str, Any] = self.scope.get("state") or {}
+            want_body = state.get(server.WANT_BODY)
+            if want_body is not None:
+                await want_body()
+        return await super().get_data(*args, **options)
+
+
 class _InOrder(DefaultJSONProvider):
     """Answers keep the order in which they are written here: what people look for comes first."""
 
@@ -58,6 +73,7 @@ class _InOrder(DefaultJSONProvider):
 class _App(QuartTrio):
     asgi_http_class = _Connection
     json_provider_class = _InOrder
+    request_class = _Request
 
 
 def make(

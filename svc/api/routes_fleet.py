@@ -9,8 +9,13 @@ from collections.abc import Mapping
 import quart
 import trio
 
+<<<<<<< HEAD
 from svc.api import bodies
 from svc.api.answers import Answer, authorise, error
+=======
+from svc.api import bodies as render
+from svc.api.answers import Answer, authorise, error, json_body
+>>>>>>> 414272d (API: no 100 Continue before a refusal, 414 and 431 for what comes at once too, HTTP_HOST in brackets and :: for both kinds of addresses)
 from svc.api.request_bodies import Unacceptable, json_object
 from svc.maintenance import fleet_table
 from svc.maintenance.fleet import Fleet
@@ -83,11 +88,7 @@ def add(app: quart.Quart, settings: Settings, switchboard: Switchboard) -> None:
     @app.put("/maintenance")
     async def on() -> Answer:
         authorise(settings, token_needed=True)
-        if quart.request.mimetype != "application/json":
-            quart.abort(415, "send the body as Content-Type: application/json")
-        body: bytes = await quart.request.get_data(cache=False)  # type: ignore[assignment]
-        if len(body) > BODY_LIMIT:
-            quart.abort(413)
+        body = await json_body(BODY_LIMIT)
         return await obey(json_object(body, such_as='{"reason": "text", "by": "name", "for": "30m"}'), on=True)
 
     @app.delete("/maintenance")

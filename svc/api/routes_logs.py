@@ -6,8 +6,13 @@ changed: at `debug` a log may grow a hundredfold.
 
 import quart
 
+<<<<<<< HEAD
 from svc.api import bodies
 from svc.api.answers import Answer, authorise
+=======
+from svc.api import bodies as render
+from svc.api.answers import Answer, authorise, json_body
+>>>>>>> 414272d (API: no 100 Continue before a refusal, 414 and 431 for what comes at once too, HTTP_HOST in brackets and :: for both kinds of addresses)
 from svc.api.request_bodies import Unacceptable, json_object
 from svc.settings import Settings
 from svc.telemetry import logs
@@ -29,11 +34,7 @@ def add(app: quart.Quart, settings: Settings) -> None:
     @app.put("/log-level")
     async def change_log_level() -> Answer:
         authorise(settings, token_needed=True)
-        if quart.request.mimetype != "application/json":
-            quart.abort(415, "send the body as Content-Type: application/json")
-        body: bytes = await quart.request.get_data(cache=False)  # type: ignore[assignment]
-        if len(body) > BODY_LIMIT:
-            quart.abort(413)
+        body = await json_body(BODY_LIMIT)
         told = json_object(body, such_as='{"level": "debug"}')
         if set(told) != {"level"} or told["level"] not in logs.LEVELS:
             raise Unacceptable(f'"level", and nothing else, has to be one of {", ".join(logs.LEVELS)}')

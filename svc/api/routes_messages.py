@@ -9,7 +9,7 @@ import trio
 from quart_trio import QuartTrio
 
 from svc.api import bodies, request_bodies, routes_page
-from svc.api.answers import Answer, authorise, error
+from svc.api.answers import Answer, authorise, error, json_body
 from svc.api.errors import closed_answer
 from svc.api.openapi import DESCRIPTION
 from svc.core import Core
@@ -53,10 +53,8 @@ def add(app: QuartTrio, core: Core) -> None:
     async def send() -> Answer:
         core.gate.knock()
         authorise(core.settings)
-        if quart.request.mimetype != "application/json":
-            quart.abort(415, "send the body as Content-Type: application/json")
         # Not under way yet: a client that takes its time over the body must not hold up a drain.
-        wanted = request_bodies.read(await quart.request.get_data(cache=False))  # type: ignore[arg-type]
+        wanted = request_bodies.read(await json_body(request_bodies.BODY_LIMIT))
         return await pass_on(wanted)
 
     @gated

@@ -21,6 +21,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from typing import Any
 
 import h11
 import structlog
@@ -64,6 +65,12 @@ SMALL_BODY = 65_536
 
 BACKLOG = 128
 """Connections that may wait to be accepted."""
+
+LONGEST_TARGET, LONGEST_HEADERS = 8192, 16_384
+"""Bytes of a URL, and of all headers together."""
+
+WANT_BODY = "svc.want_body"
+"""Under this name the `state` of an ASGI scope holds what to await before the body is read."""
 
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*(.*)", re.IGNORECASE)
 
@@ -133,8 +140,11 @@ async def serve(
 
 def _listen(host: str, port: int) -> trio.SocketListener:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = (
+        family is socket.AF_INET6 and not host.strip(":0") and socket.has_dualstack_ipv6()
+    )  # `::`, however it is written
     try:
-        held = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        held = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         why = str(error.strerror).partition(" (while")[0]
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -209,7 +219,7 @@ class _Connection:
                     self._config,
                     self._context,
                     self._tasks,
-                    ConnectionState(self._state.copy()),
+                    ConnectionState(self._state.copy() | {WANT_BODY: self._want_body}),
                     False,
                     client,
                     server,
@@ -225,6 +235,9 @@ class _Connection:
             pass  # the client has gone
         finally:
             await trio.aclose_forcefully(self._stream)
+
+    async def _want_body(self) -> None:
+        await self._protocol.want_body()
 
     async def _read(self) -> None:
         while True:
@@ -292,10 +305,29 @@ class _NotServed(Exception):
         self.status = status
 
 
+class _Http1Connection(h11.Connection):
+    """hypercorn answers `Expect: 100-continue` by itself when it reads this, before anybody has looked at the request."""
+
+    they_are_waiting_for_100_continue = False
+
+
 class _Http1(H11Protocol):
     """hypercorn's HTTP/1.1, without the ways out of it."""
 
     may_ask: Callable[[bytes, Iterable[tuple[bytes, bytes]]], bool]
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.connection = _Http1Connection(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
+
+    async def want_body(self) -> None:
+        """The application wants the body: say so to a client that waits for that with it (`Expect: 100-continue`). Who is refused
+        without a look at the body is not asked for it."""
+        assert isinstance(self.connection, h11.Connection)
+        if self.connection.client_is_waiting_for_100_continue:
+            await self._send_h11_event(
+                h11.InformationalResponse(status_code=100, headers=self.config.response_headers("h11"))
+            )
 
     async def handle(self, event: Event) -> None:
         try:
@@ -312,6 +344,11 @@ class _Http1(H11Protocol):
     async def _create_stream(self, request: h11.Request) -> None:
         """Where hypercorn changes to WebSocket, for a request with the header Upgrade."""
         target = request.target
+        # h11 bounds what has not come completely; what comes at once may be longer.
+        if len(target) > LONGEST_TARGET:
+            raise _NotServed(414)
+        if sum(len(name) + len(value) for name, value in request.headers) > LONGEST_HEADERS:
+            raise _NotServed(431)
         if absolute := _ABSOLUTE.fullmatch(target):
             target = absolute[1] if absolute[1].startswith(b"/") else b"/" + absolute[1]
         if not target.startswith(b"/") and target != b"*":
@@ -331,6 +368,7 @@ class _Http1(H11Protocol):
         if self.connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         text = {
+            414: f"the URL is longer than {LONGEST_TARGET} bytes",
             431: "the request line and headers are too large",
             503: "there are too many connections or large requests at once; try again in a second",
             501: "this transfer encoding is not known here; send the body as it is, or chunked",

@@ -263,6 +263,13 @@ RAW: dict[str, tuple[Sequence[bytes | float], set[int | None]]] = {
     "body of a GET": ([GET + b"Content-Length: 3\r\n\r\nabc"], {200}),
     "body of a GET that never comes": ([GET + b"Content-Length: 3\r\n\r\n"], {200}),
     "expect": ([POST + b"Expect: 100-continue\r\nContent-Length: 16\r\n\r\n", 0.1, GOOD], {100}),
+    "expect for too much": ([POST + b"Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n"], {413}),
+    "expect for another type": (
+        [b"POST /messages/send HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 16\r\n\r\n"],
+        {415},
+    ),
+    "long URL at once": ([b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"], {414}),
+    "many headers at once": ([GET + b"".join(b"X-%d: %s\r\n" % (n, b"a" * 500) for n in range(60)) + b"\r\n"], {431}),
     "expect nonsense": ([GET + b"Expect: nonsense\r\n\r\n"], {200, 417}),
     "bad UTF-8": ([sized(b'{"message": "\xff"}')], {400}),
     "byte by byte": ([piece for byte in sized(GOOD) for piece in (bytes([byte]), 0.0005)], {200}),
@@ -610,3 +617,28 @@ async def test_a_token_is_compared_as_the_bytes_it_is() -> None:
             "pässwördÿ".encode(): 403, b"x" * 8000: 403, b"": 401,
         }.items():  # fmt: skip
             assert split(await talk(held, POST + b"Authorization: Bearer " + sent + rest))[0] == status, sent
+
+
+async def test_a_body_is_not_asked_for_from_whom_is_refused() -> None:
+    """Expect: 100-continue is how a client asks before it sends much (RFC 9110, 10.1.1)."""
+    async with served(API_TOKEN="a-token-nobody-knows") as held:
+        head = b"Expect: 100-continue\r\nContent-Length: 16\r\n"
+        assert (await talk(held, POST + head + b"\r\n")).startswith(b"HTTP/1.1 401 ")
+        token = b"Authorization: Bearer a-token-nobody-knows\r\n"
+        order = b"PUT /log-level HTTP/1.1\r\nHost: x\r\n" + JSON + token
+        too_long = b"Expect: 100-continue\r\nContent-Length: 5000\r\n\r\n"
+        assert (await talk(held, order + too_long)).startswith(b"HTTP/1.1 413 ")
+        got = await talk(held, POST + token + head + b"\r\n", 0.2, GOOD, until=lambda got: b"message_id" in got)
+        assert got.startswith(b"HTTP/1.1 100 ")
+        assert b"HTTP/1.1 200 " in got
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::", "0::0"])
+async def test_every_address_is_of_both_kinds(host: str) -> None:
+    listener = server._listen(host, 0)
+    port = listener.socket.getsockname()[1]
+    async with listener:
+        for address in ("127.0.0.1", "::1"):
+            async with await trio.open_tcp_stream(address, port):
+                await (await listener.accept()).aclose()
