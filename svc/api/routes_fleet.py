@@ -9,13 +9,8 @@ from collections.abc import Mapping
 import quart
 import trio
 
-<<<<<<< HEAD
 from svc.api import bodies
-from svc.api.answers import Answer, authorise, error
-=======
-from svc.api import bodies as render
 from svc.api.answers import Answer, authorise, error, json_body
->>>>>>> 414272d (API: no 100 Continue before a refusal, 414 and 431 for what comes at once too, HTTP_HOST in brackets and :: for both kinds of addresses)
 from svc.api.request_bodies import Unacceptable, json_object
 from svc.maintenance import fleet_table
 from svc.maintenance.fleet import Fleet

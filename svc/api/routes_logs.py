@@ -6,13 +6,8 @@ changed: at `debug` a log may grow a hundredfold.
 
 import quart
 
-<<<<<<< HEAD
 from svc.api import bodies
-from svc.api.answers import Answer, authorise
-=======
-from svc.api import bodies as render
 from svc.api.answers import Answer, authorise, json_body
->>>>>>> 414272d (API: no 100 Continue before a refusal, 414 and 431 for what comes at once too, HTTP_HOST in brackets and :: for both kinds of addresses)
 from svc.api.request_bodies import Unacceptable, json_object
 from svc.settings import Settings
 from svc.telemetry import logs
