@@ -6,7 +6,6 @@ import gc
 import json
 import logging
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,10 +27,7 @@ from svc.settings import Settings
 from svc.sqs import answers, aws_client, creation, wire
 from svc.sqs import queue as sqs
 from tests.roads import ROADS
-
-Respond = Callable[[str, int], bytes | None]
-"""From the operation and the number of the request to the bytes of an answer; None: never answer."""
-
+from tests.sqs.small_server import Server, answer, error
 
 the_road: aws_client.Road = "native"
 
@@ -59,55 +55,6 @@ def settings(endpoint: str, name: str = "q", **more: Any) -> Settings:
         sqs_queue_url=f"{endpoint}/000000000000/{name}", aws_endpoint=endpoint, sqs_wait_time_seconds=1,
         **{"sqs_transport": the_road, **more},
     )  # fmt: skip
-
-
-def answer(body: object, status: int = 200, headers: str = "") -> bytes:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
-    return head.encode() + content
-
-
-def error(code: str, status: int = 400, text: str = "what SQS says") -> bytes:
-    return answer({"__type": f"com.amazonaws.sqs#{code}", "message": text}, status)
-
-
-class Server:
-    """A small HTTP server. `requests` counts what arrived, by operation."""
-
-    def __init__(self, respond: Respond) -> None:
-        self.requests: dict[str, int] = {}
-        self._respond = respond
-
-    async def start(self, nursery: trio.Nursery) -> str:
-        [listener] = await nursery.start(partial(trio.serve_tcp, self._serve, 0, host="127.0.0.1"))
-        return f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
-
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        received = b""
-        async with stream:
-            while True:
-                while b"\r\n\r\n" not in received:
-                    more = await stream.receive_some()
-                    if not more:
-                        return
-                    received += more
-                head, _, received = received.partition(b"\r\n\r\n")
-                fields = {
-                    name.lower(): value
-                    for name, _, value in (line.partition(": ") for line in head.decode().split("\r\n"))
-                }
-                while len(received) < int(fields["content-length"]):
-                    received += await stream.receive_some()
-                received = received[int(fields["content-length"]) :]
-                operation = fields["x-amz-target"].partition(".")[2]
-                self.requests[operation] = self.requests.get(operation, 0) + 1
-                reply = self._respond(operation, self.requests[operation])
-                if reply is None:
-                    await trio.sleep_forever()
-                    return
-                await stream.send_all(reply)
-                if b"Content-Length" not in reply or b"close" in reply:
-                    return
 
 
 # What goes wrong on the way
