@@ -62,24 +62,30 @@ async def create(
     if dead_letters == name:
         raise QueueMisconfigured("SQS_DLQ_NAME names the queue itself; a dead-letter queue must be another")
     async with aws_client.opened(settings, [Pool(10)]) as [call]:
-        kind = {"FifoQueue": "true", "ContentBasedDeduplication": "true"} if fifo else {}
-        url, is_new = await _ensure(
-            call, name, {**kind, "VisibilityTimeout": str(settings.sqs_visibility_timeout_seconds)}
+        return await create_by(call, settings, name, messages, on_sent)
+
+
+async def create_by(
+    call: Call, settings: Settings, name: str, messages: int, on_sent: Callable[[int], None]
+) -> Created:
+    """As `create`, with the calls of one client."""
+    fifo, dead_letters = name.endswith(".fifo"), settings.sqs_dlq_name
+    kind = {"FifoQueue": "true", "ContentBasedDeduplication": "true"} if fifo else {}
+    url, is_new = await _ensure(call, name, {**kind, "VisibilityTimeout": str(settings.sqs_visibility_timeout_seconds)})
+    dead_url, dead_is_new = None, False
+    redrive: Literal["set", "kept", "none"] = "none"
+    if dead_letters is not None:
+        dead_url, dead_is_new = await _ensure(
+            call, dead_letters, {**kind, "MessageRetentionPeriod": str(DLQ_RETENTION_SECONDS)}
         )
-        dead_url, dead_is_new = None, False
-        redrive: Literal["set", "kept", "none"] = "none"
-        if dead_letters is not None:
-            dead_url, dead_is_new = await _ensure(
-                call, dead_letters, {**kind, "MessageRetentionPeriod": str(DLQ_RETENTION_SECONDS)}
-            )
-            redrive = await _set_redrive_policy(call, url, dead_url, settings.sqs_max_receive_count)
-        queue = SqsQueue(url, poll=call, call=call)
-        sent = []
-        for number in range(1, messages + 1):
-            # Own deduplication ids: a second `svc init --messages 3` shall send three messages more, not none.
-            group, own = ("svc-init", uuid.uuid4().hex) if fifo else (None, None)
-            sent.append(await queue.send(f"first message {number} of {messages}", group_id=group, deduplication_id=own))
-            on_sent(number)
+        redrive = await _set_redrive_policy(call, url, dead_url, settings.sqs_max_receive_count)
+    queue = SqsQueue(url, poll=call, call=call)
+    sent = []
+    for number in range(1, messages + 1):
+        # Own deduplication ids: a second `svc init --messages 3` shall send three messages more, not none.
+        group, own = ("svc-init", uuid.uuid4().hex) if fifo else (None, None)
+        sent.append(await queue.send(f"first message {number} of {messages}", group_id=group, deduplication_id=own))
+        on_sent(number)
     return Created(url, is_new, dead_url, dead_is_new, redrive, tuple(sent))
 
 

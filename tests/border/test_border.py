@@ -1,0 +1,11 @@
+"""Generated answers, a bounded number of them: `python -m tests.border --minutes 10` tries more."""
+
+import pytest
+
+from tests.border.properties import PROPERTIES, check
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_nothing_but_the_border_s_errors_comes_out(name: str) -> None:
+    assert check(name, PROPERTIES[name][2], 1)
