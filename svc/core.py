@@ -7,6 +7,7 @@ the tests run the wiring that production runs.
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -16,6 +17,7 @@ from svc.consumer.observed_queue import ObservedQueue
 from svc.consumer.observer import UNOBSERVED, Observer
 from svc.consumer.queue import Queue
 from svc.consumer.worker import Worker, WorkerConfig
+from svc.defects import Defects
 from svc.maintenance.fence import Fence
 from svc.maintenance.fleet import Registration, described, own_key
 from svc.maintenance.gate import Gate
@@ -81,6 +83,7 @@ class Core:
         make_watcher: MakeWatcher,
         *,
         observer: Observer = UNOBSERVED,
+        defects: Defects | None = None,
         rng: random.Random | None = None,
         identity: Registration | None = None,
         make_registrar: MakeRegistrar | None = None,
@@ -88,6 +91,7 @@ class Core:
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.settings = settings
+        self.defects = defects or Defects()
         self.queue = queue if observer is UNOBSERVED else ObservedQueue(queue, observer)
         self.identity = identity
         self.fence = Fence(stall=stall, clock=clock, check=self._check, look=self._look, on_open=self._receive)
@@ -96,6 +100,7 @@ class Core:
             process,
             worker_config(settings),
             observer=observer,
+            defects=self.defects,
             may_receive=self._may_receive,
             rng=rng,
         )
@@ -120,23 +125,31 @@ class Core:
         return described(self.identity, self.manager.state(), in_flight=len(self.worker.ledger))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Ends when `manager.stop()` was called and everything is drained. Cancelled, it releases what it holds first, for
-        2 s at most. The registration goes last: until then somebody may have to wait for this instance."""
+        """Ends when `manager.stop()` was called and everything is drained. Cancelled, or when one of its parts fails
+        (`PartFailed`, in groups), it releases what it holds first, for 2 s at most. The registration goes last: until then
+        somebody may have to wait for this instance."""
+        guard = self.defects.guard
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self.worker.run)
+                await nursery.start(partial(guard, "worker", self.worker.run))
                 if self.registrar is not None:
-                    nursery.start_soon(self.registrar.run)
+                    nursery.start_soon(guard, "registrar", self.registrar.run)
                 else:
                     self._check()
-                nursery.start_soon(self.watcher.run)
-                nursery.start_soon(self.fence.run)
+                nursery.start_soon(guard, "watcher", self.watcher.run)
+                nursery.start_soon(guard, "fence", self.fence.run)
                 task_status.started()
-                await self.manager.run()
+                await guard("manager", self.manager.run)
                 nursery.cancel_scope.cancel(reason="drained, stopping")
         finally:
             if self.registrar is not None:
-                await self.registrar.close()
+                await self._unregister(self.registrar)
+
+    async def _unregister(self, registrar: Registrar) -> None:
+        try:
+            await registrar.close()
+        except Exception as defect:
+            self.defects.note("registrar", defect)
 
     # -- what the fence asks for --
 

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 
 import structlog
 import trio
@@ -23,6 +24,7 @@ from svc.api.feed import Feed
 from svc.consumer.observer import Several
 from svc.consumer.worker import LAST_RELEASE
 from svc.core import Core, worker_config
+from svc.defects import Defects
 from svc.etcd.fleet import Switchboard
 from svc.etcd.registration import Registrar, identity
 from svc.etcd.watcher import KeyWatcher
@@ -49,10 +51,11 @@ async def run(
 ) -> int:
     """Run the service until it is told to stop; returns the exit code. `on_ready` gets the API's URL.
 
-    Raises what a part raises at run time, in groups (`server.CannotListen` when the API has no address), and
-    `processors.UnusableProcessor`.
+    Raises, in groups, `defects.PartFailed` when a part has failed at run time, which is told by then and what was in flight given
+    back, and `server.CannotListen` when the API has no address; and `processors.UnusableProcessor`.
     """
     with _signals() as signals, _hard_exit() as arm_hard_exit:
+        defects = Defects(on_crash=lambda: arm_hard_exit(LAST_RELEASE + CLOSING, FAILED), remedied=(api.CannotListen,))
         async with (
             tracing.opened(settings) as spans,
             sqs.opened(settings, polls=settings.sqs_max_receivers) as queue,
@@ -66,7 +69,8 @@ async def run(
                 queue if spans is None else spans.queue(queue),
                 process,
                 KeyWatcher,
-                observer=Several(*observers) if len(observers) > 1 else metrics,
+                observer=Several(defects, *observers),
+                defects=defects,
                 identity=identity(settings),
                 make_registrar=Registrar,
                 stall=STALL,
@@ -82,24 +86,26 @@ async def run(
             def on_stop_signal(count: int) -> None:
                 if count == 1:
                     log.info("stop asked for: draining (a second signal ends this at once)")
-                    arm_hard_exit(settings.drain_timeout + 1 + CLOSING)
+                    arm_hard_exit(settings.drain_timeout + 1 + CLOSING, DRAIN_EXPIRED)
                     core.manager.stop()
                 elif count == 2:
                     log.warning("second signal: what is unfinished is released now")
-                    arm_hard_exit(LAST_RELEASE + CLOSING)
+                    arm_hard_exit(LAST_RELEASE + CLOSING, DRAIN_EXPIRED)
                     work.cancel(reason="second signal")
                 else:
-                    os._exit(DRAIN_EXPIRED)
+                    os._exit(FAILED if defects.crashed else DRAIN_EXPIRED)
 
-            async with watched(), trio.open_nursery() as outermost:
-                outermost.start_soon(_watch, signals, on_stop_signal, settings.log_level)
-                outermost.start_soon(measure_lag, metrics.lagged)
+            guard = defects.guard
+            async with watched(defects), trio.open_nursery() as outermost:
+                outermost.start_soon(guard, "signals", _watch, signals, on_stop_signal, settings.log_level)
+                outermost.start_soon(guard, "watchdog", measure_lag, metrics.lagged)
                 async with trio.open_nursery() as serving:
-                    serving.start_soon(feed.run, stop_api)
+                    serving.start_soon(guard, "page", feed.run, stop_api)
                     if figures is not None:
                         look = lambda: (core.worker.statistics(), core.manager.state())  # noqa: E731
-                        serving.start_soon(Publisher(settings, figures, look).run, stop_api)
-                    url = await serving.start(api.serve, app, settings, stop_api)
+                        publisher = Publisher(settings, figures, look)
+                        serving.start_soon(guard, "cloudwatch", publisher.run, stop_api)
+                    url = await serving.start(partial(guard, "api", api.serve, app, settings, stop_api))
                     with work:
                         async with trio.open_nursery() as working:
                             await working.start(core.run)
@@ -161,15 +167,18 @@ async def _watch(signals: _Signals, on_stop_signal: Callable[[int], None], confi
 
 
 @contextlib.contextmanager
-def _hard_exit() -> Iterator[Callable[[float], None]]:
-    """A last resort that no stuck thread, stalled reader or processor can hold up: `arm(seconds)` ends the process then."""
+def _hard_exit() -> Iterator[Callable[[float, int], None]]:
+    """A last resort that no stuck thread, stalled reader or processor can hold up: `arm(seconds, code)` ends the process then. A
+    failure stays one, whatever else is asked for."""
     timer: threading.Timer | None = None
+    failed = False
 
-    def arm(seconds: float) -> None:
-        nonlocal timer
+    def arm(seconds: float, code: int) -> None:
+        nonlocal timer, failed
+        failed = failed or code == FAILED
         if timer is not None:
             timer.cancel()
-        timer = threading.Timer(seconds, _end_process, (seconds,))
+        timer = threading.Timer(seconds, _end_process, (seconds, FAILED if failed else code))
         timer.daemon = True
         timer.start()
 
@@ -180,6 +189,6 @@ def _hard_exit() -> Iterator[Callable[[float], None]]:
             timer.cancel()
 
 
-def _end_process(seconds: float) -> None:
+def _end_process(seconds: float, code: int) -> None:
     log.critical("still not stopped: ending the process", after_seconds=seconds)
-    os._exit(DRAIN_EXPIRED)
+    os._exit(code)

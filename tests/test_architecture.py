@@ -35,6 +35,7 @@ FILES = {
     "__init__": "shared",
     "wakeup": "shared",
     "backoff": "shared",
+    "defects": "shared",
 } | {
     "sighup": "shared",
 }

@@ -7,12 +7,15 @@ decides about a message or changes a phase.
 One quirk of the libraries is met here (STACK 1.2): QuartTrio loses hypercorn's idle timer unless `send` is shielded.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from quart.ctx import RequestContext
 from quart.json.provider import DefaultJSONProvider
+from quart.typing import ResponseTypes
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
@@ -30,12 +33,15 @@ from svc.api import (
 )
 from svc.api.feed import Feed
 from svc.core import Core
+from svc.defects import Defects
 from svc.maintenance.orders import NoFleet, Switchboard
 from svc.settings import Settings
 from svc.telemetry.metrics import Metrics
 
 BODY_TIMEOUT = 10
 """Seconds that a client may take to send a body."""
+
+CannotListen = server.CannotListen
 
 GRACE = server.GRACE
 """Seconds that requests under way get when the server stops."""
@@ -74,6 +80,23 @@ class _App(QuartTrio):
     asgi_http_class = _Connection
     json_provider_class = _InOrder
     request_class = _Request
+    defects: Defects
+
+    async def full_dispatch_request(self, request_context: RequestContext | None = None) -> ResponseTypes:
+        try:
+            return await super().full_dispatch_request(request_context)
+        except BaseExceptionGroup as group:
+            # A route with a nursery in it: QuartTrio would raise the group on, and the client have no answer.
+            _, others = group.split(trio.Cancelled)
+            if not isinstance(others, ExceptionGroup):
+                raise
+            return await self.handle_exception(others)
+
+    def log_exception(self, exception_info: object) -> None:
+        """What no error handler knows is a defect, and the request's answer is a 500."""
+        error = sys.exception()
+        if error is not None:
+            self.defects.note("request", error, request=f"{quart.request.method} {quart.request.path}")
 
 
 def make(
@@ -87,6 +110,7 @@ def make(
     """The application with its routes. `metrics`: what observes the core, if anything does. The page lives while `feed` runs.
     `switchboard`: the fleet, if it belongs to one."""
     app = _App(__name__, static_folder=None)
+    app.defects = core.defects
     app.config.update(
         MAX_CONTENT_LENGTH=request_bodies.BODY_LIMIT, BODY_TIMEOUT=body_timeout, PROVIDE_AUTOMATIC_OPTIONS=False
     )

@@ -84,7 +84,7 @@ class Feed:
                 nursery.cancel_scope.cancel(reason="the API stops")
         finally:
             self._ended = True
-            self._look()
+            self._look_safely()
 
     @property
     def is_full(self) -> bool:
@@ -101,9 +101,17 @@ class Feed:
         watcher = Watcher(self)
         self._watchers.add(watcher)
         if trio.current_time() - self._looked_at >= self._look_every:
-            self._look()
+            self._look_safely()
         self._wake_up.notify()
         return watcher
+
+    def _look_safely(self) -> None:
+        """A look that fails shows what the last one saw."""
+        try:
+            self._look()
+        except Exception as defect:
+            self._core.defects.note("page", defect)
+            self._wake_up.notify()
 
     def _look(self) -> None:
         self._looked_at = trio.current_time()
@@ -118,12 +126,12 @@ class Feed:
         while True:
             await self._wake_up.wait_until(lambda: bool(self._watchers))
             await trio.sleep_until(self._looked_at + self._look_every)
-            self._look()
+            self._look_safely()
 
     async def _ask_while_watched(self) -> None:
         while True:
             await self._wake_up.wait_until(lambda: bool(self._watchers))
-            self._depth = await _asked(self._core.queue.attributes)
+            self._depth = await self._asked(self._core.queue.attributes)
             if self._depth.attributes is not None:
                 await self._ask_for_dead_letters(has_policy="RedrivePolicy" in self._depth.attributes)
             await trio.sleep(DEPTH_EVERY)
@@ -132,21 +140,23 @@ class Feed:
         if not has_policy:
             self._dead_letters = None
         elif self._dead_letters is None or trio.current_time() >= self._dead_letters.asked_at + DEAD_LETTERS_EVERY:
-            self._dead_letters = await _asked(self._dead_letter_attributes)
+            self._dead_letters = await self._asked(self._dead_letter_attributes)
 
     async def _dead_letter_attributes(self) -> Mapping[str, str]:
         found = await self._core.queue.dead_letter_queue()
         return {} if found is None else found.attributes
 
-
-async def _asked(ask: Callable[[], Awaitable[Mapping[str, str]]]) -> page_content.Depth:
-    error = f"no answer in {DEPTH_PATIENCE:g} s"
-    try:
-        with trio.move_on_after(DEPTH_PATIENCE):
-            return page_content.Depth(trio.current_time(), await ask())
-    except QueueError as failure:
-        error = str(failure)
-    return page_content.Depth(trio.current_time(), None, error)
+    async def _asked(self, ask: Callable[[], Awaitable[Mapping[str, str]]]) -> page_content.Depth:
+        error = f"no answer in {DEPTH_PATIENCE:g} s"
+        try:
+            with trio.move_on_after(DEPTH_PATIENCE):
+                return page_content.Depth(trio.current_time(), await ask())
+        except QueueError as failure:
+            error = str(failure)
+        except Exception as defect:
+            self._core.defects.note("page", defect)
+            error = f"internal error ({type(defect).__name__}); the log has its traceback"
+        return page_content.Depth(trio.current_time(), None, error)
 
 
 class Watcher:

@@ -16,7 +16,8 @@ from svc.telemetry.metrics import CONTENT_TYPE, Metrics
 
 def add(app: QuartTrio, core: Core, metrics: Metrics) -> None:
     metrics.look_at(
-        lambda: (core.worker.statistics(), core.gate.statistics(), core.manager.state(), core.watcher.snapshot())
+        lambda: (core.worker.statistics(), core.gate.statistics(), core.manager.state(), core.watcher.snapshot()),
+        core.defects.counts,
     )
 
     @app.get("/health")
@@ -60,7 +61,10 @@ async def _handlers_health(core: Core) -> dict[str, bool]:
     working: dict[str, bool] = {}
 
     async def ask(name: str, health: Callable[[], Awaitable[bool]]) -> None:
-        working[name] = await health()
+        try:
+            working[name] = await health()
+        except Exception as defect:
+            core.defects.note("handler", defect, handler=name)
 
     async with trio.open_nursery() as nursery:
         for handler in core.manager.handlers:

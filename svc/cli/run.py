@@ -43,6 +43,7 @@ def end(main: Callable[[], Awaitable[int]]) -> NoReturn:
     from svc import processors
     from svc.api import server
     from svc.consumer.queue import QueueError
+    from svc.defects import PartFailed
     from svc.devstack.child import DevstackError
 
     code = FAILED
@@ -52,6 +53,8 @@ def end(main: Callable[[], Awaitable[int]]) -> NoReturn:
         unusable([f"MESSAGE_PROCESSOR: {first(group)}"])
     except* (QueueError, DevstackError, server.CannotListen) as group:
         fail(str(first(group)))
+    except* PartFailed:
+        pass  # it has been told, with its traceback
     except* Exception as group:
         log.critical("the service has failed", exc_info=group)
     sys.exit(code)

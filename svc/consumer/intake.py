@@ -18,6 +18,7 @@ import trio
 
 from svc.backoff import backoff
 from svc.consumer.queue import Queue, QueueError, QueueMisconfigured, Received
+from svc.defects import Defects
 from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
@@ -67,6 +68,7 @@ class Intake:
         on_change: Callable[[], None],
         may_begin: Callable[[], bool] = lambda: True,
         grants: Callable[[], tuple[float, float | None]] = lambda: (math.inf, None),
+        defects: Defects,
         rng: random.Random,
     ) -> None:
         """`land(deliveries, sent)` must enter them into the ledger without a checkpoint; `sent` is the Trio time at which
@@ -82,6 +84,7 @@ class Intake:
         self._on_change = on_change
         self._may_begin = may_begin
         self._grants = grants
+        self._defects = defects
         self._rng = rng
         self._wake_up = WakeUp()
         self._scope = trio.CancelScope()
@@ -164,7 +167,7 @@ class Intake:
         return bytes_then <= self._config.most_bytes or not (self._receivers or self._in_flight())
 
     async def _receive(self, limit: int) -> None:
-        """One receive, from its sending to its landing."""
+        """One receive, from its sending to its landing. Raises nothing: it runs among the calls of all others."""
         wait = self._wait
         try:
             if not (self.is_open and self._may_begin() and self._grants()[0] >= 1):
@@ -179,6 +182,9 @@ class Intake:
                 self.outstanding -= 1
         except QueueError as error:
             self._failed(error)
+        except Exception as defect:
+            self._defects.note("receive", defect)
+            self._failed(QueueError(f"internal error ({type(defect).__name__}); the log has its traceback"))
         finally:
             self._receivers -= 1
             self._places_asked_for -= limit

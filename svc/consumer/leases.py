@@ -21,6 +21,7 @@ from svc.backoff import backoff
 from svc.consumer.ledger import Entry, Ledger
 from svc.consumer.observer import Observer
 from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, Queue, QueueError
+from svc.defects import Defects
 from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,7 @@ class Heartbeat:
         on_lost: Callable[[Entry, str], None],
         on_landed: Callable[[], None],
         observer: Observer,
+        defects: Defects,
         rng: random.Random,
     ) -> None:
         """`on_lost(entry, why)` must end the entry; `on_landed()` tells that a heartbeat is no longer on the wire."""
@@ -55,6 +57,7 @@ class Heartbeat:
         self._on_lost = on_lost
         self._on_landed = on_landed
         self._observer = observer
+        self._defects = defects
         self._rng = rng
         self._wake_up = WakeUp()
         self._groups: list[tuple[float, int, Group]] = []  # a heap, by when one of the group comes due
@@ -83,11 +86,11 @@ class Heartbeat:
                 heapq.heapify(self._groups)
                 self._empty = 0
 
-    async def run(self) -> None:
-        """Ends only by cancellation."""
-        async with trio.open_nursery() as self._calls:
-            while True:
-                await self._wake_up.wait(self._look)
+    async def run(self, wire: trio.Nursery) -> None:
+        """Send heartbeats in `wire`, which outlives this. Ends only by cancellation."""
+        self._calls = wire
+        while True:
+            await self._wake_up.wait(self._look)
 
     def _due_at(self, entry: Entry) -> float:
         """With a third of the lease left an extension is due: time for several attempts."""
@@ -156,8 +159,17 @@ class Heartbeat:
 
     async def _extend(self, batch: Sequence[Entry]) -> None:
         async with self._room:
-            if timeouts := self._timeouts(batch):
-                await self._send([entry for entry in batch if entry.lease.extending], timeouts)
+            try:
+                if timeouts := self._timeouts(batch):
+                    await self._send([entry for entry in batch if entry.lease.extending], timeouts)
+            except Exception as defect:
+                # After the answer, which is told below. Those that it did not come to are asked for once more.
+                self._defects.note("heartbeat", defect)
+                for entry in batch:
+                    if entry.is_undecided() and entry.lease.next_try == math.inf:
+                        self._put_off(entry)
+                    self.uncover(entry)
+                self.cover(batch)
 
     async def _send(self, batch: Sequence[Entry], timeouts: dict[str, int]) -> None:
         sent = trio.current_time()
@@ -168,6 +180,9 @@ class Heartbeat:
                 refused = await self._queue.change_visibility(timeouts)
         except QueueError as failure:
             error = str(failure)
+        except Exception as defect:
+            self._defects.note("heartbeat", defect)
+            error = f"internal error ({type(defect).__name__})"
         finally:
             answered_at = trio.current_time()
             for entry in batch:
@@ -201,11 +216,15 @@ class Heartbeat:
                 self._ledger.hide(entry, answered_at)  # not by us any more
                 self._on_lost(entry, f"the queue refused to extend its lease: {refusal.text}")
             elif entry.is_undecided():
-                entry.lease.attempts += 1
-                entry.lease.next_try = trio.current_time() + backoff(
-                    entry.lease.attempts, first=self._visibility / 30, cap=self._visibility / 10, rng=self._rng
-                )
+                self._put_off(entry)
             if refusal is None and refused is not None:
                 entry.lease.attempts = 0
             self.uncover(entry)
         self.cover(batch)
+
+    def _put_off(self, entry: Entry) -> None:
+        """It was not extended: when to try again."""
+        entry.lease.attempts += 1
+        entry.lease.next_try = trio.current_time() + backoff(
+            entry.lease.attempts, first=self._visibility / 30, cap=self._visibility / 10, rng=self._rng
+        )

@@ -206,13 +206,13 @@ class Ledger:
 
     def add(self, delivery: Received, *, received_at: float, lease_until: float) -> Entry:
         """A delivery has landed."""
-        entry = Entry(delivery, received_at=received_at, lease_until=lease_until)
+        entry, size = Entry(delivery, received_at=received_at, lease_until=lease_until), delivery.size
         if delivery.receipt in self._entries:
             raise ValueError(f"message {delivery.message.id}: this receipt handle stands in the ledger already")
         self._entries[delivery.receipt] = entry
         self._by_message.setdefault(delivery.message.id, entry)
         self._undecided += 1
-        self.bytes += delivery.size
+        self.bytes += size
         self.last_received_at = received_at
         return entry
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from svc.consumer.ledger import Entry
 from svc.consumer.queue import Received
+from svc.defects import Defects
 from svc.maintenance.handler import DrainReport
 
 Action = Literal["receive", "delete", "change_visibility", "dead_letter", "send", "attributes"]
@@ -86,43 +87,42 @@ UNOBSERVED: Observer = Unobserved()
 
 
 class Several:
-    """Tells each of several observers, in their order."""
+    """Tells each of several observers, in their order. What one of them raises is told as a defect, and goes no further."""
 
-    def __init__(self, *observers: Observer) -> None:
+    def __init__(self, defects: Defects, *observers: Observer) -> None:
+        self._defects = defects
         self._observers = observers
 
-    def landed(self, entry: Entry) -> None:
+    def _each(self, name: str, *args: object, **options: object) -> None:
         for one in self._observers:
-            one.landed(entry)
+            try:
+                getattr(one, name)(*args, **options)
+            except Exception as defect:
+                self._defects.note("observer", defect)
+
+    def landed(self, entry: Entry) -> None:
+        self._each("landed", entry)
 
     def begins(self, entry: Entry) -> None:
-        for one in self._observers:
-            one.begins(entry)
+        self._each("begins", entry)
 
     def worked(self, entry: Entry, error: BaseException | None) -> None:
-        for one in self._observers:
-            one.worked(entry, error)
+        self._each("worked", entry, error)
 
     def decided(self, entry: Entry) -> None:
-        for one in self._observers:
-            one.decided(entry)
+        self._each("decided", entry)
 
     def ended(self, entry: Entry) -> None:
-        for one in self._observers:
-            one.ended(entry)
+        self._each("ended", entry)
 
     def extended(self, *, confirmed: int, refused: int, unanswered: int) -> None:
-        for one in self._observers:
-            one.extended(confirmed=confirmed, refused=refused, unanswered=unanswered)
+        self._each("extended", confirmed=confirmed, refused=refused, unanswered=unanswered)
 
     def called(self, action: Action, result: Result, seconds: float, entries: int) -> None:
-        for one in self._observers:
-            one.called(action, result, seconds, entries)
+        self._each("called", action, result, seconds, entries)
 
     def received(self, deliveries: Sequence[Received]) -> None:
-        for one in self._observers:
-            one.received(deliveries)
+        self._each("received", deliveries)
 
     def drain_ended(self, report: DrainReport) -> None:
-        for one in self._observers:
-            one.drain_ended(report)
+        self._each("drain_ended", report)

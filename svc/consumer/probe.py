@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from svc.consumer.queue import QueueError
+from svc.defects import Defects
 
 EVERY = 1.0
 """Seconds from the begin of one call to the begin of the next (SPEC, `GET /health`)."""
@@ -14,8 +15,9 @@ PATIENCE = 5.0
 
 
 class Probe:
-    def __init__(self, call: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, call: Callable[[], Awaitable[object]], defects: Defects) -> None:
         self._call = call
+        self._defects = defects
         self._one_at_a_time = trio.Lock()
         self._asked_at = float("-inf")
         self._answered_at = float("-inf")
@@ -26,7 +28,7 @@ class Probe:
         """Trio time since which no call has worked."""
 
     async def works(self) -> bool:
-        """Whether the last call worked, making one if the last is older than a second. Never raises `QueueError`."""
+        """Whether the last call worked, making one if the last is older than a second. Raises no error."""
         came = trio.current_time()
         with trio.move_on_after(PATIENCE) as patience:
             async with self._one_at_a_time:
@@ -48,6 +50,9 @@ class Probe:
             await self._call()
         except QueueError as error:
             self._failed(str(error))
+        except Exception as defect:
+            self._defects.note("probe", defect)
+            self._failed(f"internal error ({type(defect).__name__}); the log has its traceback")
         else:
             self._worked, self.error, self.error_since = True, None, None
         self._answered_at = trio.current_time()

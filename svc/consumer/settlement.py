@@ -20,6 +20,7 @@ from svc.backoff import backoff
 from svc.consumer.ledger import Action, Entry, Fate, Ledger, Outcome
 from svc.consumer.observer import Observer
 from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, Queue, QueueError, Refusal
+from svc.defects import Defects
 from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,7 @@ class Settlement:
         observer: Observer,
         linger: float,
         more_may_come: Callable[[], bool],
+        defects: Defects,
         rng: random.Random,
     ) -> None:
         """`linger` is the longest that a settlement waits for company, while `more_may_come()` says that some may."""
@@ -53,6 +55,7 @@ class Settlement:
         self._linger = linger
         self._rng = rng
         self._more_may_come = more_may_come
+        self._defects = defects
         self._wake_up = WakeUp()
         self._ready: dict[Action, deque[tuple[float, Entry]]] = {action: deque() for action in Action}
         # ready, and until when it lingers at the longest
@@ -65,6 +68,7 @@ class Settlement:
         self._pause_until: dict[Action, float] = {}
         # of actions whose last call got no answer: when all that waits for it is tried together
         self._calls: trio.Nursery | None = None
+        self._without_loop: trio.Nursery | None = None
         self._failing = False
         self.flushing = False
         """While true nothing lingers: set by a drain."""
@@ -87,6 +91,8 @@ class Settlement:
             self._ready[fate.action].append((until, entry))
         self._observer.decided(entry)
         self._wake_up.notify()
+        if self._without_loop is not None:
+            self.run_out(self._without_loop)
 
     def flush(self, flushing: bool) -> None:
         self.flushing = flushing
@@ -104,11 +110,24 @@ class Settlement:
         """Something that settlement waits for has changed."""
         self._wake_up.notify()
 
-    async def run(self) -> None:
-        """Ends only by cancellation."""
-        async with trio.open_nursery() as self._calls:
-            while True:
-                await self._wake_up.wait(self._look)
+    async def run(self, wire: trio.Nursery) -> None:
+        """Send batches in `wire`, which outlives this. Ends only by cancellation."""
+        self._calls = wire
+        while True:
+            await self._wake_up.wait(self._look)
+
+    def run_out(self, wire: trio.Nursery) -> None:
+        """In place of `run`, when that has failed: send everything that is decided in `wire`, whatever it waits for, and at once
+        what is decided later; each once. Does not wait."""
+        self._without_loop = wire
+        for _, _, action, entry in self._later:
+            self._ready[action].append((0, entry))
+        self._ready[Action.CHANGE_VISIBILITY].extend(self._overtaken)
+        self._later, self._overtaken = [], []
+        for action, ready in self._ready.items():
+            size = 1 if action is Action.DEAD_LETTER else MAX_BATCH
+            while ready:
+                self._leave("flush", action, size, wire)
 
     def _look(self) -> float | None:
         """Send every batch that has a reason to leave; returns when the next one will have, if that is a matter of time."""
@@ -130,11 +149,15 @@ class Settlement:
                 if reason is None:
                     next_look = min(next_look, until)
                     break
-                self.left[reason] += 1
-                self._on_wire += 1
-                batch = [ready.popleft()[1] for _ in range(min(size, len(ready)))]
-                self._calls.start_soon(self._send, action, batch)
+                self._leave(reason, action, size, self._calls)
         return next_look
+
+    def _leave(self, reason: str, action: Action, size: int, wire: trio.Nursery) -> None:
+        ready = self._ready[action]
+        self.left[reason] += 1
+        self._on_wire += 1
+        batch = [ready.popleft()[1] for _ in range(min(size, len(ready)))]
+        wire.start_soon(self._send, action, batch)
 
     def _reason(self, now: float, ready: Sequence[tuple[float, Entry]], size: int) -> tuple[str | None, float]:
         """Why a batch leaves now, or None and when it will leave at the latest."""
@@ -146,6 +169,7 @@ class Settlement:
         return ("time" if until <= now else None), until
 
     async def _send(self, action: Action, batch: Sequence[Entry]) -> None:
+        """One call, and what follows from its answer. Raises nothing: it runs among the calls of all others."""
         refused: Mapping[str, Refusal] | None = None
         error = f"no answer in {CALL_LIMIT:g} s"
         try:
@@ -153,6 +177,9 @@ class Settlement:
                 refused = await self._call(action, batch)
         except QueueError as failure:
             error = str(failure)
+        except Exception as defect:
+            self._defects.note("settlement", defect)
+            error = f"internal error ({type(defect).__name__})"
         finally:
             self._on_wire -= 1
         self._tell(refused is not None, action, len(batch), error)
@@ -162,18 +189,31 @@ class Settlement:
         for entry in batch:
             if entry.ended is not None:
                 continue  # lost while the call was on the wire
-            refusal = refused.get(entry.delivery.receipt) if refused is not None else None
-            if refused is not None and refusal is None:
-                self._confirmed(entry)
-            elif refusal is not None and refusal.gone:
-                self._ledger.hide(entry, trio.current_time())  # not by us any more
-                self._lost(entry, f"the queue refused to {action.value}: {refusal.text}")
-            else:
-                if refusal is None and entry.fate is not None:  # no answer: it may have acted
-                    self._ledger.hide(entry, max(entry.hidden_until, trio.current_time() + visible_in(entry)))
-                again.append((entry, refusal.text if refusal else error))
+            try:
+                failed = self._conclude(entry, action, refused, error)
+            except Exception as defect:
+                self._defects.note("settlement", defect)
+                failed = f"internal error ({type(defect).__name__})" if entry.ended is None else None
+            if failed is not None:
+                again.append((entry, failed))
         self._try_again(action, again, together=refused is None)
         self._wake_up.notify()
+
+    def _conclude(self, entry: Entry, action: Action, refused: Mapping[str, Refusal] | None, error: str) -> str | None:
+        """What the answer (None: there was none, for this reason) means for one of the batch; returns why it is to be tried
+        again, if it is."""
+        if refused is None:  # it may have acted
+            self._ledger.hide(entry, max(entry.hidden_until, trio.current_time() + visible_in(entry)))
+            return error
+        refusal = refused.get(entry.delivery.receipt)
+        if refusal is None:
+            self._confirmed(entry)
+        elif refusal.gone:
+            self._ledger.hide(entry, trio.current_time())  # not by us any more
+            self._lost(entry, f"the queue refused to {action.value}: {refusal.text}")
+        else:
+            return refusal.text
+        return None
 
     async def _call(self, action: Action, batch: Sequence[Entry]) -> Mapping[str, Refusal]:
         if action is Action.DELETE:

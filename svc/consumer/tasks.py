@@ -16,6 +16,7 @@ from svc.backoff import redelivery
 from svc.consumer.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Outcome
 from svc.consumer.observer import Observer
 from svc.consumer.settlement import Settlement
+from svc.defects import Defects
 from svc.processors import Process, Reject, Retry
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,7 @@ class MessageTasks:
         retry_backoff: tuple[float, float] | None,
         had_last_receive: Callable[[Entry], bool],
         on_verdict: Callable[[Entry, bool], None],
+        defects: Defects,
         rng: random.Random,
     ) -> None:
         """`on_verdict(entry, failed)`: the processor has failed, or it has succeeded or asked for a retry or a rejection."""
@@ -44,6 +46,7 @@ class MessageTasks:
         self._retry_backoff = retry_backoff
         self._had_last_receive = had_last_receive
         self._on_verdict = on_verdict
+        self._defects = defects
         self._rng = rng
         self._groups: dict[str, deque[Entry]] = {}
 
@@ -117,6 +120,10 @@ class MessageTasks:
                 self._on_verdict(entry, False)
             else:
                 self._settle_raised(entry, error)
+        except Exception as defect:  # ours: what the processor raised has its fate by now
+            self._defects.note("message", defect)
+            if entry.is_undecided():
+                self.fail(entry, defect)
         finally:
             if entry.is_undecided():  # the whole worker is cancelled
                 self._settlement.settle(entry, RELEASED)
@@ -154,10 +161,11 @@ class MessageTasks:
             if not entry.is_undecided():
                 raise
             error = broken
-        self._fail(entry, error, _told(error))
+        self.fail(entry, error)
 
-    def _fail(self, entry: Entry, error: BaseException, told: str) -> None:
-        receives = entry.message.receive_count
+    def fail(self, entry: Entry, error: BaseException) -> None:
+        """The message has failed by this error; it comes back after its back-off."""
+        told, receives = _told(error), entry.message.receive_count
         self._ledger.note_error(entry.message.id, told)
         self._on_verdict(entry, True)
         if self._retry_backoff is None:

@@ -32,6 +32,7 @@ from svc.consumer.probe import Probe
 from svc.consumer.queue import Queue, QueueError, Received
 from svc.consumer.settlement import Settlement
 from svc.consumer.tasks import MessageTasks
+from svc.defects import Defects, PartFailed
 from svc.processors import Process, unstoppable
 from svc.wakeup import WakeUp
 
@@ -118,18 +119,21 @@ class Worker:
         config: WorkerConfig,
         *,
         observer: Observer = UNOBSERVED,
+        defects: Defects | None = None,
         may_receive: Callable[[], bool] = lambda: True,
         rng: random.Random | None = None,
     ) -> None:
         rng = rng or random.Random()
         self._observer = observer
+        self._defects = defects = defects or Defects()
         self._queue = queue
         self._process = process
         self._config = config
         self._rng = rng
         self._changed = WakeUp()
         self._closing = trio.Event()
-        self._probe = Probe(queue.attributes)
+        self._life = trio.CancelScope()
+        self._probe = Probe(queue.attributes, defects)
         self._nursery: trio.Nursery | None = None
         self.ledger = Ledger(on_end=self._on_end, on_decided=self._on_decided)
         self.settlement = Settlement(
@@ -140,6 +144,7 @@ class Worker:
             if config.fifo
             else config.linger,  # the next message of a group waits for the delete of the one before
             more_may_come=self._more_may_come,
+            defects=defects,
             rng=rng,
         )
         self.breaker = Breaker(config.breaker, self.ledger, rng)
@@ -152,6 +157,7 @@ class Worker:
             retry_backoff=config.retry_backoff,
             had_last_receive=self._had_its_last_receive,
             on_verdict=self._verdict,
+            defects=defects,
             rng=rng,
         )
         self.tally = DrainTally(self.ledger)
@@ -173,6 +179,7 @@ class Worker:
             on_lost=self._lose,
             on_landed=self.settlement.look_again,
             observer=observer,
+            defects=defects,
             rng=rng,
         )
         self.intake = Intake(
@@ -192,6 +199,7 @@ class Worker:
             on_change=self._changed.notify,
             may_begin=may_receive,
             grants=self.breaker.grants,
+            defects=defects,
             rng=rng,
         )
 
@@ -287,15 +295,17 @@ class Worker:
     # -- running --
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Ends by cancellation, within `LAST_RELEASE` seconds, in which everything still held is released."""
+        """Ends by cancellation, or by the failure of one of its parts (`PartFailed`, in groups), within `LAST_RELEASE` seconds,
+        in which everything still held is released."""
         async with trio.open_nursery() as nursery:
+            self._life = nursery.cancel_scope
             try:
                 wire = await nursery.start(self._run_far_side)
                 async with trio.open_nursery() as self._nursery:
                     self._nursery.start_soon(self._close_when_cancelled)
-                    self._nursery.start_soon(self._learn_about_queue)
+                    self._nursery.start_soon(self._defects.guard, "queue_attributes", self._learn_about_queue)
                     task_status.started()
-                    await self.intake.run(wire)
+                    await self._defects.guard("intake", self.intake.run, wire)
             finally:
                 self._closing.set()  # cancelled while it started: the far side waits for this behind its shield
 
@@ -311,8 +321,10 @@ class Worker:
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True) as bound:
             async with trio.open_nursery() as wire:
-                wire.start_soon(self.settlement.run)
-                wire.start_soon(self.heartbeat.run)
+                # None of what runs in there may fail: it would take the others with it, and nothing could be released.
+                failures: list[PartFailed] = []
+                wire.start_soon(self._run_settlement, wire, failures)
+                wire.start_soon(self._run_heartbeat, wire, failures)
                 task_status.started(wire)
                 await self._closing.wait()
                 bound.deadline = trio.current_time() + LAST_RELEASE
@@ -330,6 +342,23 @@ class Worker:
                 message_ids=[entry.message.id for entry in self.ledger],
                 receives_without_answer=self.intake.outstanding,
             )
+        for failed in failures:
+            raise failed
+
+    async def _run_heartbeat(self, wire: trio.Nursery, failures: list[PartFailed]) -> None:
+        try:
+            await self._defects.guard("heartbeat", self.heartbeat.run, wire)
+        except PartFailed as failed:
+            failures.append(failed)
+            self._life.cancel(reason="the heartbeat has failed")
+
+    async def _run_settlement(self, wire: trio.Nursery, failures: list[PartFailed]) -> None:
+        try:
+            await self._defects.guard("settlement", self.settlement.run, wire)
+        except PartFailed as failed:
+            failures.append(failed)
+            self.settlement.run_out(wire)
+            self._life.cancel(reason="the settlement has failed")
 
     async def _learn_about_queue(self) -> None:
         """Keep the redrive policy known: it decides what may be released without ending in the dead-letter queue."""
@@ -341,25 +370,38 @@ class Worker:
                 failures += 1
                 if failures == 1:
                     log.warning("the queue's redrive policy could not be read", error=str(error))
-                await trio.sleep(backoff(failures, first=1, cap=60, rng=self._rng))
+            except Exception as defect:
+                failures += 1
+                self._defects.note("queue_attributes", defect)
             else:
                 failures = 0
-                await trio.sleep(LEARN_EVERY)
+            pause = backoff(failures, first=1, cap=60, rng=self._rng) if failures else LEARN_EVERY
+            await trio.sleep(pause)
 
     # -- a delivery's landing and end --
 
     def _land(self, deliveries: Sequence[Received], sent: float) -> None:
         """A receive has landed: enter what it brought, and have the way of each chosen. No checkpoint."""
         landed = []
+        spoilt: set[str | None] = set()  # FIFO groups of which one could not be routed: nobody passes it
         for delivery in deliveries:
             if delivery.receipt in self.ledger:
                 log.warning("the queue handed out one receipt handle twice", message_id=delivery.message.id)
                 continue
             twin = self.ledger.at_work_on(delivery.message.id)
             entry = self.ledger.add(delivery, received_at=sent, lease_until=sent + self._config.visibility)
-            self._observer.landed(entry)
-            self.deliveries.route(entry, twin)
             landed.append(entry)
+            self._observer.landed(entry)
+            if self._config.fifo and delivery.message.group_id in spoilt:
+                self.settlement.settle(entry, RELEASED)
+                continue
+            try:
+                self.deliveries.route(entry, twin)
+            except Exception as defect:
+                spoilt.add(delivery.message.group_id)
+                self._defects.note("receive", defect)
+                if entry.is_undecided():
+                    self.tasks.fail(entry, defect)
         self.heartbeat.cover(landed)
 
     def _start(self, entry: Entry) -> None:

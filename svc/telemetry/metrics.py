@@ -25,6 +25,7 @@ from svc.consumer.observer import Action, Result
 from svc.consumer.queue import MAX_BATCH, Received
 from svc.consumer.worker import WorkerStatistics
 from svc.core import WatcherSnapshot
+from svc.defects import Part
 from svc.maintenance.gate import GateStatistics
 from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.maintenance.manager import MaintenanceState
@@ -93,9 +94,9 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         self._registry.register(_Observed(self))
 
-    def look_at(self, look: Callable[[], Snapshots]) -> None:
-        """From now on the snapshots that `look` takes are part of the text. Once."""
-        self._registry.register(_Snapshots(look))
+    def look_at(self, look: Callable[[], Snapshots], defects: Mapping[Part, int]) -> None:
+        """From now on the snapshots that `look` takes are part of the text, and so are the counts of `defects.Defects`. Once."""
+        self._registry.register(_Snapshots(look, defects))
 
     def text(self) -> bytes:
         return generate_latest(self._registry)
@@ -208,8 +209,9 @@ class _Observed(Collector):
 
 
 class _Snapshots(Collector):
-    def __init__(self, look: Callable[[], Snapshots]) -> None:
+    def __init__(self, look: Callable[[], Snapshots], defects: Mapping[Part, int]) -> None:
         self._look = look
+        self._defects = defects
 
     def collect(self) -> Iterable[Metric]:
         worker, gate, maintenance, etcd = self._look()
@@ -218,6 +220,11 @@ class _Snapshots(Collector):
         yield _counter("svc_http_requests_turned_away", "Requests answered 503 in maintenance.", gate.turned_away)
         yield from _of_the_maintenance(maintenance)
         yield _gauge("svc_etcd_connected", "1 while the maintenance key is watched.", etcd.connected)
+        yield _counter(
+            "svc_internal_errors",
+            "Exceptions that nobody expected, defects of the service, by the part in which one call failed by them.",
+            {(("part", part),): count for part, count in self._defects.items()},
+        )
 
 
 def _of_the_worker(worker: WorkerStatistics) -> Iterable[Metric]:

@@ -19,6 +19,8 @@ from types import FrameType
 import structlog
 import trio
 
+from svc.defects import Defects
+
 log = structlog.get_logger(__name__)
 
 LIMIT = 1.0
@@ -32,10 +34,10 @@ FRAMES = 12
 
 
 @contextlib.asynccontextmanager
-async def watched(*, limit: float = LIMIT, every: float = EVERY) -> AsyncIterator[None]:
+async def watched(defects: Defects, *, limit: float = LIMIT, every: float = EVERY) -> AsyncIterator[None]:
     """Within, the loop that runs this is watched."""
     token = trio.lowlevel.current_trio_token()
-    watcher = _Watcher(token, threading.get_ident(), limit, every)
+    watcher = _Watcher(defects, token, threading.get_ident(), limit, every)
     thread = threading.Thread(target=watcher.run, name="watchdog", daemon=True)
     thread.start()
     try:
@@ -46,7 +48,10 @@ async def watched(*, limit: float = LIMIT, every: float = EVERY) -> AsyncIterato
 
 
 class _Watcher:
-    def __init__(self, token: trio.lowlevel.TrioToken, thread: int, limit: float, every: float) -> None:
+    def __init__(
+        self, defects: Defects, token: trio.lowlevel.TrioToken, thread: int, limit: float, every: float
+    ) -> None:
+        self._defects = defects
         self._token = token
         self._thread = thread
         self._limit = limit
@@ -55,20 +60,25 @@ class _Watcher:
 
     def run(self) -> None:
         while not self.over.wait(self._every):
-            alive = threading.Event()
-            asked = time.monotonic()
             try:
-                self._token.run_sync_soon(alive.set)
+                self._look()
             except trio.RunFinishedError:
                 return
-            # The second wait is for a machine that stood still as a whole: then the answer is there at once.
-            if alive.wait(self._limit) or alive.wait(0.05):
-                continue
-            self._tell(asked)
-            while not alive.wait(self._every):
-                if self.over.is_set():
-                    return
-            log.warning("the event loop runs again", blocked_seconds=round(time.monotonic() - asked, 1))
+            except Exception as defect:
+                self._defects.note("watchdog", defect)
+
+    def _look(self) -> None:
+        alive = threading.Event()
+        asked = time.monotonic()
+        self._token.run_sync_soon(alive.set)
+        # The second wait is for a machine that stood still as a whole: then the answer is there at once.
+        if alive.wait(self._limit) or alive.wait(0.05):
+            return
+        self._tell(asked)
+        while not alive.wait(self._every):
+            if self.over.is_set():
+                return
+        log.warning("the event loop runs again", blocked_seconds=round(time.monotonic() - asked, 1))
 
     def _tell(self, asked: float) -> None:
         frame = sys._current_frames().get(self._thread)

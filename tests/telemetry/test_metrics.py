@@ -27,7 +27,8 @@ def new_metrics() -> Metrics:
 
 def watched(metrics: Metrics, core: Core) -> Metrics:
     metrics.look_at(
-        lambda: (core.worker.statistics(), core.gate.statistics(), core.manager.state(), core.watcher.snapshot())
+        lambda: (core.worker.statistics(), core.gate.statistics(), core.manager.state(), core.watcher.snapshot()),
+        core.defects.counts,
     )
     return metrics
 

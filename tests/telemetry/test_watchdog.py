@@ -6,6 +6,7 @@ import time
 import trio
 from structlog.testing import capture_logs
 
+from svc.defects import Defects
 from svc.telemetry.watchdog import watched
 
 
@@ -17,7 +18,7 @@ async def wait_until(condition, seconds: float = 20) -> None:
 
 async def test_a_blocked_loop_is_told_once_with_its_stack_and_its_end() -> None:
     with capture_logs() as lines:
-        async with watched(limit=0.2, every=0.05):
+        async with watched(Defects(), limit=0.2, every=0.05):
             began = time.monotonic()
             while not lines and time.monotonic() < began + 20:
                 time.sleep(0.02)  # noqa: ASYNC251 - this is what it is about
@@ -34,7 +35,7 @@ async def test_a_blocked_loop_is_told_once_with_its_stack_and_its_end() -> None:
 
 async def test_a_loop_that_runs_is_not_told_and_the_thread_ends() -> None:
     with capture_logs() as lines:
-        async with watched(limit=5, every=0.01):
+        async with watched(Defects(), limit=5, every=0.01):
             await trio.sleep(0.2)
         await wait_until(lambda: not any(thread.name == "watchdog" for thread in threading.enumerate()))
     assert lines == []
