@@ -16,13 +16,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from svc.consumer.queue import MAX_BATCH, QueueError, QueueTimeout
+from svc.consumer.queue import MAX_BATCH, QueueTimeout
 from svc.sqs import wire
 
 CallKind = Literal["receive", "delete", "change_visibility", "dead_letter", "send", "attributes"]
 
 What = Literal[
-    "delay", "throttle", "error", "error-after", "timeout-before", "timeout-after", "partial", "denied", "no-queue"
+    "delay",
+    "throttle",
+    "error",
+    "error-after",
+    "timeout-before",
+    "timeout-after",
+    "partial",
+    "denied",
+    "no-queue",
+    "defect",
+    "defect-after",
 ]
 
 
@@ -62,6 +72,8 @@ class Fault:
     - `error-after`: the server acts, then answers with a 500.
     - `timeout-before`: the request is lost; the server never acts, the client gives up.
     - `timeout-after`: the server acts, its answer is lost, the client gives up.
+    - `defect`, `defect-after`: the client itself breaks, by an exception that is no `QueueError`, before the server acts or
+      after it has.
     - `partial`: the `entries` of a batch call (delete, change_visibility) are refused with `InternalError`.
     """
     kind: CallKind | None = None
@@ -101,8 +113,8 @@ def fault_for(faults: Faults, call: Call) -> Fault | None:
     return next((fault for fault in faults if fault.hits(call)), None)
 
 
-def error_of(fault: Fault | None, call: Call) -> QueueError | None:
-    """The error that the server answers with, if it does."""
+def error_of(fault: Fault | None, call: Call) -> Exception | None:
+    """The error that the call ends with, if it does."""
     match fault.what if fault else None:
         case "throttle":
             return wire.service_error(call.kind, "RequestThrottled", "Request is throttled.", 400)
@@ -112,6 +124,8 @@ def error_of(fault: Fault | None, call: Call) -> QueueError | None:
             return wire.service_error(call.kind, "AccessDenied", "Access to the resource is denied.", 403)
         case "no-queue":
             return wire.service_error(call.kind, "QueueDoesNotExist", "The specified queue does not exist.", 400)
+        case "defect" | "defect-after":
+            return RuntimeError(f"a simulated defect in {call.kind}")
         case _:
             return None
 

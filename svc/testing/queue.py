@@ -306,14 +306,14 @@ class SimulatedQueue:
             return
         await self._travel(self._request_seconds, fault.seconds if fault and what == "delay" else 0.0)
         error = error_of(fault, call)
-        if error is not None and what != "error-after":
+        if error is not None and what not in ("error-after", "defect-after"):
             answer = _Answer(error=error)
         else:
             try:
                 answer = _Answer(await act(call, fault))
             except Exception as refused:
                 answer = _Answer(error=refused)
-            if what in ("error-after", "timeout-after"):
+            if what in ("error-after", "defect-after", "timeout-after"):
                 self._answer_lost(call, answer)
                 if what == "timeout-after":
                     return
