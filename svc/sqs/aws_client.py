@@ -22,20 +22,28 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import botocore.session
 import trio
 from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession, get_session
 from botocore import UNSIGNED
 from botocore import exceptions as boto
+from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
 
 from svc import __version__
 from svc.consumer.queue import QueueMisconfigured
 from svc.settings import Settings
+from svc.sqs import wire
 from svc.sqs.calls import Call as Call
 from svc.sqs.calls import use_our_parser
+from svc.sqs.credential_sources import look
+from svc.sqs.credentials import Credentials
 from svc.sqs.signing import Signer, can_sign
 
 log = logging.getLogger(__name__)
@@ -87,12 +95,72 @@ async def opened(
     """
     if "@" in urlsplit(settings.aws_endpoint).netloc:
         raise QueueMisconfigured("AWS_ENDPOINT holds a user name; take it out: requests to SQS are signed instead")
-    if road(settings.sqs_transport) == "native":
-        async with _native(settings, pools, service) as calls:
-            yield calls
-    else:
-        async with _through_asyncio(settings, pools, service) as calls:
-            yield calls
+    keys = credentials(settings)
+    through = _native if road(settings.sqs_transport) == "native" else _through_asyncio
+    async with through(settings, pools, service, _session(keys)) as calls:
+        yield [_signed(call, keys) for call in calls]
+
+
+def credentials(settings: Settings) -> Credentials:
+    """What signs the requests of these settings: `await credentials(settings).current()` before each."""
+    return Credentials(partial(look, settings.aws_region))
+
+
+def endpoint(settings: Settings, service: Literal["sqs", "cloudwatch"] = "sqs") -> str:
+    """The URL that requests go to, resolved as the AWS SDKs do (region, FIPS, dual stack, `AWS_ENDPOINT_URL_…`, the profile's).
+    Reads files and takes some 0.1 s. Raises `QueueMisconfigured`."""
+    try:
+        client = botocore.session.Session().create_client(
+            service,
+            region_name=settings.aws_region,
+            endpoint_url=(settings.aws_endpoint or None) if service == "sqs" else None,
+            config=Config(signature_version=UNSIGNED),
+        )
+    except boto.BotoCoreError as error:
+        raise QueueMisconfigured(f"the AWS configuration of this machine cannot be used: {error}") from None
+    return str(client.meta.endpoint_url)
+
+
+class _Signing(AioCredentials):  # type: ignore[misc]
+    """`Credentials` as aiobotocore wants to have them. They are there: a call asks for them before it begins."""
+
+    def __init__(self, keys: Credentials) -> None:
+        super().__init__("", "", None, method="svc")
+        self._keys = keys
+
+    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        return ReadOnlyCredentials(*self._keys.last)
+
+
+class _Provider:
+    """In the place of aiobotocore's chain of sources."""
+
+    def __init__(self, keys: Credentials) -> None:
+        self._keys = keys
+
+    async def load_credentials(self) -> _Signing:
+        return _Signing(self._keys)
+
+
+def _session(keys: Credentials) -> AioSession:
+    session = get_session()
+    session.register_component("credential_provider", _Provider(keys))
+    return session
+
+
+def _signed(call: Call, keys: Credentials) -> Call:
+    """`call` with credentials that hold; an answer that does not accept them makes that they are looked for again."""
+
+    async def signed(operation: str, **request: Any) -> dict[str, Any]:
+        used = await keys.current()
+        try:
+            return await call(operation, **request)
+        except boto.ClientError as error:
+            if wire.refuses_credentials(str(error.response.get("Error", {}).get("Code", ""))):
+                keys.refused(used)
+            raise
+
+    return signed
 
 
 def _config(session: AioSession, settings: Settings, pool: Pool, **more: Any) -> AioConfig:
@@ -145,8 +213,6 @@ async def _sign_ourselves(client: Any, session: AioSession) -> None:
     `before-sign`, which follows. What is to be signed in another way than Signature Version 4, or has another form than SQS's
     requests have, is left to botocore."""
     credentials = await session.get_credentials()
-    if credentials is None:
-        return  # botocore says so at the first call
     signers: dict[str, Signer | None] = {}
 
     def choose(signature_version: Any, signing_name: str, region_name: str, context: dict[str, Any], **_: Any) -> Any:
@@ -183,10 +249,11 @@ async def _sign_ourselves(client: Any, session: AioSession) -> None:
 
 
 @asynccontextmanager
-async def _native(settings: Settings, pools: Sequence[Pool], service: str) -> AsyncIterator[list[Call]]:
+async def _native(
+    settings: Settings, pools: Sequence[Pool], service: str, session: AioSession
+) -> AsyncIterator[list[Call]]:
     from aiobotocore.httpxsession import HttpxSession  # anyio, which it imports, is there on this road only
 
-    session = get_session()
     async with AsyncExitStack() as clients:
         calls = []
         for pool in pools:
@@ -218,7 +285,9 @@ async def _close(leave: Callable[..., Awaitable[object]]) -> None:
 
 
 @asynccontextmanager
-async def _through_asyncio(settings: Settings, pools: Sequence[Pool], service: str) -> AsyncIterator[list[Call]]:
+async def _through_asyncio(
+    settings: Settings, pools: Sequence[Pool], service: str, session: AioSession
+) -> AsyncIterator[list[Call]]:
     import trio_asyncio  # fails to import on Python 3.14
     from trio_asyncio import aio_as_trio
 
@@ -246,7 +315,6 @@ async def _through_asyncio(settings: Settings, pools: Sequence[Pool], service: s
         # By default a stray asyncio error (an unclosed session, a failing callback) would end the whole run: STACK 2.2.
         loop.set_exception_handler(_log_stray_error)
         loop.set_default_executor(Threads())
-        session = get_session()
         try:
             async with AsyncExitStack() as clients:
                 calls = []

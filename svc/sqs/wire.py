@@ -55,6 +55,8 @@ _BAD_CREDENTIALS = frozenset(
 )
 _EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
 _CLOCK = frozenset({"RequestExpired", "RequestTimeTooSkewed"})
+# "Signature expired: … is now earlier than …", "Signature not yet current: …": the key is right, the time is not.
+_CLOCK_TEXT = re.compile(r"signature expired|not yet current|request time too skewed", re.I)
 _KMS = frozenset({"KmsDisabled", "KmsInvalidState", "KmsInvalidKeyUsage", "KmsNotFound", "KmsOptInRequired"})
 _BAD_MESSAGE = frozenset(
     {"InvalidParameterValue", "InvalidMessageContents", "MissingParameter", "UnsupportedOperation"}
@@ -180,6 +182,8 @@ def service_error(doing: str, code: str, text: str, status: int, *, what: str = 
     do.
     """
     code, text = short_code(code), quoted(text)
+    if code in _CLOCK or (code in _BAD_CREDENTIALS and _CLOCK_TEXT.search(text)):
+        return QueueMisconfigured(f"{doing}: AWS says the request is out of date ({code}); set this machine's clock")
     if code in _NO_SUCH_QUEUE:
         return NoSuchQueue(f"{doing}: there is no such queue; create it with `svc init`, or set {what}")
     if code in _THROTTLED or status == 429:
@@ -202,8 +206,6 @@ def service_error(doing: str, code: str, text: str, status: int, *, what: str = 
             f"{doing}: AWS does not accept the credentials ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
             "and AWS_SESSION_TOKEN, or the role"
         )
-    if code in _CLOCK:
-        return QueueMisconfigured(f"{doing}: AWS says the request is out of date ({code}); set this machine's clock")
     if code in _KMS:
         return QueueMisconfigured(f"{doing}: the queue's KMS key cannot be used ({code}: {text}); see to the key")
     if code == "InvalidAddress":
@@ -217,6 +219,11 @@ def service_error(doing: str, code: str, text: str, status: int, *, what: str = 
             f"{doing}: SQS broke down (HTTP {status or 500}, {code}); the same call may succeed later"
         )
     return QueueError(f"{doing}: SQS refused the call ({code}: {text})")
+
+
+def refuses_credentials(code: str) -> bool:
+    """Whether an error code says that the credentials are not, or no longer, accepted."""
+    return short_code(code) in _BAD_CREDENTIALS | _EXPIRED
 
 
 def message_error(code: str, text: str) -> MessageRefused | None:
