@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from svc.settings.settings import Settings, is_secret, may_hold, variable
-from svc.settings.shown import without_credentials
+from svc.settings.shown import without_credentials, without_user
+
+_URLS = {"sqs_queue_url", "aws_endpoint", "etcd_endpoints"}
 
 
 class BadSettings(Exception):
@@ -63,5 +65,6 @@ def _fault(field: str, held: str | None) -> str:
     elif is_secret(field):
         what = "holds an unusable value (not shown)"
     else:
-        what = f"holds {without_credentials(held)[:200]!r}"
+        shown = without_user(held) if field in _URLS else without_credentials(held)
+        what = f"holds {shown[:200]!r}"
     return f"{variable(field)} {what}; it must be {may_hold(field)}"

@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from svc.settings.values import (
     Address,
     Endpoints,
-    HttpUrl,
     HttpUrlOrEmpty,
     Lower,
     Namespace,
     PauseRange,
     PemFile,
+    QueueUrl,
     Seconds,
     SecondsRange,
     SecondsRangeOrOff,
@@ -37,9 +37,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    sqs_queue_url: HttpUrl = _setting("http://localstack:4566/000000000000/test-queue", "an http(s) URL", "the queue")
+    sqs_queue_url: QueueUrl = _setting(
+        "http://localstack:4566/000000000000/test-queue",
+        "an http(s) URL that ends in the queue's name, without user, query and %", "the queue",
+    )  # fmt: skip
     aws_endpoint: HttpUrlOrEmpty = _setting(
-        "http://localstack:4566", "an http(s) URL, or empty for AWS itself", "SQS endpoint; empty means AWS itself"
+        "http://localstack:4566",
+        "an http(s) URL without user, or empty for AWS itself",
+        "SQS endpoint; empty means AWS itself",
     )
     aws_region: str = _setting(
         "us-east-1", "a region's name such as eu-central-1", "region of the queue", pattern=r"^[a-z0-9-]{2,40}$"

@@ -41,4 +41,9 @@ _MAY_BE_OFF = {"retry_backoff", "breaker_failures"}
 
 
 def without_credentials(text: str) -> str:
-    return re.sub(r"(?<=://)[^/@\s]*@", "********@", text)
+    return re.sub(r"(?<=://)\S*@", "********@", text)
+
+
+def without_user(text: str) -> str:
+    """Of what should be a URL and may be none: nothing before an @ is shown."""
+    return re.sub(r"(?s)\A((?:https?:/*)?).*@", r"\1********@", text)

@@ -91,6 +91,23 @@ def http_url(text: object) -> object:
         parts = urlsplit(text)  # raises ValueError on its own for some
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or re.search(r"\s", text):
             raise ValueError("not a URL")
+        # It would stand in the log, /health, the fleet and etcd; and requests to SQS are signed instead.
+        if "@" in parts.netloc:
+            raise ValueError("holds a user")
+    return text
+
+
+def queue_url(text: object) -> object:
+    """Without a slash at its end: what follows the last one is the queue's name, and tells whether it is a FIFO queue."""
+    http_url(text)
+    if not isinstance(text, str):
+        return text
+    if not text.isprintable() or re.search(r"[?#%\\]", text):
+        raise ValueError("more than a path")
+    text = text.rstrip("/")
+    path = urlsplit(text).path
+    if not path or re.fullmatch(r"/[0-9]{12}", path):
+        raise ValueError("names no queue")
     return text
 
 
@@ -133,7 +150,7 @@ SecondsRange = Annotated[tuple[float, float], BeforeValidator(seconds_range)]
 PauseRange = Annotated[tuple[float, float], BeforeValidator(pause_range)]
 SecondsRangeOrOff = Annotated[tuple[float, float] | None, BeforeValidator(range_or_off)]
 ShareOrOff = Annotated[tuple[float, int] | None, BeforeValidator(failures)]
-HttpUrl = Annotated[str, BeforeValidator(http_url)]
+QueueUrl = Annotated[str, BeforeValidator(queue_url)]
 HttpUrlOrEmpty = Annotated[str, BeforeValidator(lambda text: http_url(text) if text else text)]
 Namespace = Annotated[str | None, BeforeValidator(namespace)]
 Lower = BeforeValidator(lambda text: text.lower() if isinstance(text, str) else text)

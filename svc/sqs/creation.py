@@ -52,8 +52,6 @@ async def create(
     name = urlsplit(settings.sqs_queue_url).path.rpartition("/")[2]
     fifo = name.endswith(".fifo")
     dead_letters = settings.sqs_dlq_name
-    if not name:
-        raise QueueMisconfigured("SQS_QUEUE_URL names no queue; it must end in /<account>/<queue name>")
     if dead_letters is not None and dead_letters.endswith(".fifo") != fifo:
         raise QueueMisconfigured(
             f"SQS_DLQ_NAME must {'' if fifo else 'not '}end in .fifo: the dead-letter queue of a FIFO queue is a FIFO "

@@ -26,8 +26,10 @@ def main() -> None:
     number = options.seed
     while time.monotonic() < end:
         for name, (_, _, examples) in PROPERTIES.items():
+            if time.monotonic() >= end:
+                break
             try:
-                tried[name] += check(name, 10 * examples, number)
+                tried[name] += check(name, examples, number)
             except BaseException:
                 print(f"{name} does not hold; again with --seed {number}", file=sys.stderr)
                 raise
