@@ -125,7 +125,7 @@ class Deliveries:
                 self._first_has_ended(entry, copies)
             elif len(copies) > 1:
                 self._copies[entry.message.id] = [copy for copy in copies if copy is not entry]
-        if self._held and self._fifo and entry.ended not in (Outcome.PROCESSED, Outcome.REJECTED):
+        if self._held and self._fifo and not entry.is_finished:
             self._release_held_of(entry.message.group_id)
 
     def _release_held_of(self, group: str | None) -> None:
@@ -139,12 +139,11 @@ class Deliveries:
         self._ledger.follow(following)
         if others:
             self._copies[following.message.id] = others
-        finished = first.ended in (Outcome.PROCESSED, Outcome.REJECTED)
-        if finished:
+        if first.is_finished:
             self._ledger.remember(first.message.id)  # there may be more copies on the way
         event = first_ended(
             self.mode,
-            finished=finished,
+            finished=first.is_finished,
             failed=first.ended is Outcome.FAILED and first.fate is None,
             given_back=first.ended in (Outcome.RELEASED, Outcome.LOST)
             and first.fate in (None, RELEASED)

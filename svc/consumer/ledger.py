@@ -33,7 +33,8 @@ class Outcome(Enum):
     PROCESSED = "processed"
     """Its processor returned and the delete is confirmed."""
     FAILED = "failed"
-    """Its processor raised; it becomes visible again after its back-off, or when its visibility timeout ends."""
+    """Its processor raised; it becomes visible again after its back-off, or when its visibility timeout ends. Of a FIFO queue,
+    after the last receive: it is in the dead-letter queue."""
     RELEASED = "released"
     """Given back: by a drain (visible at once), or because the processor raised `Retry`."""
     REJECTED = "rejected"
@@ -137,6 +138,13 @@ class Entry:
     def message(self) -> Message:
         return self.delivery.message
 
+    @property
+    def is_finished(self) -> bool:
+        """It has ended, and its message has left the queue: nothing of its group has to wait for it any more."""
+        if self.ended is Outcome.FAILED:
+            return self.fate is not None and self.fate.action is Action.DELETE
+        return self.ended in (Outcome.PROCESSED, Outcome.REJECTED)
+
     def is_undecided(self) -> bool:
         """Waiting for its turn, or being processed."""
         return self.fate is None and self.ended is None
@@ -145,7 +153,7 @@ class Entry:
 def _stays_invisible(ended: Entry) -> bool:
     """Whether its message is still in the queue, and may be invisible for a while."""
     retried = ended.ended is Outcome.RELEASED and ended.fate is not None and ended.fate.after > 0
-    return retried or ended.ended in (Outcome.FAILED, Outcome.LOST)
+    return retried or (ended.ended in (Outcome.FAILED, Outcome.LOST) and not ended.is_finished)
 
 
 @dataclass(frozen=True, slots=True)

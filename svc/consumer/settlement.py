@@ -36,6 +36,9 @@ RETRY_FIRST, RETRY_CAP = 0.2, 2.0
 """Seconds before the second try of a settlement, and the most before a later one."""
 
 
+NO_DEAD_LETTER_QUEUE = Refusal("NoDeadLetterQueue", "the queue has no dead-letter queue any more", gone=False)
+
+
 class Settlement:
     def __init__(
         self,
@@ -223,18 +226,22 @@ class Settlement:
         for entry in batch:
             assert entry.fate is not None
             reason = entry.fate.reason
-            if not await self._queue.dead_letter(entry.delivery, reason):
-                log.error(
-                    "rejected message is deleted: the queue has no dead-letter queue",
-                    message_id=entry.message.id,
-                    reason=reason,
-                )
+            if await self._queue.dead_letter(entry.delivery, reason):
+                continue
+            if entry.fate.outcome is Outcome.FAILED:
+                # The redrive policy was removed after we had read it. Nobody meant this message to be deleted.
+                return {entry.delivery.receipt: NO_DEAD_LETTER_QUEUE}
+            log.error(
+                "rejected message is deleted: the queue has no dead-letter queue",
+                message_id=entry.message.id,
+                reason=reason,
+            )
         return {}
 
     def _confirmed(self, entry: Entry) -> None:
         assert entry.fate is not None
         if entry.fate.action is Action.DEAD_LETTER:
-            self.settle(entry, Fate(Action.DELETE, Outcome.REJECTED))
+            self.settle(entry, Fate(Action.DELETE, entry.fate.outcome))
             return
         if entry.fate.action is Action.CHANGE_VISIBILITY:
             self._ledger.hide(entry, trio.current_time() + visible_in(entry))
@@ -269,7 +276,8 @@ class Settlement:
         heapq.heappush(self._later, (at, self._put_off, action, entry))
 
     def _lost(self, entry: Entry, why: str) -> None:
-        if entry.fate is not None and entry.fate.outcome is Outcome.FAILED:
+        fate = entry.fate
+        if fate is not None and fate.outcome is Outcome.FAILED and fate.action is not Action.DELETE:
             # Nothing is lost: it was to come back, and does when its lease ends, sooner or later than was meant.
             log.warning("failed message keeps its visibility timeout", message_id=entry.message.id, error=why)
             self._ledger.end(entry, Outcome.FAILED)

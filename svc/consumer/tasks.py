@@ -72,7 +72,7 @@ class MessageTasks:
                 await self._end_of(entry)
                 line.popleft()
                 came_back = bool(line) and line[0].message.id == entry.message.id
-                if entry.ended not in (Outcome.PROCESSED, Outcome.REJECTED) and not came_back:
+                if not entry.is_finished and not came_back:
                     break
         finally:
             del self._groups[group]
@@ -143,6 +143,10 @@ class MessageTasks:
     def _settle_raised(self, entry: Entry, error: BaseException) -> None:
         try:
             match _single(error):
+                case Retry() as retry if self._moves_to_dead_letters(entry):
+                    self._dead_letter(entry, f"its processor asked for a retry after the last receive: {retry}")
+                    self._on_verdict(entry, False)
+                    return
                 case Retry() as retry:
                     after, reason = math.ceil(retry.after), str(retry)
                     log.info("message will be retried", visible_again_in_seconds=after, reason=reason)
@@ -168,6 +172,9 @@ class MessageTasks:
         told, receives = _told(error), entry.message.receive_count
         self._ledger.note_error(entry.message.id, told)
         self._on_verdict(entry, True)
+        if self._moves_to_dead_letters(entry):
+            self._dead_letter(entry, f"failed after its last receive: {told}", error)
+            return
         if self._retry_backoff is None:
             log.error("message failed", receive_count=receives, exc_info=error)
             self._ledger.end(entry, Outcome.FAILED)
@@ -179,6 +186,20 @@ class MessageTasks:
         after = redelivery(attempt, first=first, cap=cap, rng=self._rng)
         log.error("message failed", receive_count=receives, visible_again_in_seconds=after, exc_info=error)
         self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
+
+    def _moves_to_dead_letters(self, entry: Entry) -> bool:
+        """Whether it is for us to move it, if it is not finished now. SQS would, at the next attempt to receive it. Until then
+        its FIFO group waits, and what waits is received again and again in vain, until it is moved too."""
+        return self._fifo and self._had_last_receive(entry)
+
+    def _dead_letter(self, entry: Entry, reason: str, error: BaseException | None = None) -> None:
+        log.error(
+            "message failed for the last time and goes to the dead-letter queue",
+            receive_count=entry.message.receive_count,
+            reason=reason,
+            exc_info=error,
+        )
+        self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.FAILED, reason=reason))
 
 
 def _single(error: BaseException) -> BaseException:

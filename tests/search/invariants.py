@@ -4,8 +4,9 @@ A queue that delivers at least once, and calls whose answer may be lost, leave s
 strongest form that nothing but the service itself can break:
 
 1.  *No message vanishes.* A message is deleted only after a run of its processor, at whatever instance, succeeded or rejected
-    it; if it was only rejected and there is a dead-letter queue, a copy is there first. (Its own delivery need not be the one
-    that was finished: a remembered redelivery and a twin are deleted without a run.)
+    it, or, on a FIFO queue, failed on it after the last receive; if it did not succeed and there is a dead-letter queue, a copy
+    is there first. (Its own delivery need not be the one that was finished: a remembered redelivery and a copy of a delivery in
+    flight are deleted without a run.)
 2.  *Nothing is stranded by a drain.* When a drain has ended, expired or not, everything that ever landed at this instance and
     that it still holds invisible is named in the report: deferred, unsettled or lost. Exempt is what a call did after its client
     had given it up (5 s): nobody can know of it. What never landed (an answer lost on the way) was not handed to the instance.
@@ -31,7 +32,9 @@ strongest form that nothing but the service itself can break:
 16. *Calls are bounded* by the time, the deliveries and the failed calls; there is no hot loop.
 17. *A drain does not dead-letter.* A delivery that is the last one that the redrive policy grants is run, or named in the report
     of a drain whose time ran out; so if it lands before the end of a drain, in time for its lease, at an instance that has read
-    the policy and has no other copy of it. Not on FIFO queues, where the order comes first.
+    the policy and has no other copy of it. On a FIFO queue one that fails then is moved by us, for behind it the group would be
+    received in vain; and what comes after it in its group is run too, unless it is behind one that could not be finished (its
+    lease was lost, or the queue did not take its copy or its delete): there the order comes first.
 18. *The circuit breaker holds back receives and nothing else.* Open, no receive begins; probing, no more messages than a few are
     asked for. (That a drain ends and the calm finishes everything says the rest.)
 19. *No false "drained".* When the wait for the fleet says that all have drained at a revision of the key, no instance that lives
@@ -39,6 +42,7 @@ strongest form that nothing but the service itself can break:
     were killed, or told twice to stop.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -164,23 +168,42 @@ class Invariants:
 
     def deleted(self, event: Deleted) -> None:
         witness, message_id = self._witness, event.message_id
-        if message_id not in witness.finished:
-            self._violated(f"1 {message_id} is deleted, but no processor succeeded on it or rejected it")
+        if message_id not in witness.finished and message_id not in witness.given_up:
+            self._violated(f"1 {message_id} is deleted, but no processor succeeded on it, rejected it or gave it up")
         elif (
             self._setup.max_receives is not None
             and message_id not in witness.copied
             and message_id not in witness.succeeded
         ):
-            self._violated(f"1 {message_id} was rejected and is deleted, but the dead-letter queue has no copy")
+            self._violated(f"1 {message_id} did not succeed and is deleted, but the dead-letter queue has no copy")
 
     def redriven(self, event: DeadLettered) -> None:
         last = f"{event.message_id}#{self._setup.max_receives}"
         for instance in self._witness.instances:
-            given_back = (asked := instance.asked.get(last)) is not None and asked.kind == "change_visibility"
-            if given_back and last in instance.must_run and event.message_id not in instance.named_dead_letters:
-                began = any(run.receipt == last for run in self._witness.runs.get(event.message_id, ()))
-                if not began and instance.cancelled_at is None and not instance.crashed:
+            if last not in instance.must_run or instance.cancelled_at is not None or instance.crashed:
+                continue
+            if event.message_id in instance.named_dead_letters:
+                continue
+            asked = instance.asked.get(last)
+            run = next((run for run in self._witness.runs.get(event.message_id, ()) if run.receipt == last), None)
+            if run is None:
+                given_back = asked is not None and asked.kind == "change_visibility"
+                if given_back and asked is not None and self._was_first(event.message_id, asked.first_at):
                     self._violated(f"17 {instance}: {last} was given back unprocessed, and so it is dead-lettered")
+            elif self._setup.fifo and run.failed and asked is None and self._in_time(run):
+                self._violated(f"17 {instance}: {last} failed for the last time, and was left to SQS to dead-letter")
+
+    def _was_first(self, message_id: str, at: float) -> bool:
+        """Whether nothing of its group came before it at that time."""
+        if not self._setup.fifo:
+            return True
+        order = self._witness.order[self._witness.groups[message_id]]
+        earlier = order[: order.index(message_id)]
+        return all(self._witness.gone.get(one, math.inf) <= at for one in earlier)
+
+    def _in_time(self, run: "Running") -> bool:
+        """Whether it ended under its lease."""
+        return run.until is not None and run.until < self._witness.leases[run.receipt] - EPSILON
 
     # -- the processor --
 
@@ -238,7 +261,7 @@ class Invariants:
         drain_runs = core.manager._report is not None and core.manager._report.ended is None
         takes = core.manager._phase is Phase.RUNNING or drain_runs
         alone = core.worker.ledger.at_work_on(delivery.message.id) is None
-        if limit == delivery.message.receive_count and takes and alone and in_time and not self._setup.fifo:
+        if limit == delivery.message.receive_count and takes and alone and in_time:
             instance.must_run.add(delivery.receipt)
 
     def call_begins(self, instance: "Instance", kind: str) -> bool:

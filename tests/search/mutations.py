@@ -344,6 +344,26 @@ def receive_before_registration(core: Core) -> None:
     core.worker.intake._may_begin = lambda: True
 
 
+def leave_poison_to_the_queue(core: Core) -> None:
+    """A message of a FIFO queue that fails after its last receive is given back, as those of standard queues are."""
+    core.worker.tasks._moves_to_dead_letters = lambda entry: False  # type: ignore[method-assign]
+
+
+def group_ends_with_its_poison(core: Core) -> None:
+    """When the head of a FIFO group was moved to the dead-letter queue, what comes after it is given back."""
+    tasks = core.worker.tasks
+    end_of = tasks._end_of
+
+    async def give_back_the_others(entry: Entry) -> None:
+        await end_of(entry)
+        if entry.ended is Outcome.FAILED:
+            for follower in tuple(tasks._groups.get(entry.message.group_id or "", ())):
+                if follower.is_undecided():
+                    tasks._settlement.settle(follower, RELEASED)
+
+    tasks._end_of = give_back_the_others  # type: ignore[method-assign]
+
+
 MUTATIONS: Mapping[str, Spoil] = {
     spoil.__name__: spoil
     for spoil in (
@@ -369,6 +389,8 @@ MUTATIONS: Mapping[str, Spoil] = {
         acknowledge_what_was_not_acted_on,
         acknowledge_before_landing,
         receive_before_registration,
+        leave_poison_to_the_queue,
+        group_ends_with_its_poison,
     )
 }
 

@@ -346,7 +346,7 @@ class World:
         work = runs[nth] if nth < len(runs) else AFTERWARDS
         witness = self.witness
         run = witness.began(self._instance(number), message)
-        finished = rejected = False
+        finished = rejected = failed = False
         try:
             try:
                 await trio.sleep(work.seconds)
@@ -358,6 +358,7 @@ class World:
                     await trio.sleep(work.stubborn)
             finished = work.does in ("succeed", "reject")
             rejected = work.does == "reject"
+            failed = not finished
             match work.does:
                 case "fail":
                     raise ValueError("the processor failed")
@@ -371,7 +372,7 @@ class World:
                     nursery = await trio.open_nursery().__aenter__()
                     nursery.start_soon(trio.sleep_forever)
         finally:
-            witness.ends(run, finished=finished, rejected=rejected)
+            witness.ends(run, finished=finished, rejected=rejected, failed=failed)
 
 
 def _name(number: int) -> str:

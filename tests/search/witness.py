@@ -73,6 +73,8 @@ class Running:
     ended: bool = False
     finished: bool = False
     """It succeeded or rejected."""
+    failed: bool = False
+    """It raised something else (an error, `Retry`), and was not cancelled before."""
 
 
 @dataclass(slots=True)
@@ -148,8 +150,8 @@ class Witness(trio.abc.Instrument):
         """By message id: what was received and neither deleted nor moved since."""
         self.leases: dict[str, float] = {}
         """Receipt → until when its delivery keeps the message, or kept it."""
-        self.gone: set[str] = set()
-        """Deleted or moved to the dead-letter queue."""
+        self.gone: dict[str, float] = {}
+        """Deleted or moved to the dead-letter queue, and when."""
         self.copied: set[str] = set()
         """Put into the dead-letter queue by a client."""
         self.duplicated: set[str] = set()
@@ -158,6 +160,8 @@ class Witness(trio.abc.Instrument):
         self.finished: set[str] = set()
         """Messages whose processor succeeded or rejected, anywhere."""
         self.succeeded: set[str] = set()
+        self.given_up: set[str] = set()
+        """Messages of a FIFO queue that failed after the last receive that the redrive policy grants."""
         self.all_gone = trio.Event()
         self.expected = len(schedule.arrivals)
         if not self.expected:
@@ -224,7 +228,7 @@ class Witness(trio.abc.Instrument):
 
     def _leaves(self, message_id: str) -> None:
         self.held.pop(message_id, None)
-        self.gone.add(message_id)
+        self.gone.setdefault(message_id, trio.current_time())
         if len(self.gone) == self.expected:
             self.all_gone.set()
 
@@ -251,7 +255,8 @@ class Witness(trio.abc.Instrument):
         if run.until is None:
             run.until = trio.current_time()
 
-    def ends(self, run: Running, *, finished: bool, rejected: bool) -> None:
+    def ends(self, run: Running, *, finished: bool, rejected: bool, failed: bool) -> None:
+        run.failed = failed and run.until is None
         self.interrupted(run)
         run.ended = True
         if run.instance.crashed:
@@ -262,6 +267,8 @@ class Witness(trio.abc.Instrument):
             if not rejected:
                 run.instance.finished.setdefault(run.message_id, run.receipt)
                 self.succeeded.add(run.message_id)
+        elif failed and self.schedule.setup.fifo and run.receipt.endswith(f"#{self.schedule.setup.max_receives}"):
+            self.given_up.add(run.message_id)
         self._catch_up()
         self.check.ends(run)
 

@@ -1,0 +1,101 @@
+"""FIFO: a message that always fails does not take the others of its group with it."""
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from svc import Message, Retry
+from svc.maintenance.handler import DrainOutcome
+from svc.testing import Fault, SimulatedQueue
+from svc.testing.history import Assigned, DeadLettered
+from svc.testing.service import SimulatedService
+
+pytestmark = pytest.mark.expects_errors
+
+BODIES = [f"m{number}" for number in range(1, 8)]
+
+
+def fifo(limit: int, **options) -> tuple[SimulatedQueue, SimulatedQueue]:
+    dead = SimulatedQueue("dead.fifo", fifo=True)
+    queue = SimulatedQueue(fifo=True, content_deduplication=True, dead_letters=dead, max_receive_count=limit, **options)
+    for body in BODIES:
+        queue.put(body, group_id="g")
+    return queue, dead
+
+
+async def m1_fails(message: Message) -> None:
+    await trio.sleep(0.1)
+    if message.body == "m1":
+        raise ValueError("always")
+
+
+async def m1_asks_for_a_retry(message: Message) -> None:
+    if message.body == "m1":
+        raise Retry(after=3)
+
+
+@pytest.mark.parametrize("process", [m1_fails, m1_asks_for_a_retry])
+@pytest.mark.parametrize("backoff", ["off", "5s-15m"])
+@pytest.mark.parametrize("limit", [1, 2, 3])
+async def test_only_the_message_that_fails_is_dead_lettered(autojump_clock, limit: int, backoff: str, process) -> None:
+    queue, dead = fifo(limit)
+    async with SimulatedService(queue, process, RETRY_BACKOFF=backoff) as service:
+        await service.idle()
+        assert service.processed == BODIES[1:]
+        assert service.core.worker.statistics().counts.failed >= 1
+    assert dead.bodies == ["m1"]
+    assert len([run for run in service.runs if run.body == "m1"]) == limit
+    (moved,) = [event for event in queue.history if isinstance(event, DeadLettered)]
+    assert moved.reason is not None  # by us
+    assert "last receive" in moved.reason
+    assert dead.attributes_of(moved.copy_id)["RejectReason"] == moved.reason
+
+
+async def test_every_message_of_a_group_that_only_fails_has_its_runs(autojump_clock) -> None:
+    """None goes to the dead-letter queue without a run, and in their order."""
+    queue, dead = fifo(3)
+
+    async def fail(message: Message) -> None:
+        raise ValueError("always")
+
+    async with SimulatedService(queue, fail, BREAKER_FAILURES="off") as service:
+        await service.idle()
+        assert dead.bodies == BODIES
+        assert list(dict.fromkeys(run.body for run in service.runs)) == BODIES
+        moved = [event for event in queue.history if isinstance(event, DeadLettered)]
+        assert all(event.reason is not None for event in moved)
+
+
+async def test_a_dead_letter_queue_that_takes_nothing_keeps_the_order(autojump_clock) -> None:
+    """Then SQS moves it, at the next attempt to receive it: as it was before, and nothing passes it."""
+    queue, dead = fifo(2, faults=[Fault("denied", "dead_letter")])
+    async with SimulatedService(queue, m1_fails, SQS_VISIBILITY_TIMEOUT_SECONDS="5") as service:
+        await service.wait_for(lambda: "m1" in dead.bodies)
+        assert "m2" not in [run.body for run in service.runs]
+        service.crash()
+
+
+async def test_a_queue_without_a_dead_letter_queue_any_more_keeps_the_message(autojump_clock) -> None:
+    """The policy is read every five minutes; removed meanwhile, a message that has failed is not deleted."""
+    queue, _dead = fifo(1)
+    with capture_logs() as lines:
+        async with SimulatedService(queue, m1_fails) as service:
+            await trio.sleep(0.05)
+            queue._server.dead_letters = None
+            await service.wait_for(lambda: len([run for run in service.runs if run.body == "m1"]) == 2)
+            assert "m1" in queue.bodies
+            service.crash()
+    assert "rejected message is deleted: the queue has no dead-letter queue" not in [line["event"] for line in lines]
+
+
+async def test_a_drain_runs_what_had_its_last_receive_in_its_order(autojump_clock) -> None:
+    """As on standard queues: given back, each of them would be dead-lettered unprocessed."""
+    queue, dead = fifo(1)
+    async with SimulatedService(queue, m1_fails) as service:
+        await service.at_work("m1")
+        service.maintenance("on")
+        report = await service.drained()
+        assert report.outcome is DrainOutcome.DRAINED
+        assert service.processed == BODIES[1:]
+    assert dead.bodies == ["m1"]
+    assert len([event for event in queue.history if isinstance(event, Assigned)]) == len(BODIES)
