@@ -4,10 +4,11 @@ import importlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial, wraps
 from pathlib import Path
 
 from svc.devstack.stack import Etcd
-from tests.faults.trial import Row, Trial
+from tests.faults.trial import CALLS_LIMIT, Row, Trial
 
 MakeEtcd = Callable[[Path], AbstractContextManager[Sequence[Etcd]]]
 """Given a folder for files, starts an etcd of the trial's own; its members."""
@@ -53,6 +54,44 @@ def scenario(
         group = next(group for group in GROUPS if run.__module__.endswith("_" + group.lower()))
         SCENARIOS[name] = Scenario(name, group, fault, sees, run, environ, etcd, by_default)
         return run
+
+    return add
+
+
+def outage(
+    name: str,
+    fault: str,
+    sees: str,
+    *,
+    named: str,
+    over: str,
+    etcds: bool = False,
+    recovers: Run | None = None,
+    afterwards: Run | None = None,
+    calls_limit: float = CALLS_LIMIT,
+    within: float = 30,
+    etcd: MakeEtcd | None = None,
+    by_default: bool = False,
+    **environ: str,
+) -> Callable[[Run], Run]:
+    """The usual scenario: the service works under load, the function breaks something and holds it, and how the service comes
+    back is measured (`Trial.outage`). `etcds`: it is the lines to etcd that are broken, not that to SQS. `afterwards`: what the
+    trial itself has to put back, or to look at."""
+
+    def add(breaks: Run) -> Run:
+        @wraps(breaks)
+        async def run(t: Trial) -> None:
+            await t.start()
+            back = None if recovers is None else partial(recovers, t)
+            lines = t.etcds if etcds else [t.sqs]
+            async with t.outage(
+                named=named, over=over, lines=lines, recovers=back, calls_limit=calls_limit, within=within
+            ):
+                await breaks(t)
+            if afterwards is not None:
+                await afterwards(t)
+
+        return scenario(name, fault, sees, etcd=etcd, by_default=by_default, **environ)(run)
 
     return add
 

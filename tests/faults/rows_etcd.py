@@ -12,7 +12,7 @@ import trio
 from svc.devstack.stack import Etcd, etcd_binary
 from tests.etcd.test_etcd import certificate, pem
 from tests.etcd_cluster import EtcdCluster, Member
-from tests.faults.rows import scenario
+from tests.faults.rows import outage, scenario
 from tests.faults.trial import Trial
 
 LOST = "etcd lost; the last known state stands"
@@ -65,6 +65,10 @@ async def back_to_work(t: Trial) -> None:
     await t.processes()
 
 
+etcd_outage = partial(outage, etcds=True, named=LOST, over=CONNECTED, afterwards=back_to_work)
+"""What is lost is etcd; the maintenance that shows its return ends the trial."""
+
+
 def ctl(member: Etcd, *words: str) -> str:
     command = [etcd_binary("etcdctl"), f"--endpoints={member.endpoint}", *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -74,76 +78,73 @@ async def etcdctl(member: Etcd, *words: str) -> str:
     return await trio.to_thread.run_sync(partial(ctl, member, *words))
 
 
-@scenario(
+@etcd_outage(
     "etcd-killed",
     "etcd is killed (SIGKILL), comes back, and maintenance is switched on",
     WORKS_ON,
     etcd=alone,
     by_default=True,
+    recovers=switch_takes_effect,
 )
 async def _(t: Trial) -> None:
     (etcd,) = t.members
-    await t.start()
-    async with t.outage(lines=t.etcds, named=LOST, over=CONNECTED, recovers=lambda: switch_takes_effect(t)):
-        await trio.to_thread.run_sync(etcd.kill)
-        await works_on(t, HOLD)
-        await trio.to_thread.run_sync(etcd.restart)
-    await back_to_work(t)
+    await trio.to_thread.run_sync(etcd.kill)
+    await works_on(t, HOLD)
+    await trio.to_thread.run_sync(etcd.restart)
 
 
-@scenario("etcd-frozen", "etcd is frozen (SIGSTOP) and goes on", f"{WORKS_ON}, within 8 s", etcd=alone)
+@etcd_outage(
+    "etcd-frozen",
+    "etcd is frozen (SIGSTOP) and goes on",
+    f"{WORKS_ON}, within 8 s",
+    etcd=alone,
+    recovers=switch_takes_effect,
+)
 async def _(t: Trial) -> None:
     (etcd,) = t.members
-    await t.start()
-    async with t.outage(lines=t.etcds, named=LOST, over=CONNECTED, recovers=lambda: switch_takes_effect(t)):
-        etcd.freeze()
-        try:
-            await works_on(t)
-        finally:
-            etcd.thaw()
-    await back_to_work(t)
+    etcd.freeze()
+    try:
+        await works_on(t)
+    finally:
+        etcd.thaw()
 
 
-@scenario(
+@etcd_outage(
     "etcd-partition",
     "etcd is cut off: connections stand and carry nothing; maintenance is switched on meanwhile",
     f"{WORKS_ON}, within 8 s; the maintenance begins after the return",
+    recovers=takes_effect,
 )
 async def _(t: Trial) -> None:
-    await t.start()
-    async with t.outage(lines=t.etcds, named=LOST, over=CONNECTED, recovers=lambda: takes_effect(t)):
-        t.etcd.hang()
-        await works_on(t)
-        await t.switch("on")
-    await back_to_work(t)
+    t.etcd.hang()
+    await works_on(t)
+    await t.switch("on")
 
 
-@scenario("etcd-reset", "every connection to etcd is reset; switched on meanwhile", WORKS_ON)
+@etcd_outage("etcd-reset", "every connection to etcd is reset; switched on meanwhile", WORKS_ON, recovers=takes_effect)
 async def _(t: Trial) -> None:
-    await t.start()
-    async with t.outage(lines=t.etcds, named=LOST, over=CONNECTED, recovers=lambda: takes_effect(t)):
-        t.etcd.reset()
-        await works_on(t, HOLD)
-        await t.switch("on")
-    await back_to_work(t)
+    t.etcd.reset()
+    await works_on(t, HOLD)
+    await t.switch("on")
 
 
-@scenario("etcd-half-open", "etcd's side of the connection has gone without a word", f"{WORKS_ON}, within 8 s")
+@etcd_outage(
+    "etcd-half-open",
+    "etcd's side of the connection has gone without a word",
+    f"{WORKS_ON}, within 8 s",
+    recovers=takes_effect,
+)
 async def _(t: Trial) -> None:
-    await t.start()
-    async with t.outage(lines=t.etcds, named=LOST, over=CONNECTED, recovers=lambda: takes_effect(t)):
-        t.etcd.half_open()
-        await t.switch("on")
-    await back_to_work(t)
+    t.etcd.half_open()
+    await t.switch("on")
 
 
-@scenario("etcd-slow", "etcd answers, but everything takes 2 s more each way", WORKS_ON)
+@etcd_outage(
+    "etcd-slow", "etcd answers, but everything takes 2 s more each way", WORKS_ON, recovers=switch_takes_effect
+)
 async def _(t: Trial) -> None:
-    await t.start()
-    async with t.outage(lines=t.etcds, named=LOST, over=CONNECTED, recovers=lambda: switch_takes_effect(t)):
-        t.etcd.slow(2)
-        await works_on(t, HOLD)
-    await back_to_work(t)
+    t.etcd.slow(2)
+    await works_on(t, HOLD)
 
 
 @scenario(
@@ -282,21 +283,19 @@ async def _(t: Trial) -> None:
     await back_to_work(t)
 
 
-@scenario(
+@etcd_outage(
     "etcd-permission-revoked",
     "the service's etcd user loses its permission, and gets it back",
     WORKS_ON + ", “Grant the user a role …” in the log",
     etcd=guarded,
     **SIGN_IN,
+    recovers=switch_takes_effect,
 )
 async def _(t: Trial) -> None:
     (etcd,) = t.members
-    await t.start()
-    async with t.outage(lines=t.etcds, named=LOST, over=CONNECTED, recovers=lambda: switch_takes_effect(t)):
-        await etcdctl(etcd, ROOT, "user", "revoke-role", "svc", "switch")
-        await works_on(t, HOLD)
-        await etcdctl(etcd, ROOT, "user", "grant-role", "svc", "switch")
-    await back_to_work(t)
+    await etcdctl(etcd, ROOT, "user", "revoke-role", "svc", "switch")
+    await works_on(t, HOLD)
+    await etcdctl(etcd, ROOT, "user", "grant-role", "svc", "switch")
 
 
 @contextlib.contextmanager
@@ -329,23 +328,21 @@ async def _(t: Trial) -> None:
     t.load()
 
 
-@scenario(
+@etcd_outage(
     "etcd-compacted",
     "etcd's history is compacted beyond what the service has seen, while it is cut off",
     WORKS_ON,
     etcd=alone,
+    recovers=takes_effect,
 )
 async def _(t: Trial) -> None:
     (etcd,) = t.members
-    await t.start()
-    async with t.outage(lines=t.etcds, named=LOST, over=CONNECTED, recovers=lambda: takes_effect(t)):
-        t.etcd.reset()
-        await works_on(t)
-        for value in ("off", "no", "on"):
-            await t.switch(value)
-        revision = (await etcdctl(etcd, "get", "x", "-w", "json")).partition('"revision":')[2].partition(",")[0]
-        await etcdctl(etcd, "compact", revision)
-    await back_to_work(t)
+    t.etcd.reset()
+    await works_on(t)
+    for value in ("off", "no", "on"):
+        await t.switch(value)
+    revision = (await etcdctl(etcd, "get", "x", "-w", "json")).partition('"revision":')[2].partition(",")[0]
+    await etcdctl(etcd, "compact", revision)
 
 
 @scenario(

@@ -44,6 +44,37 @@ def held_by(t: Trial, service: Instance) -> set[str]:
     return {id_ for id_, pid in t.record.running.items() if pid == service.pid}
 
 
+async def with_endless_ones(t: Trial) -> tuple[Instance, set[str]]:
+    """An instance that is at work on three messages that never end with it; and their ids."""
+    first = await t.start()
+    await t.quiet()
+    for _ in range(3):
+        await t.send(seconds=3600, first=True)
+    await at_work(t, first, 3)
+    return first, held_by(t, first)
+
+
+async def another_takes(t: Trial, held: set[str], since: float) -> None:
+    """A new instance processes what the ended one held."""
+    await t.start(load=False)
+    await others_finish(t, held, since)
+
+
+async def stops_clean(t: Trial, service: Instance, pid: int | None = None) -> float:
+    """SIGTERM ends it with exit code 0 and nothing in its hands; returns when it had ended."""
+    os.kill(pid or service.pid, signal.SIGTERM)
+    assert await service.exit_code() == 0
+    await t.told(STOPPING, STOPPED)
+    assert not held_by(t, service)
+    return trio.current_time()
+
+
+async def another_goes_on(t: Trial, since: float) -> None:
+    await t.start(load=False)
+    await t.processes()
+    t.row.recovery = round(trio.current_time() - since, 1)
+
+
 @scenario(
     "process-sigterm",
     "SIGTERM under load",
@@ -52,14 +83,7 @@ def held_by(t: Trial, service: Instance) -> set[str]:
 async def _(t: Trial) -> None:
     first = await t.start()
     await at_work(t, first)
-    first.signal(signal.SIGTERM)
-    assert await first.exit_code() == 0
-    await t.told(STOPPING, STOPPED)
-    stopped = trio.current_time()
-    assert not held_by(t, first)
-    await t.start(load=False)
-    await t.processes()
-    t.row.recovery = round(trio.current_time() - stopped, 1)
+    await another_goes_on(t, await stops_clean(t, first))
 
 
 @scenario(
@@ -68,12 +92,7 @@ async def _(t: Trial) -> None:
     "exit code 3 within seconds; what was unfinished is visible at once, for another instance",
 )
 async def _(t: Trial) -> None:
-    first = await t.start()
-    await t.quiet()
-    for _ in range(3):
-        await t.send(seconds=3600, first=True)
-    await at_work(t, first, 3)
-    held = held_by(t, first)
+    first, held = await with_endless_ones(t)
     first.signal(signal.SIGTERM)
     await t.logged("drain begins")
     began = trio.current_time()
@@ -81,9 +100,7 @@ async def _(t: Trial) -> None:
     assert await first.exit_code() == 3
     assert trio.current_time() - began < 10  # 2 s, and what a busy machine takes to end a process
     await t.told("second signal: what is unfinished is released now", STOPPED)
-    ended = trio.current_time()
-    await t.start(load=False)
-    await others_finish(t, held, ended)
+    await another_takes(t, held, trio.current_time())
 
 
 @scenario(
@@ -95,7 +112,7 @@ async def _(t: Trial) -> None:
     body = await t.send()
     code = None
     for after in (0.05, 0.3, 0.6, 0.9, 1.3):
-        service = Instance({**t.stand.environ, **t.environ})
+        service = Instance({**t.stand.environ, **t.environ}, prefix=["env"])  # a start with all its imports
         t.stand.instances.append(service)
         await trio.sleep(after)  # any moment will do
         began = trio.current_time()
@@ -120,11 +137,7 @@ async def _(t: Trial) -> None:
     await at_work(t, first, 3)
     await t.switch("on")
     await t.logged("drain begins")
-    first.signal(signal.SIGTERM)
-    assert await first.exit_code() == 0
-    await t.told(STOPPING, STOPPED)
-    ended = trio.current_time()
-    assert not held_by(t, first)
+    ended = await stops_clean(t, first)
     await t.switch("off")
     await t.start()
     t.row.recovery = round(trio.current_time() - ended, 1)
@@ -137,12 +150,7 @@ async def _(t: Trial) -> None:
     DRAIN_TIMEOUT="2s",
 )
 async def _(t: Trial) -> None:
-    first = await t.start()
-    await t.quiet()
-    for _ in range(3):
-        await t.send(seconds=3600, first=True)
-    await at_work(t, first, 3)
-    held = held_by(t, first)
+    first, held = await with_endless_ones(t)
     began = trio.current_time()
     first.signal(signal.SIGTERM)
     assert await first.exit_code() == 3
@@ -151,8 +159,7 @@ async def _(t: Trial) -> None:
     line = await t.logged("drain ended")
     assert all(id_ in line["error"] for id_ in held)
     await t.told("drain ended", STOPPED)
-    await t.start(load=False)
-    await others_finish(t, held, ended)
+    await another_takes(t, held, ended)
 
 
 @scenario(
@@ -168,13 +175,7 @@ async def _(t: Trial) -> None:
         pytest.skip("this machine lets nobody make a PID namespace (tests/containers has it with a container)")
     service = await t.start(prefix=alone)
     await t.until(lambda: 1 in {event["pid"] for event in t.record.events})
-    os.kill(child_of(service.pid), signal.SIGTERM)
-    assert await service.exit_code() == 0
-    await t.told(STOPPING, STOPPED)
-    ended = trio.current_time()
-    await t.start(load=False)
-    await t.processes()
-    t.row.recovery = round(trio.current_time() - ended, 1)
+    await another_goes_on(t, await stops_clean(t, service, child_of(service.pid)))
 
 
 @scenario(
@@ -212,9 +213,7 @@ async def _(t: Trial) -> None:
     first.signal(signal.SIGKILL)
     killed = trio.current_time()
     await first.exit_code()
-    held = held_by(t, first)
-    await t.start(load=False)
-    await others_finish(t, held, killed)
+    await another_takes(t, held_by(t, first), killed)
 
 
 @scenario(
@@ -261,10 +260,6 @@ async def without_log(t: Trial, prefix: Sequence[str]) -> Instance:
     return service
 
 
-def redirected(redirection: str) -> list[str]:
-    return ["bash", "-c", f'exec "$@" {redirection}', "bash"]
-
-
 async def goes_on_without_log(t: Trial, prefix: Sequence[str]) -> Instance:
     service = await without_log(t, prefix)
     before = Footprint.of(service.pid)
@@ -280,24 +275,6 @@ async def goes_on_without_log(t: Trial, prefix: Sequence[str]) -> Instance:
     return service
 
 
-@scenario(
-    "process-log-full",
-    "the disk is full: the log cannot be written (stderr is /dev/full)",
-    "no log; work, drains, API and exit code as ever",
-)
-async def _(t: Trial) -> None:
-    await goes_on_without_log(t, redirected("2>/dev/full"))
-
-
-@scenario(
-    "process-log-closed",
-    "whoever read the log has gone (stderr is a broken pipe)",
-    "no log; work, drains, API and exit code as ever",
-)
-async def _(t: Trial) -> None:
-    await goes_on_without_log(t, redirected("2> >(true)"))
-
-
 INTO_A_PIPE_THAT_NOBODY_READS = """
 import fcntl, os, sys
 reader, writer = os.pipe()
@@ -308,10 +285,22 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 
+NO_LOG = "no log; work, drains, API and exit code as ever"
+
+for name, fault, redirection in (
+    ("process-log-full", "the disk is full: the log cannot be written (stderr is /dev/full)", "2>/dev/full"),
+    ("process-log-closed", "whoever read the log has gone (stderr is a broken pipe)", "2> >(true)"),
+):
+
+    @scenario(name, fault, NO_LOG)
+    async def _(t: Trial, redirection: str = redirection) -> None:
+        await goes_on_without_log(t, ["bash", "-c", f'exec "$@" {redirection}', "bash"])
+
+
 @scenario(
     "process-log-unread",
     "whoever should read the log stands still (stderr is a full pipe)",
-    "no log; work, drains, API and exit code as ever",
+    NO_LOG,
 )
 async def _(t: Trial) -> None:
     service = await goes_on_without_log(t, [sys.executable, "-c", INTO_A_PIPE_THAT_NOBODY_READS])

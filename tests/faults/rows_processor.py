@@ -5,7 +5,7 @@ import signal
 import trio
 
 from tests.faults.rows import scenario
-from tests.faults.rows_process import at_work, held_by, others_finish
+from tests.faults.rows_process import another_takes, at_work, held_by
 from tests.faults.trial import Trial
 from tests.faults.troublesome import RAISED
 
@@ -54,9 +54,7 @@ async def _(t: Trial) -> None:
     await t.told("drain ended", t.last_words[0])
     t.record.stopped[first.pid] = 0  # it is told to be no longer at work, and its message is given back
     assert await first.exit_code(within=60) == 3
-    ended = trio.current_time()
-    await t.start(load=False)
-    await others_finish(t, held, ended)
+    await another_takes(t, held, trio.current_time())
 
 
 @scenario(
@@ -109,8 +107,7 @@ async def _(t: Trial) -> None:
     line = await t.logged("drain ended")
     assert all(id_ in line["error"] for id_ in held)
     await t.told("drain ended", "stopped")
-    await t.start(load=False)
-    await others_finish(t, held, ended)
+    await another_takes(t, held, ended)
 
 
 @scenario(

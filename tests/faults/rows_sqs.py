@@ -1,13 +1,14 @@
 """SQS in trouble: the line to it, its answers, its queue."""
 
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
 from svc.settings import load
 from svc.sqs import creation
-from tests.faults.proxy import Answer
-from tests.faults.rows import scenario
+from tests.faults.proxy import Answer, SqsProxy
+from tests.faults.rows import outage, scenario
 from tests.faults.trial import Trial
 
 FAILED = "receiving failed, trying again"
@@ -32,233 +33,219 @@ async def unhealthy(t: Trial, says: str, hold: float = HOLD) -> None:
     await trio.sleep_until(end)
 
 
+async def none_twice(t: Trial) -> None:
+    assert sum(t.record.succeeded.values()) == len(t.record.succeeded)
+
+
+receiving_outage = partial(outage, named=FAILED, over=WORKS)
+settling_outage = partial(outage, named=UNSETTLED, over=SETTLED, calls_limit=SETTLING)
+
+
 # -- the line --
 
 
-def broken_line(
-    name: str, fault: str, sees: str, says: str, break_it: Callable[[Trial], None], *, by_default: bool = False
-) -> None:
-    @scenario(name, fault, sees, by_default=by_default)
-    async def run(t: Trial) -> None:
-        await t.start()
-        async with t.outage(named=FAILED, over=WORKS):
-            break_it(t)
-            await unhealthy(t, says)
+BROKEN_LINES: list[tuple[str, str, str, str, Callable[[SqsProxy], None]]] = [
+    (
+        "sqs-refused",
+        "nothing listens at SQS's address",
+        "`/health` 503, “cannot be reached”; work goes on by itself when it is back",
+        "cannot be reached",
+        SqsProxy.refuse,
+    ),
+    ("sqs-reset", "every connection to SQS is reset (RST)", "`/health` 503; recovers by itself", "", SqsProxy.reset),
+    (
+        "sqs-cut",
+        "every connection to SQS is closed in the middle of what it carries",
+        "`/health` 503; recovers by itself",
+        "",
+        SqsProxy.cut,
+    ),
+    (
+        "sqs-hang",
+        "SQS accepts connections and answers nothing",
+        "`/health` 503 within 5 s, “no answer”; recovers by itself",
+        "",
+        SqsProxy.hang,
+    ),
+    (
+        "sqs-slow",
+        "everything between the service and SQS takes 4 s more, each way",
+        "`/health` 503, “did not answer”; recovers by itself",
+        "",
+        lambda line: line.slow(4),
+    ),
+    (
+        "sqs-throttled-line",
+        "a line to SQS that carries 200 bytes per second",
+        "`/health` 503, “did not answer”; recovers by itself",
+        "",
+        lambda line: line.throttle(200),
+    ),
+]
+"""Name, fault, what one sees, what /health says, and how the line is broken."""
+
+for name, fault, sees, says, break_it in BROKEN_LINES:
+
+    @receiving_outage(name, fault, sees, by_default=name == "sqs-reset")
+    async def _(t: Trial, break_it: Callable[[SqsProxy], None] = break_it, says: str = says) -> None:
+        break_it(t.sqs)
+        await unhealthy(t, says)
 
 
-broken_line(
-    "sqs-refused",
-    "nothing listens at SQS's address",
-    "`/health` 503, “cannot be reached”; work goes on by itself when it is back",
-    "cannot be reached",
-    lambda t: t.sqs.refuse(),
-)
-broken_line(
-    "sqs-reset",
-    "every connection to SQS is reset (RST)",
-    "`/health` 503; recovers by itself",
-    "",
-    lambda t: t.sqs.reset(),
-    by_default=True,
-)
-broken_line(
-    "sqs-cut",
-    "every connection to SQS is closed in the middle of what it carries",
-    "`/health` 503; recovers by itself",
-    "",
-    lambda t: t.sqs.cut(),
-)
-broken_line(
-    "sqs-hang",
-    "SQS accepts connections and answers nothing",
-    "`/health` 503 within 5 s, “no answer”; recovers by itself",
-    "",
-    lambda t: t.sqs.hang(),
-)
-broken_line(
-    "sqs-slow",
-    "everything between the service and SQS takes 4 s more, each way",
-    "`/health` 503, “did not answer”; recovers by itself",
-    "",
-    lambda t: t.sqs.slow(4),
-)
-broken_line(
-    "sqs-throttled-line",
-    "a line to SQS that carries 200 bytes per second",
-    "`/health` 503, “did not answer”; recovers by itself",
-    "",
-    lambda t: t.sqs.throttle(200),
-)
-
-
-@scenario(
+@receiving_outage(
     "sqs-half-open",
     "SQS's side of every connection has gone without a word (half-open)",
     "nothing, or `/health` 503 for some seconds; recovers by itself over new connections",
 )
 async def _(t: Trial) -> None:
-    await t.start()
-    async with t.outage(named=FAILED, over=WORKS):
-        t.sqs.half_open()
+    t.sqs.half_open()
 
 
-@scenario(
+@receiving_outage(
     "sqs-flapping",
     "the line to SQS breaks once a second for eight seconds",
     "`/health` 503 now and then; as much is done as can be",
 )
 async def _(t: Trial) -> None:
-    await t.start()
-    async with t.outage(named=FAILED, over=WORKS):
-        for _ in range(8):
-            t.sqs.reset()
-            await trio.sleep(0.5)
-            await t.sqs.heal()
-            await trio.sleep(0.5)
+    for _ in range(8):
+        t.sqs.reset()
+        await trio.sleep(0.5)
+        await t.sqs.heal()
+        await trio.sleep(0.5)
 
 
-@scenario(
+@receiving_outage(
     "sqs-receives-lost",
     "SQS hands out messages and its answers do not arrive",
     "`/health` tells of the receives; the messages come when SQS's lease on them is over",
 )
 async def _(t: Trial) -> None:
-    await t.start()
-    async with t.outage(named=FAILED, over=WORKS):
-        t.sqs.lose_answers("ReceiveMessage")
-        await trio.sleep(HOLD)
+    t.sqs.lose_answers("ReceiveMessage")
+    await trio.sleep(HOLD)
 
 
-@scenario(
+@settling_outage(
     "sqs-deletes-lost",
     "SQS deletes messages and its answers do not arrive",
     "`/health` 200; the delete is tried again, nothing is processed again",
 )
 async def _(t: Trial) -> None:
-    await t.start()
-    async with t.outage(named=UNSETTLED, over=SETTLED, calls_limit=SETTLING):
-        t.sqs.lose_answers("DeleteMessageBatch", "DeleteMessage")
-        await trio.sleep(HOLD)
+    t.sqs.lose_answers("DeleteMessageBatch", "DeleteMessage")
+    await trio.sleep(HOLD)
 
 
 # -- its answers --
 
 
-def error_answers(name: str, fault: str, sees: str, says: str, answer: Answer, *, by_default: bool = False) -> None:
-    @scenario(name, fault, sees, by_default=by_default)
-    async def run(t: Trial) -> None:
-        await t.start()
-        # Fatal misconfiguration is asked about slowly.
-        async with t.outage(named=FAILED, over=WORKS, within=60):
-            t.sqs.answer(answer)
-            await unhealthy(t, says)
+ERROR_ANSWERS = [
+    (
+        "sqs-500",
+        "SQS answers every call with HTTP 500",
+        "`/health` 503, “SQS broke down”; recovers by itself",
+        "broke down",
+        Answer(500, "InternalFailure"),
+    ),
+    (
+        "sqs-503",
+        "SQS answers every call with HTTP 503",
+        "`/health` 503, “SQS broke down”; recovers by itself",
+        "broke down",
+        Answer(503, "ServiceUnavailable"),
+    ),
+    (
+        "sqs-throttling",
+        "SQS throttles every call",
+        "`/health` 503, “throttled”; recovers by itself",
+        "throttled",
+        Answer(400, "com.amazonaws.sqs#RequestThrottled"),
+    ),
+    (
+        "sqs-expired-token",
+        "the credentials have expired",
+        "`/health` 503, “have expired … renew them”; recovers by itself once they are renewed",
+        "have expired",
+        Answer(403, "com.amazon.coral.service#ExpiredTokenException"),
+    ),
+    (
+        "sqs-wrong-credentials",
+        "AWS does not know the credentials",
+        "`/health` 503, “does not accept the credentials”, and which variables to check",
+        "does not accept the credentials",
+        Answer(403, "com.amazon.coral.service#InvalidClientTokenId"),
+    ),
+    (
+        "sqs-clock-skew",
+        "this machine's clock is wrong: AWS says the request has expired",
+        "`/health` 503, “set this machine's clock”",
+        "set this machine's clock",
+        Answer(403, "com.amazon.coral.service#RequestExpired"),
+    ),
+    (
+        "sqs-access-denied",
+        "the credentials may not use the queue",
+        "`/health` 503, “may not do this; grant the action”",
+        "may not do this",
+        Answer(403, "com.amazon.coral.service#AccessDeniedException"),
+    ),
+    (
+        "sqs-no-such-queue",
+        "SQS says that the queue does not exist",
+        "`/health` 503, “there is no such queue”, and what to do",
+        "no such queue",
+        Answer(400, "com.amazonaws.sqs#QueueDoesNotExist"),
+    ),
+    (
+        "sqs-garbage",
+        "something that is not SQS answers (HTTP 200, a page)",
+        "`/health` 503, “the answer is not SQS's”",
+        "the answer is not SQS's",
+        Answer(200, "", raw=b"<html><body>Welcome to the captive portal</body></html>"),
+    ),
+]
+"""Name, fault, what one sees, what /health says, and the answer."""
+
+for name, fault, sees, says, answer in ERROR_ANSWERS:
+
+    @receiving_outage(name, fault, sees, within=60)  # fatal misconfiguration is asked about slowly
+    async def _(t: Trial, answer: Answer = answer, says: str = says) -> None:
+        t.sqs.answer(answer)
+        await unhealthy(t, says)
 
 
-error_answers(
-    "sqs-500",
-    "SQS answers every call with HTTP 500",
-    "`/health` 503, “SQS broke down”; recovers by itself",
-    "broke down",
-    Answer(500, "InternalFailure"),
-)
-error_answers(
-    "sqs-503",
-    "SQS answers every call with HTTP 503",
-    "`/health` 503, “SQS broke down”; recovers by itself",
-    "broke down",
-    Answer(503, "ServiceUnavailable"),
-)
-error_answers(
-    "sqs-throttling",
-    "SQS throttles every call",
-    "`/health` 503, “throttled”; recovers by itself",
-    "throttled",
-    Answer(400, "com.amazonaws.sqs#RequestThrottled"),
-)
-error_answers(
-    "sqs-expired-token",
-    "the credentials have expired",
-    "`/health` 503, “have expired … renew them”; recovers by itself once they are renewed",
-    "have expired",
-    Answer(403, "com.amazon.coral.service#ExpiredTokenException"),
-)
-error_answers(
-    "sqs-wrong-credentials",
-    "AWS does not know the credentials",
-    "`/health` 503, “does not accept the credentials”, and which variables to check",
-    "does not accept the credentials",
-    Answer(403, "com.amazon.coral.service#InvalidClientTokenId"),
-)
-error_answers(
-    "sqs-clock-skew",
-    "this machine's clock is wrong: AWS says the request has expired",
-    "`/health` 503, “set this machine's clock”",
-    "set this machine's clock",
-    Answer(403, "com.amazon.coral.service#RequestExpired"),
-)
-error_answers(
-    "sqs-access-denied",
-    "the credentials may not use the queue",
-    "`/health` 503, “may not do this; grant the action”",
-    "may not do this",
-    Answer(403, "com.amazon.coral.service#AccessDeniedException"),
-)
-error_answers(
-    "sqs-no-such-queue",
-    "SQS says that the queue does not exist",
-    "`/health` 503, “there is no such queue”, and what to do",
-    "no such queue",
-    Answer(400, "com.amazonaws.sqs#QueueDoesNotExist"),
-)
-error_answers(
-    "sqs-garbage",
-    "something that is not SQS answers (HTTP 200, a page)",
-    "`/health` 503, “the answer is not SQS's”",
-    "the answer is not SQS's",
-    Answer(200, "", raw=b"<html><body>Welcome to the captive portal</body></html>"),
-)
-
-
-@scenario(
+@receiving_outage(
     "sqs-overlimit",
     "too many of the queue's messages are in flight",
     "`/health` 200 or 503 with “in flight”; recovers by itself",
 )
 async def _(t: Trial) -> None:
-    await t.start()
-    async with t.outage(named=FAILED, over=WORKS):
-        t.sqs.answer(Answer(403, "com.amazonaws.sqs#OverLimit"), "ReceiveMessage")
-        await trio.sleep(HOLD)
+    t.sqs.answer(Answer(403, "com.amazonaws.sqs#OverLimit"), "ReceiveMessage")
+    await trio.sleep(HOLD)
 
 
 DELETES = ("DeleteMessageBatch", "DeleteMessage")
 
 
-@scenario(
+@settling_outage(
     "sqs-deletes-fail",
     "deletes fail with HTTP 500, for less than the lease",
     "`/health` 200; what is processed stays in flight until its delete is confirmed",
 )
 async def _(t: Trial) -> None:
-    await t.start()
-    async with t.outage(named=UNSETTLED, over=SETTLED, calls_limit=SETTLING):
-        t.sqs.answer(Answer(500, "InternalFailure"), *DELETES)
-        await trio.sleep(HOLD)
+    t.sqs.answer(Answer(500, "InternalFailure"), *DELETES)
+    await trio.sleep(HOLD)
 
 
-@scenario(
+@settling_outage(
     "sqs-deletes-fail-long",
     "deletes fail for longer than the lease",
     "`message lost` for each; SQS delivers them again, and they are deleted without being processed again",
+    afterwards=none_twice,
     SQS_VISIBILITY_TIMEOUT_SECONDS="4",
 )
 async def _(t: Trial) -> None:
-    await t.start()
-    async with t.outage(named=UNSETTLED, over=SETTLED, calls_limit=SETTLING):
-        t.sqs.answer(Answer(500, "InternalFailure"), *DELETES)
-        await t.logged("message lost")
-        await t.logged("a message that was finished before has come back")
-    assert sum(t.record.succeeded.values()) == len(t.record.succeeded)  # none twice
+    t.sqs.answer(Answer(500, "InternalFailure"), *DELETES)
+    await t.logged("message lost")
+    await t.logged("a message that was finished before has come back")
 
 
 @scenario(
