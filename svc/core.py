@@ -19,10 +19,10 @@ from svc.consumer.queue import Queue
 from svc.consumer.worker import Worker, WorkerConfig
 from svc.defects import Defects
 from svc.maintenance.fence import Fence
-from svc.maintenance.fleet import Registration, described, own_key
 from svc.maintenance.gate import Gate
 from svc.maintenance.handler import DrainOutcome
 from svc.maintenance.manager import Manager
+from svc.maintenance.registration import Registration, described, own_key
 from svc.processors import Process
 from svc.settings import Settings
 from svc.wakeup import WakeUp

@@ -36,6 +36,7 @@ FILES = {
     "wakeup": "shared",
     "backoff": "shared",
     "defects": "shared",
+    "printable": "shared",
 } | {
     "sighup": "shared",
 }

@@ -4,7 +4,8 @@ from typing import Any
 
 from svc.api import openapi_examples as examples
 from svc.api.openapi_parts import answer, errors
-from svc.maintenance.orders import FIELDS, LONGEST, TEXT_LIMIT
+from svc.maintenance.orders import FIELDS, LONGEST
+from svc.maintenance.switch_value import TEXT_LIMIT
 
 _TEXT = {"type": "string", "minLength": 1, "maxLength": TEXT_LIMIT}
 

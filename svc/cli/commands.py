@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import click
 
+from svc.printable import printable
 from svc.settings import BadSettings, Settings, load
 
 FAILED, UNUSABLE = 1, 2
@@ -37,5 +38,10 @@ def unusable(faults: list[str]) -> NoReturn:
 
 
 def fail(message: str) -> NoReturn:
-    click.echo(f"svc: {message}", err=True)
+    complain(message)
     sys.exit(FAILED)
+
+
+def complain(message: str) -> None:
+    """On standard error; what a message says may come from etcd or SQS, and must not tell the terminal anything."""
+    click.echo("\n".join(printable(line) for line in f"svc: {message}".split("\n")), err=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import trio
 
-from svc.cli.commands import FAILED, fail, first, settings_of
+from svc.cli.commands import FAILED, complain, fail, first, settings_of
 from svc.settings import Settings, seconds
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class _Show:
     def trouble(self, said: str) -> None:
         """etcd is out of reach for the moment."""
         if said != self._trouble and self._screen is None:
-            click.echo(f"svc: {said}", err=True)
+            complain(said)
         self._trouble = said
 
     async def redraw(self, waiting: "Wait") -> None:

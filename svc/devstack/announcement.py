@@ -117,8 +117,15 @@ def _read(path: Path) -> tuple[float, Announced] | None:
         what = Announced(**held)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    texts: Sequence[object] = (what.etcd_endpoints, what.maintenance_key, what.http_url)
-    if type(what.pid) is not int or what.pid <= 1 or not all(isinstance(one, str) and one for one in texts):
+    texts: Sequence[object] = (what.etcd_endpoints, what.maintenance_key, what.http_url, what.sqs_url, what.queue_url)
+    # Printable: they are shown, and become variables of an environment, where a NUL is none.
+    if (
+        type(what.pid) is not int
+        or what.pid <= 1
+        or not all(isinstance(one, str) and one.isprintable() for one in texts)
+    ):
+        return None
+    if not all(texts[:3]):
         return None
     try:
         os.kill(what.pid, 0)

@@ -7,6 +7,7 @@ Nothing here may let a gRPC error or a password out.
 """
 
 import contextlib
+import logging
 import os
 import re
 import warnings
@@ -29,6 +30,8 @@ except TypeError as error:  # "Descriptors cannot be created directly"
         "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python (or import svc before anything that imports google.protobuf)."
     ) from error
 
+# And its Python part writes a traceback for each answer that it cannot read, before it raises the error that we tell.
+logging.getLogger("grpc").setLevel(logging.CRITICAL)
 
 CHANNEL_OPTIONS = [
     # Pings notice a peer that has gone without a word. Not more often: etcd refuses what comes closer than 5 s

@@ -167,7 +167,9 @@ class Connection:
 
     async def read(self, key: str, *, serializable: bool = False) -> Any:
         """The answer to a read of the key. `serializable`: by this member alone, which may be behind, but is cheap."""
-        return await self.call(self.keys.Range, etcdrpc.RangeRequest(key=encoded(key), serializable=serializable))
+        answer = await self.call(self.keys.Range, etcdrpc.RangeRequest(key=encoded(key), serializable=serializable))
+        _revision(answer)
+        return answer
 
     async def find(self, names: Sequence[str], prefixes: Sequence[str] = (), *, serializable: bool = False) -> Found:
         """These keys, and all whose names begin so, as of one moment. `serializable`: see `read`.
@@ -183,8 +185,12 @@ class Connection:
                 key=key, range_end=end, revision=revision, serializable=serializable or bool(revision)
             )
             answer = await self.call(self.keys.Range, request)
-            revision = revision or int(answer.header.revision)
-            keys |= all_in(answer.kvs)
+            revision = revision or _revision(answer)
+            keys |= {
+                name: held
+                for name, held in all_in(answer.kvs).items()
+                if name in keys or any(name.startswith(prefix) for prefix in prefixes)
+            }
         return Found(keys, revision)
 
     async def change(self, put: Put, *, since: int) -> tuple[bool, Found]:
@@ -201,22 +207,26 @@ class Connection:
         request = etcdrpc.TxnRequest(compare=[compare], success=[write], failure=[look])
         answer = await self.call(self.keys.Txn, request)
         looked_at = all_in(pair for part in answer.responses for pair in part.response_range.kvs)
-        return bool(answer.succeeded), Found({put.key: Held()} | looked_at, answer.header.revision)
+        return bool(answer.succeeded), Found({put.key: Held()} | looked_at, _revision(answer))
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Set the key, bound to the lease if there is one; returns the revision."""
         request = etcdrpc.PutRequest(key=encoded(key), value=value, lease=lease)
-        return int((await self.call(self.keys.Put, request)).header.revision)
+        return _revision(await self.call(self.keys.Put, request))
 
     async def delete(self, key: str) -> int:
         """Delete the key, if it is there; returns the revision."""
         request = etcdrpc.DeleteRangeRequest(key=encoded(key))
-        return int((await self.call(self.keys.DeleteRange, request)).header.revision)
+        return _revision(await self.call(self.keys.DeleteRange, request))
 
     async def grant(self, ttl: float) -> int:
         """A lease of so many seconds, rounded up to whole ones."""
         request = etcdrpc.LeaseGrantRequest(TTL=math.ceil(ttl))
-        return int((await self.call(self.leases.LeaseGrant, request)).ID)
+        if (lease := int((await self.call(self.leases.LeaseGrant, request)).ID)) == 0:
+            raise Trouble(
+                "etcd has given a lease without a number", CHECK_ENDPOINT
+            )  # bound to 0 a key would stay for good
+        return lease
 
     async def keep_alive(self, lease: int) -> float:
         """Give a lease its full time again; returns that time in seconds, 0 when there is no such lease any more."""
@@ -286,6 +296,14 @@ class Connection:
     def _secret(self) -> str:
         held = self._settings.etcd_password
         return held.get_secret_value() if held is not None else ""
+
+
+def _revision(answer: Any) -> int:
+    """Of the store, as it was answered. etcd counts from 1, and a watch begins at the one after it."""
+    revision = int(answer.header.revision)
+    if not 0 < revision < 2**62:
+        raise Trouble(f"the answer is not etcd's: it is of revision {revision}", CHECK_ENDPOINT)
+    return revision
 
 
 async def within(seconds: float, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:

@@ -13,9 +13,10 @@ import trio
 
 from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.connection import Connection, connected, one_shot, within
-from svc.etcd.keys import Found, Put, name_of
-from svc.maintenance.fleet import Entry, Fleet, Request, Standing, Wait, base, entry, own_keys, registrations
+from svc.etcd.keys import Found, Put, below, name_of
+from svc.maintenance.fleet import Fleet, Request, Standing, Wait
 from svc.maintenance.orders import NoSuchInstance, Order, OutOfReach
+from svc.maintenance.registration import Entry, base, entry, own_keys, registrations
 from svc.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -40,10 +41,10 @@ async def look(settings: Settings) -> Fleet:
     async def on(connection: Connection, _: object) -> Fleet:
         found = await connection.find([key], [registrations(key), own_keys(key)])
         held = found.keys[key]
-        own, start = {}, own_keys(key)
+        own = {}
         for name, one in found.keys.items():
-            if name.startswith(start) and one.value is not None:
-                own[name[len(start) :]] = one.value
+            if (id := below(own_keys(key), name)) is not None and one.value is not None:
+                own[id] = one.value
         return Fleet(
             value=held.value,
             mod_revision=held.mod_revision,
@@ -140,10 +141,12 @@ async def _follow(connection: Connection, key: str, wait: Wait, tell: Callable[[
                         continue  # a read was quicker
                     if name == watched:
                         wait.key(revision if event.type == event.PUT else 0)
+                    elif (id := below(start, name)) is None:
+                        continue
                     elif event.type == event.PUT:
-                        wait.put(entry(name[len(start) :], event.kv.value, revision))
+                        wait.put(entry(id, event.kv.value, revision))
                     else:
-                        wait.gone(name[len(start) :])
+                        wait.gone(id)
             if (now := wait.standing()) != standing:
                 tell(standing := now)
     return standing
@@ -157,12 +160,11 @@ async def _read(connection: Connection, key: str, watched: str, wait: Wait) -> F
 
 
 def _entries(found: Found, key: str) -> dict[str, Entry]:
-    start = registrations(key)
-    return {
-        name[len(start) :]: entry(name[len(start) :], held.value, held.mod_revision)
-        for name, held in found.keys.items()
-        if name.startswith(start) and held.value is not None
-    }
+    there: dict[str, Entry] = {}
+    for name, held in found.keys.items():
+        if (id := below(registrations(key), name)) is not None and held.value is not None:
+            there[id] = entry(id, held.value, held.mod_revision)
+    return there
 
 
 class Switchboard:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from svc.printable import printable
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -49,6 +51,12 @@ def name_of(key: bytes) -> str:
     return key.decode("utf-8", "surrogateescape")
 
 
+def below(prefix: str, name: str) -> str | None:
+    """What the name of a key says after the prefix, in a form that can be shown: anybody may have written it. None when it does
+    not begin so."""
+    return printable(name[len(prefix) :]) if name.startswith(prefix) else None
+
+
 def range_end(prefix: str) -> bytes:
     """What comes after every key that begins so (etcd's own way, clientv3.GetPrefixRangeEnd)."""
     key = encoded(prefix).rstrip(b"\xff")
@@ -60,9 +68,6 @@ def all_in(pairs: Iterable[Any]) -> dict[str, Held]:
     return {name_of(pair.key): Held(pair.value, pair.mod_revision, pair.lease) for pair in pairs}
 
 
-def held_in(answer: Any) -> Held:
-    """The key in the answer to a read of one."""
-    if not answer.kvs:
-        return Held()
-    pair = answer.kvs[0]
-    return Held(pair.value, pair.mod_revision, pair.lease)
+def held_in(answer: Any, key: str) -> Held:
+    """The key in the answer to a read of it."""
+    return all_in(answer.kvs).get(key, Held())

@@ -28,7 +28,7 @@ from svc.backoff import backoff
 from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.connection import Connection, connected, within
 from svc.etcd.keys import Held, Put
-from svc.maintenance.fleet import Acknowledgement, Registration, entry, registrations, suffixed
+from svc.maintenance.registration import Acknowledgement, Registration, entry, registrations, suffixed
 from svc.settings import Settings
 from svc.wakeup import WakeUp
 

@@ -135,7 +135,7 @@ class KeyWatcher:
         if hosts := password_in_the_open(settings):
             log.warning(
                 "the password for etcd goes over the network in clear text: write https:// before each of ETCD_ENDPOINTS",
-                hosts=hosts,
+                endpoint=", ".join(hosts),
             )
         while True:
             self._look = trio.Event()
@@ -164,7 +164,7 @@ class KeyWatcher:
     async def _read_all(self, connection: Connection, answer: Any) -> Found:
         """The keys as they are now; `answer` is that to a first read of the maintenance key. Without our own one when
         etcd does not let us read that: the other is the one that matters."""
-        alone = Found({self._main: held_in(answer)}, answer.header.revision)
+        alone = Found({self._main: held_in(answer, self._main)}, answer.header.revision)
         if self._own is None:
             return alone
         try:
@@ -205,6 +205,8 @@ class KeyWatcher:
                 self._back(connection.endpoint)
             for event in news.events:
                 key, revision = name_of(event.kv.key), event.kv.mod_revision
+                if key not in self._watched:
+                    continue
                 held = Held(event.kv.value, revision) if event.type == event.PUT else Held()
                 self._watched[key] = held
                 if revision > self._offered[key]:  # else a probe was quicker, and knew more
@@ -271,13 +273,13 @@ async def read(settings: Settings, key: str) -> KeyState:
     """The key now, by a read that the whole cluster answers for. Takes 5 s at most. Raises `EtcdError`."""
 
     async def on(connection: Connection, answer: Any) -> KeyState:
-        if not answer.kvs:
-            return KeyState(None, answer.header.revision, None, None)
-        held = answer.kvs[0]
+        held, revision = held_in(answer, key), answer.header.revision
+        if held.value is None:
+            return KeyState(None, revision, None, None)
         expires_in: float | None = None
         if held.lease:
             expires_in = await connection.time_to_live(held.lease)
-        return KeyState(held.value, answer.header.revision, held.mod_revision, expires_in)
+        return KeyState(held.value, revision, held.mod_revision, expires_in)
 
     return await one_shot(settings, key, on)
 

@@ -5,4 +5,15 @@ Journey: a switch (`switch_value.py` → `manager.py` by the table in `phases.py
 Begin reading at `manager.py`. The names below are the modules that other suites may use.
 """
 
-__all__ = ["fence", "fleet", "fleet_table", "gate", "handler", "manager", "orders", "phases", "switch_value"]
+__all__ = [
+    "fence",
+    "fleet",
+    "fleet_table",
+    "gate",
+    "handler",
+    "manager",
+    "orders",
+    "phases",
+    "registration",
+    "switch_value",
+]

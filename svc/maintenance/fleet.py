@@ -1,4 +1,4 @@
-"""The fleet: what an instance says of itself, and when it may be believed that all of it has drained. Pure.
+"""The fleet: when it may be believed that all of it has drained. Pure.
 
 Each instance keeps a registration below the maintenance key, under a lease: it is there while etcd hears of the instance, and
 gone soon after. In it stands an *acknowledgement*: the phase, and the revisions of the keys that the phase answers to.
@@ -12,175 +12,11 @@ itself written after it (a store that was restored counts its revisions anew). W
 nobody can know: it is named. Nothing here does I/O or reads a clock.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from enum import Enum
 
-from svc.maintenance.handler import DrainOutcome, DrainReport
-from svc.maintenance.manager import MaintenanceState
-from svc.maintenance.phases import Phase
-
-PHASES = ("starting", "running", "draining", "drained", "expired", "stopped")
-"""What an instance may say of itself. `stopped` is its last word, after a drain in which everything was finished."""
-
-
-def own_key(maintenance_key: str, instance: str) -> str:
-    """The switch of this instance alone."""
-    return f"{own_keys(maintenance_key)}{instance}"
-
-
-def own_keys(maintenance_key: str) -> str:
-    """How the names of all such switches begin."""
-    return f"{maintenance_key}/only/"
-
-
-def registrations(maintenance_key: str) -> str:
-    """How the names of all registrations begin."""
-    return f"{maintenance_key}/instances/"
-
-
-def suffixed(id: str, token: str) -> str:
-    """Under what a process registers whose id is taken by another: most likely by its predecessor, which died a moment ago."""
-    return f"{id}~{token[:6]}"
-
-
-def base(id: str) -> str:
-    """The id that an instance was given, whose own key it watches."""
-    return id.partition("~")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledgement:
-    """What an instance has made of the keys."""
-
-    phase: str
-    """One of `PHASES`."""
-    revision: int | None
-    """Revision of the maintenance key that the phase answers to; None: not read yet."""
-    own_revision: int | None
-    """The same of the instance's own key."""
-    in_flight: int
-    """Messages in flight."""
-    keys: tuple[str, ...] = ()
-    """Which keys are on, as far as it knows: `all`, `instance`."""
-    drain: Mapping[str, object] | None = None
-    """How the last drain ended."""
-
-
-def acknowledgement(state: MaintenanceState, *, in_flight: int) -> Acknowledgement:
-    """What there is to say in this state."""
-    acted, report = state.acted, state.drain
-    expired = report is not None and report.outcome is DrainOutcome.EXPIRED
-    match state.phase:
-        case Phase.STARTING | Phase.RUNNING:
-            phase = state.phase.value
-        case Phase.DRAINING | Phase.STOPPING:
-            phase = "draining"
-        case Phase.MAINTENANCE:
-            phase = "expired" if expired else "drained"
-        case Phase.STOPPED:
-            phase = "expired" if expired else "stopped"
-    ended = report is not None and report.ended is not None
-    return Acknowledgement(
-        phase,
-        acted.revision,
-        acted.own_revision,
-        in_flight,
-        state.keys_in_force,
-        drain_in_short(report) if report and ended else None,
-    )
-
-
-def drain_in_short(report: DrainReport) -> dict[str, object]:
-    """A drain report that has its place in a registration: figures, and no list of ids."""
-    figures = report.handlers.get("sqs", {})
-    shown: dict[str, object] = {"cause": report.cause, "outcome": report.outcome.value}
-    if report.ended is not None:
-        shown["seconds"] = round(report.ended - report.began, 3)
-    for name in ("in_flight", "completed", "failed", "released", "rejected", "lost"):
-        if isinstance(value := figures.get(name), int):
-            shown[name] = value
-    for name in ("timed_out", "unsettled"):
-        if isinstance(ids := figures.get(name), tuple):
-            shown[name] = len(ids)
-    if report.error:
-        shown["error"] = report.error[:300]
-    return shown
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What an instance says of itself."""
-
-    id: str
-    host: str
-    pid: int
-    version: str
-    started: str
-    """RFC 3339."""
-    queue: str
-    token: str
-    """Of this process: tells it from another that was given the same id."""
-    acknowledgement: Acknowledgement = field(default_factory=lambda: Acknowledgement("starting", None, None, 0))
-
-    def value(self) -> bytes:
-        """As it stands in etcd."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
-
-
-def registration(value: bytes) -> Registration:
-    """What the value of a registration's key says. Raises ValueError."""
-    held = json.loads(value)
-    if not isinstance(held, dict) or not isinstance(told := held.get("acknowledgement"), dict):
-        raise ValueError("not a registration")
-    texts = {name: held[name] for name in ("id", "host", "version", "started", "queue", "token") if name in held}
-    numbers = (held.get("pid"), told.get("in_flight"))
-    revisions = (told.get("revision"), told.get("own_revision"))
-    if (
-        len(texts) != 6
-        or not all(isinstance(text, str) for text in texts.values())
-        or not all(isinstance(number, int) for number in numbers)
-        or not all(revision is None or isinstance(revision, int) for revision in revisions)
-        or told.get("phase") not in PHASES
-        or not isinstance(keys := told.get("keys"), list)
-        or not all(isinstance(key, str) for key in keys)
-        or not (told.get("drain") is None or isinstance(told["drain"], dict))
-    ):
-        raise ValueError("not a registration")
-    said = Acknowledgement(told["phase"], *revisions, told["in_flight"], tuple(keys), told.get("drain"))
-    return Registration(**texts, pid=held["pid"], acknowledgement=said)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A registration that stands in etcd."""
-
-    id: str
-    held: Registration | None
-    """None: what stands there is no registration that this version can read."""
-    revision: int
-    """At which it was last written."""
-
-    @property
-    def phase(self) -> str:
-        return self.held.acknowledgement.phase if self.held else "unreadable"
-
-    @property
-    def token(self) -> str | None:
-        return self.held.token if self.held else None
-
-    @property
-    def in_flight(self) -> int | None:
-        return self.held.acknowledgement.in_flight if self.held else None
-
-
-def entry(id: str, value: bytes, revision: int) -> Entry:
-    """What stands in etcd under an instance's name."""
-    try:
-        return Entry(id, registration(value), revision)
-    except (ValueError, RecursionError):
-        return Entry(id, None, revision)
+from svc.maintenance.registration import Entry, base
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,8 +160,3 @@ class Wait:
             died=tuple(sorted(id for id, one in self._gone.items() if one.phase not in ("stopped", "expired"))),
             stopped=tuple(sorted(id for id, one in self._gone.items() if one.phase == "stopped")),
         )
-
-
-def described(base: Registration, state: MaintenanceState, *, in_flight: int) -> Registration:
-    """The registration of an instance in this state."""
-    return replace(base, acknowledgement=acknowledgement(state, in_flight=in_flight))

@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from svc.maintenance.fleet import Answer, Entry, Fleet, Request, Result, Standing, answer
+from svc.maintenance.fleet import Answer, Fleet, Request, Result, Standing, answer
+from svc.maintenance.registration import Entry
 from svc.maintenance.switch_value import parse_switch
 
 COLUMNS = ("instance", "phase", "in flight", "revision", "version", "note")

@@ -10,15 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from svc.maintenance.fleet import Fleet, Request, own_key
-from svc.maintenance.switch_value import parse_switch
+from svc.maintenance.fleet import Fleet, Request
+from svc.maintenance.registration import own_key
+from svc.maintenance.switch_value import TEXT_LIMIT, parse_switch
+from svc.printable import printable
 from svc.settings import seconds
 
 LONGEST = 30 * 86_400.0
 """Seconds that a maintenance may be asked for; a typing error should not bind it for years."""
-
-TEXT_LIMIT = 500
-"""Characters of a reason or a name; the services show no more."""
 
 
 class NotYours(Exception):
@@ -89,7 +88,7 @@ class Order:
             switch = parse_switch(held)
         except ValueError:
             return  # nobody's: the services ignore it
-        if self.force or not switch.on or switch.by in (None, self.by):
+        if self.force or not switch.on or switch.by in (None, self.by and printable(self.by)):
             return
         reason = f" ({switch.reason})" if switch.reason else ""
         until = f", until {switch.until}" if switch.until else ""

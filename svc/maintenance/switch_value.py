@@ -6,13 +6,18 @@ The value comes from outside (an operator, a script): whatever form it has, it i
 import json
 from dataclasses import dataclass
 
+from svc.printable import printable
+
+TEXT_LIMIT = 500
+"""Characters of a reason or a name that are kept."""
+
 ON = frozenset({"true", "1", "yes", "on", "enabled", "maintenance"})
 OFF = frozenset({"false", "0", "no", "off", "disabled", ""})
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """What the maintenance key says."""
+    """What the maintenance key says. Texts are printable, whatever was written."""
 
     on: bool
     reason: str | None = None
@@ -51,4 +56,4 @@ def _short(text: str) -> str:
 
 
 def _short_text(value: object) -> str | None:
-    return value[:500] if isinstance(value, str) and value else None
+    return printable(value[:TEXT_LIMIT]) if isinstance(value, str) and value else None

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from svc.printable import printable
+
 EVENT_WIDTH = 40
 
 NOTHING: tuple[object, ...] = (None, {}, [], ())
@@ -44,12 +46,14 @@ class Console:
         below = [str(text) for name in BELOW if (text := fields.pop(name, None))]
         level, name = str(fields.pop("level", "")), str(fields.pop("logger", ""))
         at = datetime.fromisoformat(fields.pop("timestamp")).astimezone()
-        what = safe(str(fields.pop("event", "")))
+        what = printable(str(fields.pop("event", "")))
         figures = " ".join(
-            f"{self._painted(_CYAN, safe(key))}={shown(value)}" for key, value in fields.items() if value not in NOTHING
+            f"{self._painted(_CYAN, printable(key))}={shown(value)}"
+            for key, value in fields.items()
+            if value not in NOTHING
         )
         if not _is_ours(name):
-            figures = f"{self._painted(_DIM, f'[{safe(name)}]')} {figures}".rstrip()
+            figures = f"{self._painted(_DIM, f'[{printable(name)}]')} {figures}".rstrip()
         line = " ".join(
             (
                 self._painted(_DIM, f"{at:%H:%M:%S}"),
@@ -58,7 +62,7 @@ class Console:
                 figures,
             )
         )
-        return "\n".join((line.rstrip(), *(f"    {safe(one)}" for text in below for one in text.splitlines())))
+        return "\n".join((line.rstrip(), *(f"    {printable(one)}" for text in below for one in text.splitlines())))
 
     def _painted(self, colour: str, text: str) -> str:
         return f"{colour}{text}{_RESET}" if self._colours and colour and text else text
@@ -71,17 +75,8 @@ def _is_ours(logger: str) -> bool:
 def shown(value: object) -> str:
     """A figure as it stands in the line."""
     if isinstance(value, str):
-        return safe(value if _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False))
+        return printable(value if _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False))
     try:
-        return safe(json.dumps(value, ensure_ascii=False, default=str))
+        return printable(json.dumps(value, ensure_ascii=False, default=str))
     except (TypeError, ValueError):  # keys that are no texts, a circle
-        return safe(repr(value))
-
-
-def safe(text: str) -> str:
-    """The text without anything that is not printable: line ends, escape sequences, what turns the direction of writing."""
-    return text if text.isprintable() else "".join(one if one.isprintable() else _escaped(one) for one in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+        return printable(repr(value))

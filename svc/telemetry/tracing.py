@@ -106,4 +106,4 @@ def _in_plain_words() -> Iterator[None]:
         theirs.propagate = propagated
         for record in said:
             raised = record.exc_info[1] if record.exc_info else None
-            log.warning("OpenTelemetry says", said=record.getMessage(), error=repr(raised) if raised else None)
+            log.warning("OpenTelemetry says", error=record.getMessage() + (f": {raised!r}" if raised else ""))

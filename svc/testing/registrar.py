@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from svc.maintenance.fleet import Acknowledgement, Registration
+from svc.maintenance.registration import Acknowledgement, Registration
 from svc.settings import Settings
 from svc.wakeup import WakeUp
 

@@ -24,9 +24,9 @@ import trio
 from svc import __version__, processors
 from svc.consumer.ledger import Outcome
 from svc.core import Core
-from svc.maintenance.fleet import Registration
 from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.maintenance.phases import Phase
+from svc.maintenance.registration import Registration
 from svc.processors import Message
 from svc.testing import history as happened
 from svc.testing.arguments import checked_processor, checked_settings

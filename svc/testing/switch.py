@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from svc.maintenance.fleet import Entry, Fleet, Registration, Request, entry, own_keys
+from svc.maintenance.fleet import Fleet, Request
 from svc.maintenance.orders import NoSuchInstance, Order
+from svc.maintenance.registration import Entry, Registration, entry, own_keys
 from svc.settings import Settings
 from svc.testing.registrar import SimulatedRegistrar
 from svc.testing.watcher import Notice, Outage, SimulatedWatcher, Value

@@ -14,8 +14,9 @@ from svc import Message
 from svc.api import app as api
 from svc.api import openapi_examples as examples
 from svc.core import Core
-from svc.maintenance.fleet import Fleet, Registration, Request
+from svc.maintenance.fleet import Fleet, Request
 from svc.maintenance.orders import Order, OutOfReach
+from svc.maintenance.registration import Registration
 from svc.settings import load
 from svc.testing import SimulatedQueue, SimulatedSwitch
 from tests.described import Answered, hold_to_description

@@ -17,18 +17,9 @@ from svc.etcd.connection import connected
 from svc.etcd.keys import Put
 from svc.etcd.registration import AT_MOST_EVERY, Registrar, identity
 from svc.etcd.watcher import KeyWatcher
-from svc.maintenance.fleet import (
-    Acknowledgement,
-    Entry,
-    Registration,
-    Request,
-    Result,
-    Standing,
-    Wait,
-    own_key,
-    registrations,
-)
+from svc.maintenance.fleet import Request, Result, Standing, Wait
 from svc.maintenance.orders import NoSuchInstance, NotYours, Order
+from svc.maintenance.registration import Acknowledgement, Entry, Registration, own_key, registrations
 from svc.settings import Settings, load
 from svc.wakeup import WakeUp
 from tests.etcd_proxy import GrpcProxy

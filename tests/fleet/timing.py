@@ -20,8 +20,9 @@ from svc.etcd import fleet as etcd_fleet
 from svc.etcd import registration
 from svc.etcd.registration import Registrar, identity
 from svc.etcd.watcher import KeyWatcher
-from svc.maintenance.fleet import Entry, Request, Standing, Wait
+from svc.maintenance.fleet import Request, Standing, Wait
 from svc.maintenance.orders import Order
+from svc.maintenance.registration import Entry
 from svc.settings import Settings, load
 from svc.telemetry import logs
 from svc.testing import SimulatedQueue

@@ -7,27 +7,21 @@ from dataclasses import replace
 import pytest
 import trio
 
-from svc.maintenance.fleet import (
-    Acknowledgement,
-    Answer,
-    Entry,
-    Fleet,
-    Registration,
-    Request,
-    Result,
-    Standing,
-    Wait,
-    acknowledgement,
-    answer,
-    entry,
-    own_key,
-    registration,
-)
+from svc.maintenance.fleet import Answer, Fleet, Request, Result, Standing, Wait, answer
 from svc.maintenance.fleet_table import changes, fleet, outcome, table
 from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.maintenance.manager import Acted, MaintenanceState, Manager
 from svc.maintenance.orders import NotYours, Order, read_order
 from svc.maintenance.phases import Phase
+from svc.maintenance.registration import (
+    Acknowledgement,
+    Entry,
+    Registration,
+    acknowledgement,
+    entry,
+    own_key,
+    registration,
+)
 from svc.testing import SimulatedFleet, SimulatedQueue, SimulatedSwitch
 
 ON, OFF = Request(True, 10), Request(False, 10)

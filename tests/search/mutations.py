@@ -16,8 +16,8 @@ from svc.consumer.breaker_state import State
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Fate, Outcome
 from svc.consumer.queue import Received
 from svc.core import Core
-from svc.maintenance.fleet import Registration
 from svc.maintenance.phases import Phase
+from svc.maintenance.registration import Registration
 from svc.maintenance.switch_value import Switch
 from svc.processors import Message, Reject, Retry
 from svc.wakeup import WakeUp
