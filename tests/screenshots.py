@@ -1,6 +1,6 @@
 """The pictures of the README, made anew: the real page on a simulated queue, after a quarter of an hour of simulated traffic.
 
-    python -m tests.screenshots            # all of them, into docs/; needs chromium and chromedriver
+    python -m tests.screenshots            # all of them, into docs/pictures/; needs chromium and chromedriver
     python -m tests.screenshots draining   # one
 
 A quarter of an hour passes in a few seconds: the service's clock goes from one event to the next until the browser looks.
@@ -25,7 +25,7 @@ from tests import browser
 from tests.browser import Browser
 from tests.stage import Stage, stage
 
-FOLDER = Path(__file__).parent.parent / "docs"
+FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
 WIDE, PHONE = (1180, 900), (390, 844)
 WARM = 905.0
 """Seconds of traffic before the picture."""

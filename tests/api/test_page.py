@@ -600,7 +600,7 @@ def test_the_script_names_only_what_the_page_holds() -> None:
 def test_every_picture_that_the_readme_names_is_there_and_small() -> None:
     root = routes_page.FOLDER.parent.parent.parent
     named = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (root / "README.md").read_text())
-    made = {f"docs/{name}.png" for name in (*screenshots.PICTURES, "draining-phone")}
+    made = {f"docs/pictures/{name}.png" for name in (*screenshots.PICTURES, "draining-phone")}
     assert made <= set(named)
     for name in named:
         held = (root / name).read_bytes()

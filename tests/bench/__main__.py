@@ -29,7 +29,7 @@ from .stubbed import Stub
 
 ROWS = ("saturation", "quiet", "latency", "reaction", "growth", "overhead")
 BY_DEFAULT = ROWS[:-1]
-PICTURE = "docs/growth.svg"
+PICTURE = "docs/pictures/growth.svg"
 LATEST = 12 * 60.0
 """Seconds after which no further row is begun, so that the whole stays below a quarter of an hour whatever happens."""
 
