@@ -1,4 +1,4 @@
-"""The pictures of the README, made anew: the real page on a simulated queue, after a quarter of an hour of simulated traffic.
+"""The pictures of the documents, made anew: the real page on a simulated queue, after a quarter of an hour of simulated traffic.
 
     python -m tests.screenshots            # all of them, into docs/pictures/; needs chromium and chromedriver
     python -m tests.screenshots draining   # one

@@ -122,13 +122,13 @@ def _result() -> dict[str, object]:
 
 
 def test_the_table_says_what_was_found_and_where_a_peer_is_ahead() -> None:
-    text = report.markdown(_result(), "docs/growth.svg")
+    text = report.markdown(_result(), "pictures/growth.svg")
     assert "| slow peer | 500 | 1600 µs | 4.00 |" in text
     assert "| broken peer | cannot run: it needs a moon |" in text
     assert "| svc | 0.200 | 2.00 | 180 | $8 – $80 |" in text
     assert "**Ahead of svc**: fast peer, in messages per second (by a factor of 2.0), CPU per message" in text
     assert "Ahead of svc**: slow peer" not in text
-    assert "docs/growth.svg" in text
+    assert "pictures/growth.svg" in text
     goals = {goal["goal"]: goal["holds"] for goal in report.goals_of(_result())}
     assert goals["≤ 0.21 requests per message at saturation"] is True
     assert goals["CPU per message ≤ 1.15 × the floor through trio-asyncio"] is True

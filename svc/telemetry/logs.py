@@ -1,5 +1,5 @@
 """Logging: one line per event, for people (`console.py`) or machines (JSON), from our code, the libraries and the processor
-alike. The fields of a line are documented in the README; a test holds every call of ours to that table.
+alike. Every field of a line is documented in `log_fields.py`; a test holds every call of ours to that table.
 
 Our own code logs through structlog, everything else through the standard library; both end in one handler on stderr, and both
 carry what is bound to the task they run in (the message id). Colours only on a terminal.

@@ -597,11 +597,17 @@ def test_the_script_names_only_what_the_page_holds() -> None:
 # -- the pictures of it --
 
 
-def test_every_picture_that_the_readme_names_is_there_and_small() -> None:
+def test_every_picture_that_the_documents_show_is_there_and_small() -> None:
     root = routes_page.FOLDER.parent.parent.parent
-    named = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (root / "README.md").read_text())
+    pages = [root / "README.md", *(root / "docs").glob("*.md")]
+    named = {
+        (page.parent / name).resolve().relative_to(root).as_posix()
+        for page in pages
+        for name in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text())
+    }
     made = {f"docs/pictures/{name}.png" for name in (*screenshots.PICTURES, "draining-phone")}
-    assert made <= set(named)
+    assert made <= named
+    assert {f"docs/pictures/{path.name}" for path in (root / "docs" / "pictures").iterdir()} == named
     for name in named:
         held = (root / name).read_bytes()
         assert 0 < len(held) < 200_000, name

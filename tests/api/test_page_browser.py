@@ -1,7 +1,7 @@
 """The page in a real browser: every state as an operator sees it, by mouse, by keyboard alone, on a phone, in the dark.
 
 Each test looks at the console too: no error of the script, nothing that the policy had to forbid. Without a browser these tests
-are skipped; in CI they fail then. Screenshots for the README: `python -m tests.screenshots`.
+are skipped; in CI they fail then. Screenshots for the documents: `python -m tests.screenshots`.
 """
 
 import signal

@@ -29,7 +29,7 @@ from .stubbed import Stub
 
 ROWS = ("saturation", "quiet", "latency", "reaction", "growth", "overhead")
 BY_DEFAULT = ROWS[:-1]
-PICTURE = "docs/pictures/growth.svg"
+PAGE, PICTURE = "docs/performance.md", "docs/pictures/growth.svg"
 LATEST = 12 * 60.0
 """Seconds after which no further row is begun, so that the whole stays below a quarter of an hour whatever happens."""
 
@@ -47,8 +47,8 @@ def main() -> int:
         path.write_text(json.dumps(result, indent=1, ensure_ascii=False))
         print(f"wrote {path}\n", file=sys.stderr)
     print(report.markdown(result))
-    if options.readme:
-        into_readme(result)
+    if options.write:
+        into_page(result)
     return 0
 
 
@@ -74,7 +74,7 @@ def _options() -> argparse.Namespace:
         "--first", action="store_true", help="measured processes go before all others: for a machine in use; needs root"
     )
     parser.add_argument("--json", default=str(ROOT / ".bench" / "result.json"), help="where the result goes")
-    parser.add_argument("--readme", action="store_true", help=f"write the table into README.md and {PICTURE}")
+    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE} and {PICTURE}")
     parser.add_argument("--replay", metavar="JSON", help="measure nothing: the table of this result")
     options = parser.parse_args()
     if options.quick:
@@ -230,19 +230,19 @@ def _machine(cores: int) -> dict[str, Any]:
     }
 
 
-def into_readme(result: dict[str, Any]) -> None:
-    """Put the table between the two marks in the README, and the picture beside it."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
+def into_page(result: dict[str, Any]) -> None:
+    """Put the table between the two marks in the page, and the picture beside it."""
+    page = ROOT / PAGE
+    text = page.read_text()
     before, mark, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not mark or not end:
-        raise SystemExit(f"README.md does not hold {BEGIN} and {END}")
+        raise SystemExit(f"{PAGE} does not hold {BEGIN} and {END}")
     if result.get("growth"):
         (ROOT / PICTURE).parent.mkdir(exist_ok=True)
         (ROOT / PICTURE).write_text(picture.growth(result["growth"]))
-    table = report.markdown(result, PICTURE if result.get("growth") else None)
-    readme.write_text(f"{before}{BEGIN}\n{table}{END}{after}")
+    table = report.markdown(result, PICTURE.removeprefix("docs/") if result.get("growth") else None)
+    page.write_text(f"{before}{BEGIN}\n{table}{END}{after}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table: from the result of a run (plain JSON) to Markdown. Pure: what is printed, what stands in the README and
+"""The table: from the result of a run (plain JSON) to Markdown. Pure: what is printed, what stands in docs/performance.md and
 what is in the JSON file are the same figures.
 """
 

@@ -1,4 +1,4 @@
-"""docs/faults.md has what the fault suite tries, and the README leads to it."""
+"""docs/faults.md has what the fault suite tries, and other pages lead to it."""
 
 from pathlib import Path
 
@@ -21,7 +21,13 @@ def test_the_document_has_a_row_for_each_scenario_and_no_other() -> None:
     assert rows_of_the_document() == {one.fault for one in all_scenarios()}
 
 
-def test_the_readme_leads_to_the_document_and_tells_the_commands() -> None:
-    readme = (DOCUMENT.parent.parent / "README.md").read_text()
-    for told in ("docs/faults.md", "pytest tests/faults -m faults", "python -m tests.faults.soak --minutes 30"):
-        assert told in readme
+def test_other_pages_lead_to_the_document_and_have_the_commands() -> None:
+    assert "docs/faults.md" in (DOCUMENT.parent.parent / "README.md").read_text()
+    assert "(faults.md)" in (DOCUMENT.parent / "what-breaks.md").read_text()
+    proofs = (DOCUMENT.parent / "proofs.md").read_text()
+    for command in (
+        "pytest tests/faults -m faults",
+        "--faults-table docs/faults.md",
+        "python -m tests.faults.soak --minutes 30",
+    ):
+        assert command in proofs

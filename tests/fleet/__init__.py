@@ -1,1 +1,1 @@
-"""The proof of the fleet with real processes: `python -m tests.fleet` (README, For contributors)."""
+"""The proof of the fleet with real processes: `python -m tests.fleet` (docs/proofs.md)."""

@@ -1,4 +1,4 @@
-"""What `GET /metrics` counts: exact in virtual time, named in the README, and as Prometheus would have it."""
+"""What `GET /metrics` counts: exact in virtual time, named in the reference, and as Prometheus would have it."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from svc.telemetry.loop_delay import measure_lag
 from svc.telemetry.metrics import Metrics
 from svc.testing import EPOCH, Fault, ScriptedQueue, SimulatedQueue, SimulatedSwitch
 
-README = Path(__file__).parent.parent.parent / "README.md"
+REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference" / "metrics.md"
 
 
 def new_metrics() -> Metrics:
@@ -202,12 +202,12 @@ async def test_labels_are_bounded_and_all_their_values_there_from_the_start() ->
             assert len({tuple(sample.labels.items()) for sample in family.samples}) <= 120, family.name
 
 
-async def test_the_readme_names_every_metric_with_its_labels() -> None:
+async def test_the_reference_names_every_metric_with_its_labels() -> None:
     expected = {
         (exposed(family), family.type, "; ".join(labels(family)))
         for family in everything().values()
         if family.name.startswith("svc_")
     }
     expected |= {("svc_last_drain_seconds", "gauge", "")}  # there after the first drain
-    rows = re.findall(r"^\| `(svc_\w+)` \| (\w+) \| (.*?) \| .+ \|$", README.read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| `(svc_\w+)` \| (\w+) \| (.*?) \| .+ \|$", REFERENCE.read_text("utf-8"), re.MULTILINE)
     assert {(name, kind, told.replace("`", "")) for name, kind, told in rows} == expected

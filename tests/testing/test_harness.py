@@ -1,5 +1,5 @@
 """The harness for users: the fixtures of `svc.pytest_plugin`, each of their abilities, and what is told to whoever uses them
-wrongly. And the examples of the README, as they stand there."""
+wrongly. And the examples of docs/test-a-processor.md, as they stand there."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from svc.sqs import queue as sqs
 from svc.testing import Fault, ScriptedQueue, SimulatedFleet, SimulatedService, Timeline
 from svc.testing.task_order import fixed_order
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "test-a-processor.md"
 
 
 async def handle(message: Message) -> None:
@@ -606,18 +606,15 @@ def test_without_the_extra_dev_it_is_skipped(tmp_path: Path) -> None:
     assert "The local stack needs the program etcd" in output
 
 
-# -- the README --
+# -- the page --
 
 
 def blocks(kind: str) -> Iterable[str]:
-    """The code blocks of the README's section "Testing your processor"."""
-    found = re.search(r"^## Testing your processor$(.*?)(?=^## |\Z)", README.read_text(), re.MULTILINE | re.DOTALL)
-    if found is None:
-        pytest.skip('README.md has no section "Testing your processor" yet')
-    return re.findall(rf"^```{kind}\n(.*?)^```$", found[1], re.MULTILINE | re.DOTALL)
+    """The code blocks of the page."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_the_examples_of_the_readme_work_as_they_stand(tmp_path: Path) -> None:
+def test_the_examples_of_the_page_work_as_they_stand(tmp_path: Path) -> None:
     for block in [*blocks("python"), *blocks("toml")]:
         title = re.match(r"# (\S+\.(?:py|toml))\n", block)
         assert title is not None, f"a block's first line names its file:\n{block}"
@@ -634,10 +631,8 @@ def test_the_first_example_is_ten_lines_long() -> None:
     assert len([line for line in body.splitlines() if line.strip()]) <= 10
 
 
-def test_what_the_readme_names_exists() -> None:
-    text = README.read_text().partition("## Testing your processor")[2].partition("\n## ")[0]
-    if not text:
-        pytest.skip('README.md has no section "Testing your processor" yet')
+def test_what_the_page_names_exists() -> None:
+    text = PAGE.read_text()
     service = set(dir(SimulatedService)) | {"runs", "running", "endings", "switch"}
     queue = set(dir(ScriptedQueue)) | {"dead_letters", "calls", "history"}
     owners: dict[str, Callable[[str], bool]] = {"service": service.__contains__, "svc_queue": queue.__contains__}
