@@ -46,7 +46,9 @@ async def _families() -> list[Metric]:
     core = Core(load({}), SimulatedQueue(), _nothing, SimulatedSwitch().watcher, observer=metrics)
     ended = DrainReport(cause="maintenance", began=0, deadline=30, outcome=DrainOutcome.DRAINED, ended=1)
     state = replace(core.manager.state(), drain=ended)
-    metrics.look_at(lambda: (core.worker.statistics(), core.gate.statistics(), state, core.watcher.snapshot()))
+    metrics.look_at(
+        lambda: (core.worker.statistics(), core.gate.statistics(), state, core.watcher.snapshot()), core.defects.counts
+    )
     return list(text_string_to_metric_families(metrics.text().decode()))
 
 

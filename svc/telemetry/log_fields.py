@@ -93,6 +93,9 @@ FIELDS = (
         "too many connections",
     ),
     Field(("log_level", "previous_log_level"), "string", "now, and before", "`log level changed`"),
+    Field(
+        ("part",), "string", "in which of the service, as in the metric `svc_internal_errors_total`", "internal errors"
+    ),
     Field(("said",), "string", "what OpenTelemetry says about it", "traces that cannot be as asked for"),
     Field(("missing", "variable"), "string", "the package, the variable", "traces that cannot be as asked for"),
 )
