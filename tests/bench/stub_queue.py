@@ -5,7 +5,7 @@ given back for later) stands in one heap by the time at which it is visible agai
 when they come up. All times are of `time.monotonic()`, which on Linux is one clock for all processes of a machine.
 
 Left out, because nothing that is measured needs it: FIFO, redrive policies, deduplication. What is here behaves as AWS
-documents it (`tests/test_bench.py` runs the queue contract's tests against it).
+documents it (`tests/bench/test_bench.py` runs the queue contract's tests against it).
 """
 
 import base64

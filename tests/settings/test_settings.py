@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from svc.settings import BadSettings, Settings, is_secret, load, masked, may_hold, seconds, variable
 
-REFERENCE = Path(__file__).parent.parent / "docs" / "reference" / "settings.md"
+REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference" / "settings.md"
 
 # SPEC.md, "Environment", shortened.
 SPEC = """
