@@ -18,7 +18,7 @@ from functools import partial
 import structlog
 import trio
 
-from svc import __version__, processors, sighup
+from svc import __version__, early_stop, processors, sighup
 from svc.api import app as api
 from svc.api.feed import Feed
 from svc.consumer.observer import Several
@@ -151,13 +151,17 @@ def _signals() -> Iterator[_Signals]:
     for number in numbers:
         # For good: what comes when the drain has ended is handed on, at the end of the block, to the handler that was here
         # before. That of the start (`__main__.py`) would end the process with its own exit code.
-        signal.signal(number, lambda *_: None)
+        # One that comes now, before there is a receiver, is kept.
+        signal.signal(number, early_stop.remember if number != sighup.SIGNAL else lambda *_: None)
     with trio.open_signal_receiver(*numbers) as received:
         yield _Signals(received, meaning)
 
 
 async def _watch(signals: _Signals, on_stop_signal: Callable[[int], None], configured_level: str) -> None:
     count = 0
+    if early_stop.asked():  # since the process began, and something has swallowed it
+        count += 1
+        on_stop_signal(count)
     async for number in signals.received:
         if number == sighup.SIGNAL and signals.meaning is sighup.Meaning.LOG_LEVEL:
             logs.toggle_level(configured_level, by="SIGHUP")

@@ -37,6 +37,7 @@ FILES = {
     "backoff": "shared",
     "defects": "shared",
     "printable": "shared",
+    "early_stop": "shared",
 } | {
     "sighup": "shared",
 }

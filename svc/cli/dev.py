@@ -11,6 +11,7 @@ from functools import partial
 import click
 import trio
 
+from svc import early_stop
 from svc.cli.commands import settings_of
 from svc.cli.progress import Progress
 from svc.cli.run import end, processor_of
@@ -34,6 +35,8 @@ async def _dev(processor: Callable[..., object]) -> int:
                     nursery.cancel_scope.cancel(reason="told to stop while starting")
 
             nursery.start_soon(end_on_signal)
+            if early_stop.asked():
+                nursery.cancel_scope.cancel(reason="told to stop before the start")
             code = await _dev_on_a_stack(processor)
             nursery.cancel_scope.cancel(reason="the service has ended")
     return code

@@ -1,6 +1,7 @@
 """`svc run`: the service against the queue and the etcd that the environment names. And what `svc dev` shares with it."""
 
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -10,6 +11,7 @@ import click
 import structlog
 import trio
 
+from svc import early_stop
 from svc.cli.commands import FAILED, fail, first, settings_of, unusable
 from svc.settings import Settings
 
@@ -48,6 +50,10 @@ def end(main: Callable[[], Awaitable[int]]) -> NoReturn:
 
     code = FAILED
     try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # From here on Trio's own code runs, which takes an exception out of nowhere for its own failure.
+            if signal.getsignal(number) is early_stop.end:
+                signal.signal(number, early_stop.remember)
         code = trio.run(main)
     except* processors.UnusableProcessor as group:
         unusable([f"MESSAGE_PROCESSOR: {first(group)}"])

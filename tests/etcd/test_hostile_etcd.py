@@ -123,11 +123,11 @@ async def test_nothing_that_a_member_answers_ends_a_part(seed: int, monkeypatch:
         base, changed = replace(identity(its), id="a"), WakeUp()
         watching = KeyWatcher(its, lambda value, _: told.append(value), own_key=own_key(KEY, "a"))
         registrar = Registrar(its, lambda: base, changed, lambda began, answered: None)
-        with trio.move_on_after(3):
+        with trio.move_on_after(20):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(registrar.run)
                 nursery.start_soon(watching.run)
-                while True:
+                while odd.calls < 200:
                     registrar.look_again()
                     for command in (
                         lambda: etcd_fleet.look(its),
@@ -141,6 +141,6 @@ async def test_nothing_that_a_member_answers_ends_a_part(seed: int, monkeypatch:
                                 await command()
                             except (EtcdError, NotYours, NoSuchInstance) as error:
                                 str(error).encode()
+                nursery.cancel_scope.cancel()
         await registrar.close()
-        assert odd.calls > 50
-        assert told
+        assert odd.calls >= 200
