@@ -14,16 +14,16 @@ def main() -> None:
     """The `svc` command. Nothing has been taken yet when a signal comes this early: ending at once is a clean stop."""
     _open_standard_streams()
     if sys.argv[1:2] in (["run"], ["dev"]):
-        from svc import early_stop, sighup
+        from svc import signals
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, early_stop.end)
+            signal.signal(number, signals.end_early)
 
-        match sighup.meaning():
-            case sighup.Meaning.STOP:
-                signal.signal(sighup.SIGNAL, early_stop.end)
-            case sighup.Meaning.LOG_LEVEL:
-                signal.signal(sighup.SIGNAL, lambda *_: None)  # too early to mean anything; it must not kill
+        match signals.hangup():
+            case signals.Hangup.STOP:
+                signal.signal(signals.SIGHUP, signals.end_early)
+            case signals.Hangup.LOG_LEVEL:
+                signal.signal(signals.SIGHUP, lambda *_: None)  # too early to mean anything; it must not kill
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})  # delivers what came before
     from svc.cli.main import main as cli
 

@@ -18,7 +18,7 @@ from functools import partial
 import structlog
 import trio
 
-from svc import __version__, early_stop, processors, sighup
+from svc import __version__, processors, signals
 from svc.api import app as api
 from svc.api.feed import Feed
 from svc.consumer.observer import Several
@@ -54,7 +54,7 @@ async def run(
     Raises, in groups, `defects.PartFailed` when a part has failed at run time, which is told by then and what was in flight given
     back, and `server.CannotListen` when the API has no address; and `processors.UnusableProcessor`.
     """
-    with _signals() as signals, _hard_exit() as arm_hard_exit:
+    with _signals() as told, _hard_exit() as arm_hard_exit:
         defects = Defects(on_crash=lambda: arm_hard_exit(LAST_RELEASE + CLOSING, FAILED), remedied=(api.CannotListen,))
         async with (
             tracing.opened(settings) as spans,
@@ -97,7 +97,7 @@ async def run(
 
             guard = defects.guard
             async with watched(defects), trio.open_nursery() as outermost:
-                outermost.start_soon(guard, "signals", _watch, signals, on_stop_signal, settings.log_level)
+                outermost.start_soon(guard, "signals", _watch, told, on_stop_signal, settings.log_level)
                 outermost.start_soon(guard, "watchdog", measure_lag, metrics.lagged)
                 async with trio.open_nursery() as serving:
                     serving.start_soon(guard, "page", feed.run, stop_api)
@@ -135,35 +135,41 @@ def _tell_start(settings: Settings, url: str) -> None:
 
 
 class _Signals:
-    """Those that came, and what SIGHUP means (`sighup.py`)."""
+    """Those that came, and what SIGHUP means (`signals.py`)."""
 
-    def __init__(self, received: AsyncIterator[int], meaning: sighup.Meaning) -> None:
+    def __init__(self, received: AsyncIterator[int], meaning: signals.Hangup) -> None:
         self.received = received
         self.meaning = meaning
 
 
+def _ignore(number: int, frame: object) -> None:
+    pass
+
+
 @contextlib.contextmanager
 def _signals() -> Iterator[_Signals]:
-    meaning = sighup.meaning()
+    meaning = signals.hangup()
     numbers = [signal.SIGTERM, signal.SIGINT]
-    if meaning is not sighup.Meaning.NOTHING:
-        numbers.append(sighup.SIGNAL)
+    if meaning is not signals.Hangup.NOTHING:
+        numbers.append(signals.SIGHUP)
     for number in numbers:
         # For good: what comes when the drain has ended is handed on, at the end of the block, to the handler that was here
         # before. That of the start (`__main__.py`) would end the process with its own exit code.
         # One that comes now, before there is a receiver, is kept.
-        signal.signal(number, early_stop.remember if number != sighup.SIGNAL else lambda *_: None)
+        signal.signal(
+            number, _ignore if number == signals.SIGHUP and meaning is signals.Hangup.LOG_LEVEL else signals.remember
+        )
     with trio.open_signal_receiver(*numbers) as received:
         yield _Signals(received, meaning)
 
 
-async def _watch(signals: _Signals, on_stop_signal: Callable[[int], None], configured_level: str) -> None:
+async def _watch(told: _Signals, on_stop_signal: Callable[[int], None], configured_level: str) -> None:
     count = 0
-    if early_stop.asked():  # since the process began, and something has swallowed it
+    if signals.stop_asked():  # since the process began, and something has swallowed it
         count += 1
         on_stop_signal(count)
-    async for number in signals.received:
-        if number == sighup.SIGNAL and signals.meaning is sighup.Meaning.LOG_LEVEL:
+    async for number in told.received:
+        if number == signals.SIGHUP and told.meaning is signals.Hangup.LOG_LEVEL:
             logs.toggle_level(configured_level, by="SIGHUP")
             continue
         count += 1

@@ -37,9 +37,8 @@ FILES = {
     "backoff": "shared",
     "defects": "shared",
     "printable": "shared",
-    "early_stop": "shared",
 } | {
-    "sighup": "shared",
+    "signals": "shared",
 }
 """The files beside the suites' folders, and the suite that each belongs to; `core`, `service` and `settings` are their own."""
 

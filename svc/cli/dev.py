@@ -11,7 +11,7 @@ from functools import partial
 import click
 import trio
 
-from svc import early_stop
+from svc import signals
 from svc.cli.commands import settings_of
 from svc.cli.progress import Progress
 from svc.cli.run import end, processor_of
@@ -27,15 +27,15 @@ def dev() -> None:
 async def _dev(processor: Callable[..., object]) -> int:
     """Until `service.run` opens a receiver of its own, a signal ends the start, and with it the stack."""
     code = 0
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
         async with trio.open_nursery() as nursery:
 
             async def end_on_signal() -> None:
-                async for _ in signals:
+                async for _ in received:
                     nursery.cancel_scope.cancel(reason="told to stop while starting")
 
             nursery.start_soon(end_on_signal)
-            if early_stop.asked():
+            if signals.stop_asked():
                 nursery.cancel_scope.cancel(reason="told to stop before the start")
             code = await _dev_on_a_stack(processor)
             nursery.cancel_scope.cancel(reason="the service has ended")

@@ -11,7 +11,7 @@ import click
 import structlog
 import trio
 
-from svc import early_stop
+from svc import signals
 from svc.cli.commands import FAILED, fail, first, settings_of, unusable
 from svc.settings import Settings
 
@@ -52,8 +52,8 @@ def end(main: Callable[[], Awaitable[int]]) -> NoReturn:
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             # From here on Trio's own code runs, which takes an exception out of nowhere for its own failure.
-            if signal.getsignal(number) is early_stop.end:
-                signal.signal(number, early_stop.remember)
+            if signal.getsignal(number) is signals.end_early:
+                signal.signal(number, signals.remember)
         code = trio.run(main)
     except* processors.UnusableProcessor as group:
         unusable([f"MESSAGE_PROCESSOR: {first(group)}"])

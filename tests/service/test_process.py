@@ -253,6 +253,6 @@ async def test_sighup_with_a_terminal_drains_and_stops(
     [(("nohup",), "NOTHING"), (("setsid",), "LOG_LEVEL"), ((sys.executable, "-c", OF_ITS_OWN_TERMINAL), "STOP")],
 )
 def test_what_sighup_means_is_told_by_the_start(before: tuple[str, ...], meaning: str) -> None:
-    told = [*before, sys.executable, "-c", "from svc import sighup; print(sighup.meaning().name)"]
+    told = [*before, sys.executable, "-c", "from svc import signals; print(signals.hangup().name)"]
     found = subprocess.run(told, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
     assert found.stdout.split()[-1] == meaning
