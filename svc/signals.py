@@ -7,9 +7,10 @@ Of SIGHUP three things are usual, and how the process was started tells which:
 - there is none (a daemon, a container): an operator's sign, by old custom to read the configuration again. Ours is the
   environment, so the one thing that can change is the level of the log: `debug`, and back at the next one.
 
-Before there is a receiver nothing has been taken, so a stop may end the process. `end_early()` is the handler of that time. It
-raises SystemExit wherever the program is, and some places swallow any exception: the callback of a weak reference (each import has
-one), a finaliser, a bare `except:` in somebody's module. So the request is kept as well, and whoever opens the receiver looks at it.
+Before there is a receiver nothing has been taken, so a stop may end the process. `end_early()` is the handler of that time.
+It raises SystemExit wherever the program is, and some places swallow any exception: the callback of a weak reference (each
+import has one), a finaliser, a bare `except:` in somebody's module. So the request is kept as well, and whoever opens the
+receiver looks at it.
 """
 
 import os
