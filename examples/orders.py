@@ -3,9 +3,11 @@ from svc import Message, Reject, Retry
 
 
 async def handle(message: Message) -> None:
-    order = message.json()
-    if "id" not in order:
-        raise Reject("an order without an id")  # to the dead-letter queue at once
+    try:
+        order = message.json()
+        number = order["id"]
+    except (ValueError, KeyError, TypeError):
+        raise Reject("no order with an id") from None  # to the dead-letter queue at once
     if order.get("not_before"):
         raise Retry(after=60)  # visible again in 60 seconds
-    print("order", order["id"], "received", message.receive_count, "time(s)")
+    print("order", number, "received", message.receive_count, "time(s)")

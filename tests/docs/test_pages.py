@@ -1,10 +1,13 @@
 """The pages lead somewhere, name what exists, and are as long as they may be; code that they show is code that is tested."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from svc.consumer.drain import Drain
+from svc.maintenance.gate import Gate
 from svc.settings import Settings, variable
 from tests.docs.pages import PAGES, ROOT, WRITTEN, Block, anchors, blocks, prose
 
@@ -66,6 +69,13 @@ def test_every_setting_is_explained_somewhere_or_explains_itself() -> None:
     text = "".join(page.read_text("utf-8") for page in WRITTEN)
     missing = {variable(field) for field in Settings.model_fields if variable(field) not in text}
     assert len(missing) < 12, missing
+
+
+def test_every_figure_of_the_drain_report_is_explained() -> None:
+    page = (ROOT / "docs" / "maintenance.md").read_text("utf-8")
+    figures = [f"sqs.{field.name}" for field in fields(Drain) if not field.name.endswith("_count")]
+    figures += [f"http.{name}" for name in Gate().drain()]
+    assert [name for name in figures if f"`{name}`" not in page] == []
 
 
 def file_of(block: Block) -> str:
