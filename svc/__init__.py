@@ -1,8 +1,8 @@
 """svc: an SQS consumer service that can be stopped safely.
 
-What a processor's author imports lives here: `Message`, `Retry`, `Reject`; and `Settings` for those who run the service from
-Python. Everything else is one module away and named after its subject. Importing the package itself costs nothing: the names
-are found on first use.
+What a processor's author imports lives here: `Message`, `processor`, `Retry`, `Reject`; and `Settings` for those who run the
+service from Python. Everything else is one module away and named after its subject. Importing the package itself costs
+nothing: the names are found on first use.
 """
 
 import os
@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 
 if TYPE_CHECKING:
-    from svc.processors import Message, Reject, Retry
+    from svc.processors import Message, Reject, Retry, processor
     from svc.settings import Settings
 
 __version__ = "0.1.0"
-__all__ = ["Message", "Reject", "Retry", "Settings", "__version__"]
+__all__ = ["Message", "Reject", "Retry", "Settings", "__version__", "processor"]
 
 _HOMES = {
     "Message": "svc.processors",
     "Reject": "svc.processors",
     "Retry": "svc.processors",
     "Settings": "svc.settings",
+    "processor": "svc.processors",
 }
 
 

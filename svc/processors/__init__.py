@@ -4,20 +4,32 @@ Never here: queues, receipt handles, maintenance. Begin reading at `message.py`;
 The names below are what other suites, and users, may use.
 """
 
+from svc.processors.arguments import InvalidMessage
 from svc.processors.calling import opened, unstoppable
+from svc.processors.envelopes import EventBridgeEnvelope, Peeled, S3Envelope, S3Record, SnsEnvelope
 from svc.processors.finding import UnusableProcessor, check, find
 from svc.processors.message import Message, Process, Reject, Retry
+from svc.processors.options import Options, options_of, processor
 from svc.processors.simulation import simulated
 
 __all__ = [
+    "EventBridgeEnvelope",
+    "InvalidMessage",
     "Message",
+    "Options",
+    "Peeled",
     "Process",
     "Reject",
     "Retry",
+    "S3Envelope",
+    "S3Record",
+    "SnsEnvelope",
     "UnusableProcessor",
     "check",
     "find",
     "opened",
+    "options_of",
+    "processor",
     "simulated",
     "unstoppable",
 ]

@@ -20,8 +20,10 @@ from typing import Any
 import structlog
 import trio
 
+from svc.processors.arguments import Prepare, prepared
 from svc.processors.finding import UnusableProcessor, check, kind, name_of, opens, settings_arguments, without_partials
 from svc.processors.message import Message, Process
+from svc.processors.options import Options, options_of
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +35,9 @@ async def opened(found: Callable[..., object], settings: object, *, threads: int
     `settings` goes to a context manager function that asks for it; `threads` bounds the worker threads of a plain `def`.
     Raises `UnusableProcessor` when a context manager yields something that is none.
     """
+    options = options_of(found)
     if not opens(found):
-        yield _as_async(found, threads)
+        yield _as_async(found, options, name_of(found), threads)
         return
     manager = found(*settings_arguments(found, settings))
     assert isinstance(manager, AbstractAsyncContextManager)
@@ -43,14 +46,15 @@ async def opened(found: Callable[..., object], settings: object, *, threads: int
         function = check(inner, yielded)
         if opens(function):
             raise UnusableProcessor(f"{yielded!r} is one more context manager function, not a function for messages")
-        yield _as_async(function, threads)
+        yield _as_async(function, options_of(function) or options, yielded, threads)
 
 
-def _as_async(function: Callable[..., object], threads: int) -> Process:
+def _as_async(function: Callable[..., object], options: Options | None, name: str, threads: int) -> Process:
+    prepare = None if options is None else prepared(function, options, name)
     plain = without_partials(function)
     if inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__):
-        return _Direct(function)
-    return _InThreads(function, threads)
+        return _Direct(function, prepare)
+    return _InThreads(function, prepare, threads)
 
 
 def unstoppable(process: Process) -> Mapping[str, str]:
@@ -62,12 +66,16 @@ def unstoppable(process: Process) -> Mapping[str, str]:
 class _Direct:
     """An `async def`."""
 
-    def __init__(self, function: Callable[..., object]) -> None:
+    def __init__(self, function: Callable[..., object], prepare: Prepare | None) -> None:
         self._function: Any = function
+        self._prepare = prepare
         self._warned = False
 
     async def __call__(self, message: Message) -> None:
-        result = await self._function(message)
+        arguments = (message,) if self._prepare is None else self._prepare(message)
+        if arguments is None:
+            return
+        result = await self._function(*arguments)
         if result is not None:
             await self._returned(result)
 
@@ -95,8 +103,8 @@ class _Direct:
 class _InThreads(_Direct):
     """A plain `def`, in worker threads."""
 
-    def __init__(self, function: Callable[..., object], threads: int) -> None:
-        super().__init__(function)
+    def __init__(self, function: Callable[..., object], prepare: Prepare | None, threads: int) -> None:
+        super().__init__(function, prepare)
         self._limiter = trio.CapacityLimiter(threads)
         self._running: dict[object, _Thread] = {}
 
@@ -129,7 +137,8 @@ class _InThreads(_Direct):
         this.name = f"{name_of(self._function)} in thread {current.native_id}"
         self._running[this] = this
         try:
-            return self._function(message)
+            arguments = (message,) if self._prepare is None else self._prepare(message)
+            return None if arguments is None else self._function(*arguments)
         finally:
             del self._running[this]
             if this.abandoned_at is not None:

@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from svc.processors.options import options_of
+
 
 class UnusableProcessor(Exception):
     """`MESSAGE_PROCESSOR` names nothing that can process messages. The text says why."""
@@ -46,12 +48,11 @@ def check(found: object, name: str) -> Callable[..., object]:
         raise UnusableProcessor(f"{name!r} is {kind(found)}, not a function or an async context manager function")
     if inspect.isasyncgenfunction(found) or inspect.isgeneratorfunction(inspect.unwrap(without_partials(found))):
         raise UnusableProcessor(f"{name!r} is a generator function: decorate it with contextlib.asynccontextmanager")
-    arguments = 1 if not opens(found) else None
     try:
         signature = inspect.signature(found)
-        if arguments is None:
+        if opens(found):
             settings_arguments(found, None)
-        else:
+        elif options_of(found) is None:  # else `arguments.py` looks at the parameters
             signature.bind(object())
     except ValueError:
         pass  # no signature to be had (a builtin): the first message will tell

@@ -26,6 +26,21 @@ class Message:
     """When it was sent, in UTC; None if the queue did not say."""
     group_id: str | None = None
     """The message group (FIFO queues, and fair queues)."""
+    envelopes: tuple[object, ...] = ()
+    """What the envelopes said that were taken off, the outer one first (`@processor(envelope=…)`)."""
+    raw_body: str | None = None
+    """The body as it came, when an envelope was taken off it."""
+
+    @property
+    def envelope(self) -> Any:
+        """What the innermost envelope said: an `SnsEnvelope`, `EventBridgeEnvelope`, `S3Envelope`, or what a function of one's
+        own returned; None without one."""
+        return self.envelopes[-1] if self.envelopes else None
+
+    @property
+    def raw(self) -> str:
+        """The body as it came from the queue, envelopes included."""
+        return self.body if self.raw_body is None else self.raw_body
 
     def json(self) -> Any:
         """The body, read as JSON. Raises `json.JSONDecodeError` (a `ValueError`) when it is none."""

@@ -1,0 +1,131 @@
+"""What a processor is called with: the message, or its body as the type that the processor's first parameter names.
+
+`prepared()` looks at the function once, at the start; what it returns is called for each message. A message that cannot be read
+as was said ends there: rejected or failed, with a reason that names the fields and holds nothing of their values.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pydantic
+import structlog
+
+from svc.processors.envelopes import ENVELOPES, NothingToProcess, Peel, Peeled
+from svc.processors.finding import UnusableProcessor
+from svc.processors.message import Message, Reject
+from svc.processors.options import Options
+
+log = structlog.get_logger(__name__)
+
+LONGEST_REASON = 800
+"""Characters of a reason: it stands in a message attribute of the dead-letter queue."""
+
+Prepare = Callable[[Message], tuple[object, ...] | None]
+"""Message → the processor's arguments; None when there is nothing to process. Raises `Reject`, or `InvalidMessage`."""
+
+
+class InvalidMessage(Exception):
+    """The message has not the envelope, or its body not the type, that the processor has asked for."""
+
+
+def prepared(function: Callable[..., object], options: Options, name: str) -> Prepare:
+    """How `function` is called for a message. Raises `UnusableProcessor` for an annotation that nobody can validate."""
+    peels = tuple((one, ENVELOPES[one]) if isinstance(one, str) else (_named(one), one) for one in options.envelopes)
+    read = _reader(function, name)
+
+    def prepare(message: Message) -> tuple[object, ...] | None:
+        try:
+            return read(_peeled(message, peels))
+        except NothingToProcess as told:
+            log.info("nothing to process: the message is deleted", message=str(told))
+            return None
+        except InvalidMessage as invalid:
+            if options.invalid == "fail":
+                raise
+            raise Reject(str(invalid)) from invalid
+
+    return prepare
+
+
+def _peeled(message: Message, peels: tuple[tuple[str, Peel], ...]) -> Message:
+    body, found = message.body, []
+    for name, peel in peels:
+        try:
+            peeled = peel(body)
+        except ValueError as error:
+            raise InvalidMessage(_short(str(error))) from error
+        if not isinstance(peeled, Peeled) or not isinstance(peeled.body, str):
+            raise TypeError(f"the envelope {name} returned a {type(peeled).__name__}, not a Peeled with a text")
+        body = peeled.body
+        found.append(peeled.envelope)
+    return replace(message, body=body, raw_body=message.body, envelopes=tuple(found)) if peels else message
+
+
+def _reader(function: Callable[..., object], name: str) -> Callable[[Message], tuple[object, ...]]:
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except (NameError, SyntaxError, TypeError, AttributeError) as error:
+        raise UnusableProcessor(f"{name!r}: its annotations cannot be read: {type(error).__name__}: {error}") from error
+    except ValueError:
+        return lambda message: (message,)  # no signature to be had (a builtin): the first message will tell
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    wanted = [p for p in signature.parameters.values() if p.kind in kinds]
+    needed = [p for p in signature.parameters.values() if p.default is p.empty and p.kind not in _VARIADIC]
+    if not wanted or any(p not in wanted[:2] for p in needed):
+        raise UnusableProcessor(f"{name!r} cannot be called with a payload and a message: its signature is {signature}")
+    first, second = wanted[0], wanted[1] if len(wanted) > 1 else None
+    if first.annotation in (first.empty, Message):
+        if second is not None and second in needed:
+            raise UnusableProcessor(f"{name!r}: its first parameter is the message, so it cannot have a second one")
+        return lambda message: (message,)
+    if second is not None and second.annotation not in (second.empty, Message):
+        if second in needed:
+            raise UnusableProcessor(f"{name!r}: its second parameter can only be a svc.Message")
+        second = None
+    validate = _validator(first.annotation, name)
+    if second is None or (second.annotation is second.empty and second not in needed):
+        return lambda message: (validate(message.body),)
+    return lambda message: (validate(message.body), message)
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _validator(annotation: Any, name: str) -> Callable[[str], object]:
+    if annotation is str:
+        return lambda body: body
+    if annotation is bytes:
+        return lambda body: body.encode()
+    try:
+        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
+        adapter.json_schema  # noqa: B018 - a model with a forward reference is complete only when it is asked for something
+        adapter.rebuild(raise_errors=True)
+    except Exception as error:  # a user's class may raise anything when its schema is made
+        short = _short(f"{type(error).__name__}: {error}")
+        raise UnusableProcessor(f"{name!r}: the type of its first parameter cannot be validated: {short}") from error
+
+    def validate(body: str) -> object:
+        try:
+            return adapter.validate_json(body.removeprefix("\ufeff"))  # RFC 8259, 8.1: a byte order mark may be ignored
+        except pydantic.ValidationError as error:
+            raise InvalidMessage(_fields(error)) from None
+
+    return validate
+
+
+def _fields(error: pydantic.ValidationError) -> str:
+    """Which fields are wrong, and how; nothing of what they held."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    told = [f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}" for fault in faults]
+    return _short(f"not a {error.title}: {'; '.join(told)}")
+
+
+def _named(peel: Peel) -> str:
+    return getattr(peel, "__qualname__", repr(peel))
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 1] + "…"

@@ -1,0 +1,78 @@
+"""`@processor(...)`: what a processor asks of the service, said beside the function. Without it nothing changes.
+
+    @processor(envelope="sns")
+    async def handle(order: Order, message: Message) -> None: ...
+
+The decorator returns the function itself, so that it can be called in a test like any other.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from svc.processors.envelopes import ENVELOPES, Envelope, Peel
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_MARK = "__svc_options__"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `@processor` says."""
+
+    envelopes: tuple[str | Peel, ...] = ()
+    """From the outside to the inside."""
+    invalid: Literal["reject", "fail"] = "reject"
+    """What becomes of a message whose envelope or payload cannot be read."""
+
+    def described(self) -> dict[str, str]:
+        """As `svc config` shows it: only what differs from the default."""
+        names = [one if isinstance(one, str) else getattr(one, "__qualname__", repr(one)) for one in self.envelopes]
+        shown = {"envelope": " > ".join(names), "invalid": self.invalid if self.invalid != "reject" else ""}
+        return {name: value for name, value in shown.items() if value}
+
+
+def processor(
+    *,
+    envelope: Envelope | Peel | Sequence[Envelope | Peel] = (),
+    invalid: Literal["reject", "fail"] = "reject",
+) -> Callable[[F], F]:
+    """Say how a processor wants its messages. For a function, or for an async context manager function that yields one.
+
+    - First parameter annotated with anything but `Message`: it gets the body, validated as that type (a Pydantic model, a
+      dataclass, a TypedDict, `dict`, `list[int]`, a union; `str` and `bytes` get the body as it is). A second parameter gets the
+      `Message`.
+    - `envelope`: "sns", "eventbridge", "s3", a function of one's own (`str -> Peeled`), or several, the outer one first. The
+      inner payload becomes the body; what the envelope said stands in `message.envelope`.
+    - `invalid`: "reject" sends a message that cannot be read to the dead-letter queue at once, with the reason; "fail" lets it
+      fail like any other, to be tried again.
+
+    Raises `ValueError` for a value that is none of these. Annotations are looked at when the service starts.
+    """
+    chosen = (envelope,) if isinstance(envelope, str) or callable(envelope) else tuple(envelope)
+    for one in chosen:
+        if not callable(one) and one not in ENVELOPES:
+            known = ", ".join(repr(name) for name in ENVELOPES)
+            raise ValueError(f"envelope={one!r}: there are {known}, and functions of one's own")
+    if invalid not in ("reject", "fail"):
+        raise ValueError(f"invalid={invalid!r}: it is 'reject' or 'fail'")
+    options = Options(tuple(chosen), invalid)
+
+    def mark(function: F) -> F:
+        try:
+            setattr(function, _MARK, options)
+        except AttributeError:
+            raise ValueError(f"{function!r} cannot be marked: decorate a function") from None
+        return function
+
+    return mark
+
+
+def options_of(found: object) -> Options | None:
+    """What `@processor` said of it; None without it."""
+    while isinstance(found, functools.partial):
+        found = found.func
+    options = getattr(found, _MARK, None)
+    return options if isinstance(options, Options) else None
