@@ -127,7 +127,8 @@ class Heartbeat:
                 if not self._covers(entry):
                     continue  # it was a copy of one that was lost a line above
                 if entry.lease.until <= now:
-                    self._on_lost(entry, "its lease ran out before an extension was confirmed")
+                    why = f": {entry.lease.error}" if entry.lease.error else ""
+                    self._on_lost(entry, f"its lease ran out before an extension was confirmed{why}")
                 elif entry.lease.next_try <= now and self._due_at(entry) <= soon:
                     entry.lease.next_try = math.inf  # it waits for its call
                     due.append(entry)
@@ -203,7 +204,7 @@ class Heartbeat:
         )
         for entry in batch:
             refusal = refused.get(entry.delivery.receipt) if refused is not None else None
-            if refusal is None:
+            if refusal is None or refusal.unconfirmed:
                 # Without an answer it may have acted too. An entry that has failed meanwhile stays invisible for as long as
                 # this extension says, and the drain report tells so.
                 self._ledger.hide(entry, answered_at + timeouts[entry.delivery.receipt])
@@ -214,11 +215,16 @@ class Heartbeat:
                     entry.lease.next_try = -math.inf
             elif refusal is not None and refusal.gone and entry.is_undecided():
                 self._ledger.hide(entry, answered_at)  # not by us any more
-                self._on_lost(entry, f"the queue refused to extend its lease: {refusal.text}")
+                self._on_lost(entry, f"the queue refused to extend its lease: {refusal.why}")
             elif entry.is_undecided():
+                if refusal is not None and entry.lease.attempts == 0:
+                    log.warning(
+                        "a lease could not be extended, trying again", message_id=entry.message.id, error=refusal.why
+                    )
                 self._put_off(entry)
+                entry.lease.error = error if refusal is None else refusal.why
             if refusal is None and refused is not None:
-                entry.lease.attempts = 0
+                entry.lease.attempts, entry.lease.error = 0, ""
             self.uncover(entry)
         self.cover(batch)
 

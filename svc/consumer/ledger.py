@@ -70,7 +70,7 @@ RELEASED = Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED)
 class Lease:
     """What the heartbeat knows of one delivery. Only `leases.py` writes to it."""
 
-    __slots__ = ("attempts", "extending", "group", "next_try", "until")
+    __slots__ = ("attempts", "error", "extending", "group", "next_try", "until")
 
     def __init__(self, until: float) -> None:
         self.until = until
@@ -83,6 +83,8 @@ class Lease:
         """Not before then is it extended."""
         self.attempts = 0
         """How many extensions in a row have failed."""
+        self.error = ""
+        """Why the last of them did."""
 
 
 class Entry:

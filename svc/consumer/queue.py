@@ -48,6 +48,11 @@ class Refusal:
     unconfirmed: bool = False
     """The answer does not tell: neither done nor refused. The queue may have acted all the same."""
 
+    @property
+    def why(self) -> str:
+        """In words, for the log."""
+        return ": ".join(part for part in (self.code, self.text) if part) or "no reason given"
+
 
 class QueueError(Exception):
     """A call to the queue failed. The text says what happened and what to do about it."""

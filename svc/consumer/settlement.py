@@ -35,6 +35,9 @@ CALL_LIMIT = 10.0
 RETRY_FIRST, RETRY_CAP = 0.2, 2.0
 """Seconds before the second try of a settlement, and the most before a later one."""
 
+STUBBORN = 3
+"""Tries after which a message that the queue keeps refusing, while it answers, is told."""
+
 
 NO_DEAD_LETTER_QUEUE = Refusal("NoDeadLetterQueue", "the queue has no dead-letter queue any more", gone=False)
 
@@ -213,9 +216,11 @@ class Settlement:
             self._confirmed(entry)
         elif refusal.gone:
             self._ledger.hide(entry, trio.current_time())  # not by us any more
-            self._lost(entry, f"the queue refused to {action.value}: {refusal.text}")
+            self._lost(entry, f"the queue refused to {action.value}: {refusal.why}")
         else:
-            return refusal.text
+            if refusal.unconfirmed:  # it may have acted
+                self._ledger.hide(entry, max(entry.hidden_until, trio.current_time() + visible_in(entry)))
+            return refusal.why
         return None
 
     async def _call(self, action: Action, batch: Sequence[Entry]) -> Mapping[str, Refusal]:
@@ -265,6 +270,11 @@ class Settlement:
                 next_try = pause
             self._pause_until[action] = next_try
         for entry, error in failed:
+            if entry.attempts < STUBBORN <= attempt and not together:
+                log.warning(
+                    "a message could not be settled, trying again until its lease ends",
+                    message_id=entry.message.id, action=action.value, attempts=attempt, error=error,
+                )  # fmt: skip
             entry.attempts = attempt
             if next_try >= entry.lease.until:
                 self._lost(entry, f"its lease ran out before the queue confirmed {action.value}: {error}")

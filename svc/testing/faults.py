@@ -29,6 +29,8 @@ What = Literal[
     "timeout-before",
     "timeout-after",
     "partial",
+    "unnamed",
+    "unnamed-after",
     "denied",
     "no-queue",
     "defect",
@@ -75,6 +77,8 @@ class Fault:
     - `defect`, `defect-after`: the client itself breaks, by an exception that is no `QueueError`, before the server acts or
       after it has.
     - `partial`: the `entries` of a batch call (delete, change_visibility) are refused with `InternalError`.
+    - `unnamed`, `unnamed-after`: the answer to a batch call does not name the `entries`; the server has not acted on
+      them, or has.
     """
     kind: CallKind | None = None
     """Which kind of call; None: any."""
@@ -148,11 +152,10 @@ def random_faults(
     faults = []
     for _ in range(rng.randint(0, most)):
         chosen = rng.choice(what)
-        kinds = ("delete", "change_visibility") if chosen == "partial" else get_args(CallKind)
+        of_entries = chosen in ("partial", "unnamed", "unnamed-after")
+        kinds = ("delete", "change_visibility") if of_entries else get_args(CallKind)
         kind = rng.choice(kinds)
-        entries = (
-            tuple(sorted(rng.sample(range(MAX_BATCH), rng.randint(1, MAX_BATCH)))) if chosen == "partial" else (0,)
-        )
+        entries = tuple(sorted(rng.sample(range(MAX_BATCH), rng.randint(1, MAX_BATCH)))) if of_entries else (0,)
         seconds = round(rng.uniform(0.1, 8.0), 1) if chosen == "delay" else 0.0
         if rng.random() < 0.7:
             nth, start, end = rng.randint(1, calls), 0.0, until

@@ -39,6 +39,9 @@ from svc.testing.stored import DEDUPLICATION_SECONDS, Chances, Stored
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """What Trio time 0 is in `Message.sent_at`."""
 
+UNNAMED = Refusal("", "the answer does not name it", gone=False, unconfirmed=True)
+"""As `svc.sqs.answers.unconfirmed` has it."""
+
 
 class Server:
     """One queue at the server. For the arguments see `SimulatedQueue`."""
@@ -194,16 +197,18 @@ class Server:
         if len(receipts) > MAX_BATCH:
             text = f"Maximum number of entries per request are {MAX_BATCH}. You have sent {len(receipts)}."
             raise wire.service_error(call.kind, "TooManyEntriesInBatchRequest", text, 400)
-        failing = fault.entries if fault is not None and fault.what == "partial" else ()
+        what, hit = (fault.what, fault.entries) if fault is not None else ("", ())
         self._wake()
         refused = {}
         for position, receipt in enumerate(receipts):
-            why = (
-                one(receipt)
-                if position not in failing
-                else wire.refusal("InternalError", "An internal error occurred.")
-            )
-            if why is not None:
+            here = what if position in hit else ""
+            if here == "partial":
+                why: Refusal | None = wire.refusal("InternalError", "An internal error occurred.")
+            else:
+                why = one(receipt) if here != "unnamed" else None
+            if here in ("unnamed", "unnamed-after"):
+                refused[receipt] = UNNAMED
+            elif why is not None:
                 refused[receipt] = why
                 self.history.append(Refused(trio.current_time(), call.number, receipt, why.code))
         return refused

@@ -1,6 +1,8 @@
 """SQS in trouble, in virtual time: how often it is asked meanwhile, how soon the work goes on, what is told, and that nothing is
 forgotten. That real connections which are refused, reset, or mute come out as these errors is `test_sqs.py`'s part."""
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 import trio
 from structlog.testing import capture_logs
@@ -116,3 +118,60 @@ async def test_a_drain_in_an_outage_ends_on_time_and_names_what_it_could_not_set
         figures = report.handlers["sqs"]
         assert {*figures["unsettled"], *figures["lost_ids"], *figures["deferred"]} == ids
         assert report.error is not None
+
+
+def work(seconds: float) -> Callable[[Message], Awaitable[None]]:
+    async def handle(message: Message) -> None:
+        await trio.sleep(seconds)
+
+    return handle
+
+
+@pytest.mark.parametrize("what", ["unnamed", "unnamed-after"])
+async def test_what_an_answer_does_not_name_is_not_confirmed(autojump_clock, what: str) -> None:
+    queue = SimulatedQueue(faults=[Fault(what, "delete", nth=1, entries=(0, 2))])  # type: ignore[arg-type]
+    for number in range(3):
+        queue.put(str(number))
+    async with SimulatedService(queue, work(1)) as service:
+        await service.wait_for(lambda: queue.calls["delete"] == 1)
+        await service.idle()
+        assert queue.calls["delete"] == 2
+        assert service.core.worker.statistics().counts.processed == 3
+        assert sorted(service.processed) == ["0", "1", "2"]
+
+
+async def test_what_stays_unconfirmed_is_told_and_lost_and_not_processed_again(autojump_clock) -> None:
+    queue = SimulatedQueue(faults=[Fault("unnamed", "delete", start=0, end=31)])
+    message_id = queue.put("once")
+    with capture_logs() as lines:
+        async with SimulatedService(queue, work(1)) as service:
+            with trio.fail_after(100):
+                await service.wait_for(lambda: queue.deleted == [message_id])
+            assert (service.core.worker.statistics().counts.lost, len(service.runs)) == (1, 1)
+    until_lost = lines[: [line["event"] for line in lines].index("message lost")]
+    told = [line for line in until_lost if "could not be settled" in line["event"]]
+    assert [(line["message_id"], line["attempts"], line["error"]) for line in told] == [
+        (message_id, 3, "the answer does not name it")
+    ]
+    [lost] = [line for line in lines if line["event"] == "message lost"]
+    assert "its lease ran out before the queue confirmed delete: the answer does not name it" in lost["error"]
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [("partial", "InternalError: An internal error"), ("unnamed", "does not name it"), ("error", "broke down")],
+)
+async def test_why_a_lease_is_not_extended_is_told(autojump_clock, what: str, why: str) -> None:
+    queue = SimulatedQueue(faults=[Fault(what, "change_visibility")])  # type: ignore[arg-type]
+    queue.put("long")
+    with capture_logs() as lines:
+        async with SimulatedService(queue, work(100)) as service:
+            with trio.fail_after(31):
+                await service.wait_for(lambda: service.core.worker.statistics().counts.lost == 1)
+            assert trio.current_time() == pytest.approx(30)
+    until_lost = lines[: [line["event"] for line in lines].index("message lost")]
+    [told] = [line for line in until_lost if "could not be extended" in line["event"]]
+    assert why in told["error"]
+    [lost, *_] = [line for line in lines if line["event"] == "message lost"]
+    assert lost["error"].startswith("its lease ran out before an extension was confirmed: ")
+    assert why in lost["error"]
