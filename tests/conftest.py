@@ -41,7 +41,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "faults(by_default): a row of the fault suite; without -m faults only a slice runs"
     )
-    config.addinivalue_line("markers", "slow: takes more than some seconds")
+    config.addinivalue_line(
+        "markers",
+        "slow: bounded, but it wants many processes or seconds; runs with -m slow, or when it is named itself",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """An ordinary run has of each slow proof a slice, which is a test of its own, beside the one that is marked."""
+    if "slow" in (config.getoption("-m") or ""):
+        return
+    named = {argument for argument in config.args if "::" in argument}
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("slow")
+        and not any(argument.endswith(item.nodeid.split("[")[0]) for argument in named)
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -101,17 +120,15 @@ def log_level_kept() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def moto() -> Iterator[Moto]:
-    """A local SQS. `moto.url` is its endpoint, `moto.queue_url(name)` the URL of a queue."""
-    with Moto() as running:
-        yield running
+def moto(svc_moto: Moto) -> Moto:
+    """A local SQS. `moto.url` is its endpoint, `moto.queue_url(name)` the URL of a queue. It is the one of the plugin's fixtures."""
+    return svc_moto
 
 
 @pytest.fixture(scope="session")
-def etcd() -> Iterator[Etcd]:
-    """A real etcd. `etcd.endpoint` is its host:port."""
-    with Etcd() as running:
-        yield running
+def etcd(svc_etcd: Etcd) -> Etcd:
+    """A real etcd. `etcd.endpoint` is its host:port. It is the one of the plugin's fixtures."""
+    return svc_etcd
 
 
 @pytest.fixture

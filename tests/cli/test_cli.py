@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trio
 from click.testing import CliRunner
@@ -27,6 +26,7 @@ from svc.maintenance.switch_value import parse_switch
 from svc.settings import Settings, load
 from svc.sqs import queue as sqs
 from tests import preloaded
+from tests.live import http_client
 from tests.preloaded import SVC
 
 NOWHERE = "127.0.0.1:1"  # nothing listens on port 1
@@ -373,13 +373,13 @@ class Dev:
         self.children = descendants(self.process.pid)
 
     async def statistics(self) -> dict[str, Any]:
-        async with httpx.AsyncClient(trust_env=False) as client:
-            figures: dict[str, Any] = (await client.get(self.url + "/messages/stats")).json()["sqs"]
+        async with http_client(self.url) as client:
+            figures: dict[str, Any] = (await client.get("/messages/stats")).json()["sqs"]
         return figures
 
     async def status(self) -> str:
-        async with httpx.AsyncClient(trust_env=False) as client:
-            return str((await client.get(self.url + "/health")).json()["status"])
+        async with http_client(self.url) as client:
+            return str((await client.get("/health")).json()["status"])
 
 
 @asynccontextmanager
@@ -425,7 +425,7 @@ async def test_dev_from_its_start_to_ctrl_c(surroundings: dict[str, str], tmp_pa
         with trio.fail_after(15):
             while await running.status() != "maintenance":
                 await trio.sleep(0.05)
-        async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
+        async with http_client(running.url) as client:
             sent = {"json": {"message": "hello"}}
             refused = await client.post("/messages/send", **sent)
             assert (refused.status_code, refused.json()["reason"]) == (503, "a look")

@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without `-m` there is only the slice. (It runs the first: these trials wait more than they work.)"""
-    if "faults" in (config.getoption("-m") or ""):
+    if "faults" in (config.getoption("-m") or "") or any("test_fault[" in argument for argument in config.args):
         return
     left_out = [item for item in items if item.get_closest_marker("faults") and not _by_default(item)]
     if left_out:

@@ -11,7 +11,7 @@ import trio
 from svc.devstack.child import free_ports
 from tests.faults.rows import scenario
 from tests.faults.trial import Footprint, Trial
-from tests.live import Instance
+from tests.live import Instance, http_client
 
 
 def port_of(t: Trial) -> int:
@@ -150,10 +150,10 @@ async def _(t: Trial) -> None:
     url = f"http://127.0.0.1:{port}"
 
     async def ask(path: str) -> None:
-        async with httpx.AsyncClient(timeout=8, trust_env=False) as client:
+        async with http_client(url, timeout=8) as client:
             while True:
                 try:
-                    answer = str((await client.get(url + path)).status_code)
+                    answer = str((await client.get(path)).status_code)
                 except (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError) as error:
                     answer = type(error).__name__
                 seen[answer] = seen.get(answer, 0) + 1

@@ -28,7 +28,7 @@ from svc.devstack.stack import Etcd, Moto
 from svc.etcd import watcher as etcd_client
 from svc.settings import load
 from tests.faults.proxy import Proxy, SqsProxy
-from tests.live import Instance, Stand, stand
+from tests.live import Instance, Stand, http_client, stand
 from tests.recording import MOST
 
 VISIBILITY = 10
@@ -271,7 +271,7 @@ class Trial:
 
     async def aws(self, action: str, **parameters: str) -> str:
         """A call to SQS itself, past the line, as an administrator makes it."""
-        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+        async with http_client() as client:
             answer = await client.post(
                 self.stand.environ["AWS_ENDPOINT"], data={"Action": action, "Version": "2012-11-05", **parameters}
             )

@@ -17,7 +17,7 @@ import trio
 from svc.devstack.stack import Etcd, Moto
 from svc.etcd import watcher as etcd_client
 from svc.settings import load
-from tests.live import Instance, Stand, stand
+from tests.live import Instance, Stand, http_client, stand
 
 
 def free_port() -> int:
@@ -61,7 +61,7 @@ def running(place: Stand, *before: str, stderr: int, port: int) -> Iterator["sub
 
 
 async def healthy(port: int) -> None:
-    async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+    async with http_client(timeout=5) as client:
         with trio.fail_after(40):
             while True:
                 with contextlib.suppress(httpx.HTTPError):

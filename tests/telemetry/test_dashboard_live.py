@@ -21,7 +21,7 @@ from svc.devstack.child import free_ports
 from svc.devstack.stack import Etcd, Moto
 from svc.etcd import watcher as etcd_client
 from svc.settings import load
-from tests.live import Instance, Stand, stand
+from tests.live import Instance, Stand, http_client, stand
 from tests.telemetry.test_observe import ALERTS, DASHBOARD, DOCKER
 
 pytestmark = pytest.mark.slow
@@ -103,7 +103,7 @@ async def test_every_panel_has_data(moto: Moto, etcd: Etcd, queue_name: str, key
         service = await place.start()
         with prometheus(service.url.removeprefix("http://"), tmp_path) as url:
             async with (
-                httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as client,
+                http_client(url) as client,
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(work, place, service)
