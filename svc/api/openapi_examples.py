@@ -178,6 +178,7 @@ FLEET: dict[str, Any] = {
     "expires_in": 2680.0,
     "revision": 57,
     "drained": True,
+    "vanished": [],
     "only": [],
     "instances": [
         {

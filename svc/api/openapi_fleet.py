@@ -27,7 +27,9 @@ _INSTANCE = {
     "required": ["id", "phase", "current"],
     "properties": {
         "id": {"type": "string"},
-        "phase": {"enum": ["starting", "running", "draining", "drained", "expired", "stopped", "unreadable"]},
+        "phase": {
+            "enum": ["starting", "running", "draining", "drained", "expired", "stopped", "blocked", "unreadable"]
+        },
         "current": {"type": "boolean", "description": "it has acted on what the key says now"},
         "in_flight": {"type": "integer"},
         "revision": {"type": ["integer", "null"], "description": "of the key, that the phase answers to"},
@@ -39,13 +41,18 @@ _INSTANCE = {
 
 _FLEET = {
     "type": "object",
-    "required": [*_HELD, "instances", "drained"],
+    "required": [*_HELD, "instances", "drained", "vanished"],
     "properties": {
         **_HELD,
         "instances": {"type": "array", "items": _INSTANCE},
+        "vanished": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "members of the fleet that are not heard of; what they do is not known",
+        },
         "drained": {
             "type": "boolean",
-            "description": "maintenance is on, and every instance listed has drained for it",
+            "description": "maintenance is on, every instance listed has drained for it, there is one, and none has vanished",
         },
     },
 }

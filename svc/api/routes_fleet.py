@@ -77,7 +77,7 @@ def add(app: quart.Quart, settings: Settings, switchboard: Switchboard) -> None:
     @app.get("/maintenance")
     async def held() -> Answer:
         shown = fleet_table.fleet(await shared.look())
-        del shown["instances"], shown["drained"]
+        del shown["instances"], shown["drained"], shown["vanished"]
         return {"key": settings.maintenance_key, **shown, "timestamp": bodies.now()}, 200
 
     @app.put("/maintenance")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from svc.maintenance.fleet import Request, Standing, Wait
     from svc.maintenance.orders import Order
 
-DONE, EXPIRED, TIMEOUT = 0, 3, 4
+DONE, EXPIRED, TIMEOUT, VANISHED, NONE = 0, 3, 4, 5, 6
 """Exit codes of a wait; `FAILED` when the key was changed meanwhile."""
 
 REDRAW = 0.25
@@ -46,6 +46,8 @@ def _duration(
 def _waiting(command: Callable[..., None]) -> Callable[..., None]:
     """The options that `on` and `off` have in common."""
     for option in (
+        click.option("--allow-none", is_flag=True, help="With --wait: 0 also when there is no instance."),
+        click.option("--allow-vanished", is_flag=True, help="With --wait: 0 also when some are not heard of any more."),
         click.option("--json", "as_json", is_flag=True, help="A JSON object per line."),
         click.option(
             "--timeout", callback=_duration(1, 86_400, "5m"), default="5m", help="How long --wait waits (default 5m)."
@@ -65,7 +67,8 @@ def _waiting(command: Callable[..., None]) -> Callable[..., None]:
 def maintenance() -> None:
     """Switch maintenance on or off, for all instances or for one, and see what they make of it.
 
-    Exit codes with --wait: 0 all have drained (or run again), 3 a drain ran out of time, 4 not done within --timeout."""
+    Exit codes with --wait: 0 all have drained (or run again), 3 a drain ran out of time, 4 not done within --timeout, 5 some have
+    vanished (killed, frozen, or cut off from etcd: what they do is not known), 6 there is no instance."""
 
 
 @maintenance.command("on")
@@ -119,8 +122,22 @@ def status(as_json: bool) -> None:
     )
     if held.own:
         lines.append(f"switched by themselves: {', '.join(sorted(held.own))}")
-    lines += ["", *fleet_table.table(held.entries)] if held.entries else ["instances: none is registered"]
+    if held.entries or held.vanished:
+        lines += ["", *fleet_table.table(held.entries, vanished=held.vanished)]
+    else:
+        lines.append("instances: none is registered")
     click.echo("\n".join(lines))
+
+
+@maintenance.command()
+@click.argument("instance")
+def forget(instance: str) -> None:
+    """Say that a vanished instance is no more, and need not be waited for."""
+    settings = _settings()
+    from svc.etcd import fleet as etcd_fleet
+
+    _ask(partial(etcd_fleet.forget, settings, instance))
+    click.echo(f"{instance} is forgotten")
 
 
 # -- what stands behind them --
@@ -135,6 +152,8 @@ def _switch(
     wait: bool,
     timeout: float,
     as_json: bool,
+    allow_vanished: bool,
+    allow_none: bool,
     reason: str | None = None,
     seconds: float | None = None,
 ) -> None:
@@ -146,7 +165,9 @@ def _switch(
     request = _ask(partial(etcd_fleet.ask, settings, order))
     _tell_order(settings, order, request, as_json)
     if wait:
-        sys.exit(_ask(partial(_wait, settings, request, timeout, as_json)))
+        allowed = {VANISHED} if allow_vanished else set()
+        allowed |= {NONE} if allow_none else set()
+        sys.exit(_ask(partial(_wait, settings, request, timeout, as_json, allowed)))
 
 
 def _tell_order(settings: Settings, order: "Order", request: "Request", as_json: bool) -> None:
@@ -160,8 +181,8 @@ def _tell_order(settings: Settings, order: "Order", request: "Request", as_json:
     click.echo(f"maintenance{whose} is {state}{until} (key {key}, {at})")
 
 
-async def _wait(settings: Settings, request: "Request", timeout: float, as_json: bool) -> int:
-    """Show how the fleet answers, until it has; returns the exit code."""
+async def _wait(settings: Settings, request: "Request", timeout: float, as_json: bool, allowed: set[int]) -> int:
+    """Show how the fleet answers, until it has; returns the exit code. `allowed`: codes that are to be 0."""
     from svc.etcd import fleet as etcd_fleet
     from svc.maintenance import fleet_table
     from svc.maintenance.fleet import Wait
@@ -175,7 +196,7 @@ async def _wait(settings: Settings, request: "Request", timeout: float, as_json:
             standing = await etcd_fleet.follow(settings, waiting, show.tell, trouble=show.trouble)
             nursery.cancel_scope.cancel(reason="there is an answer")
     standing = standing or show.last
-    code = _code(standing)
+    code = DONE if (code := _code(standing)) in allowed else code
     result = standing.result.value if standing is not None and standing.result is not None else "timeout"
     if as_json:
         held = standing or waiting.standing()
@@ -194,7 +215,13 @@ def _code(standing: "Standing | None") -> int:
 
     if standing is None or standing.result is None:
         return TIMEOUT
-    return {Result.DONE: DONE, Result.EXPIRED: EXPIRED, Result.SUPERSEDED: FAILED}[standing.result]
+    return {
+        Result.DONE: DONE,
+        Result.EXPIRED: EXPIRED,
+        Result.SUPERSEDED: FAILED,
+        Result.VANISHED: VANISHED,
+        Result.NONE: NONE,
+    }[standing.result]
 
 
 class _Show:
@@ -242,7 +269,10 @@ class _Show:
 
         if self._screen is not None and self.last is not None:
             standing = waiting.standing()
-            lines = fleet_table.table(standing.live, notes=fleet_table.notes(standing), limit=self._screen.room - 3)
+            room = self._screen.room - 3 - len(standing.died)
+            lines = fleet_table.table(
+                standing.live, vanished=standing.died, notes=fleet_table.notes(standing), limit=room
+            )
             trouble = f"; {self._trouble}" if self._trouble else ""
             lines.append(f"{fleet_table.progress(standing, self._request)}, {self.elapsed:.1f} s{trouble}")
             self._screen.draw(lines)
@@ -263,7 +293,7 @@ def _settings() -> Settings:
 def _ask(ask: Callable[[], Awaitable[Any]]) -> Any:
     """Run it, and end the process with a sentence when it cannot be done."""
     from svc.etcd.channel import EtcdError
-    from svc.maintenance.orders import NoSuchInstance, NotYours
+    from svc.maintenance.orders import NoSuchInstance, NotYours, StillThere
 
     try:
         return trio.run(ask)
@@ -271,7 +301,7 @@ def _ask(ask: Callable[[], Awaitable[Any]]) -> Any:
         fail(str(first(group)))
     except* NotYours as group:
         fail(f"{first(group)}. Nothing was changed. Give their name with --by, or insist with --force.")
-    except* NoSuchInstance as group:
+    except* (NoSuchInstance, StillThere) as group:
         fail(f"{first(group)}. Nothing was changed.")
     except* KeyboardInterrupt as group:
         _interrupted(group)

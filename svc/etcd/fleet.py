@@ -15,8 +15,8 @@ from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.connection import Connection, connected, one_shot, within
 from svc.etcd.keys import Found, Put, below, name_of
 from svc.maintenance.fleet import Fleet, Request, Standing, Wait
-from svc.maintenance.orders import NoSuchInstance, Order, OutOfReach
-from svc.maintenance.registration import Entry, base, entry, own_keys, registrations
+from svc.maintenance.orders import NoSuchInstance, Order, OutOfReach, StillThere
+from svc.maintenance.registration import Entry, base, entry, members, own_keys, registrations
 from svc.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ async def look(settings: Settings) -> Fleet:
     key = settings.maintenance_key
 
     async def on(connection: Connection, _: object) -> Fleet:
-        found = await connection.find([key], [registrations(key), own_keys(key)])
+        found = await connection.find([key], [registrations(key), members(key), own_keys(key)])
         held = found.keys[key]
         own = {}
         for name, one in found.keys.items():
@@ -52,6 +52,7 @@ async def look(settings: Settings) -> Fleet:
             own=own,
             entries=tuple(sorted(_entries(found, key).values(), key=lambda one: one.id)),
             revision=found.revision,
+            members=tuple(sorted(_members(found, key))),
         )
 
     return await one_shot(settings, key, on)
@@ -87,13 +88,33 @@ async def ask(settings: Settings, order: Order) -> Request:
 
 
 async def _must_exist(connection: Connection, key: str, instance: str) -> None:
-    known = sorted({base(id) for id in _entries(await connection.find([], [registrations(key)]), key)})
+    found = await connection.find([], [registrations(key), members(key)])
+    known = sorted({base(id) for id in {*_entries(found, key), *_members(found, key)}})
     if instance not in known:
         raise NoSuchInstance(
             f"no instance {instance!r} is registered; there are {', '.join(known)}"
             if known
             else f"no instance {instance!r} is registered, nor any other"
         )
+
+
+async def forget(settings: Settings, id: str) -> None:
+    """End the membership of an instance that is no more. Takes 5 s at most. Raises `EtcdError`, `NoSuchInstance`,
+    `StillThere`."""
+    key = settings.maintenance_key
+
+    async def on(connection: Connection, _: object) -> None:
+        found = await connection.find([], [registrations(key), members(key)])
+        if id in _entries(found, key):
+            raise StillThere(f"instance {id!r} is registered, so it lives: stop it, and it leaves by itself")
+        if id not in (known := _members(found, key)):
+            vanished = sorted(known.keys() - _entries(found, key).keys())
+            raise NoSuchInstance(
+                f"no instance {id!r} has vanished; " + (f"there are {', '.join(vanished)}" if vanished else "none has")
+            )
+        await connection.delete(known[id])
+
+    await one_shot(settings, key, on)
 
 
 async def follow(
@@ -120,10 +141,10 @@ async def follow(
 
 async def _follow(connection: Connection, key: str, wait: Wait, tell: Callable[[Standing], None]) -> Standing:
     watched = key if wait.request.instance is None else f"{own_keys(key)}{wait.request.instance}"
-    start = registrations(key)
+    start, belonging = registrations(key), members(key)
     found = await _read(connection, key, watched, wait)
     tell(standing := wait.standing())
-    async with connection.watch([watched], found.revision + 1, prefixes=[start]) as stream:
+    async with connection.watch([watched], found.revision + 1, prefixes=[start, belonging]) as stream:
         while standing.result is None:
             news = None
             with trio.move_on_after(READ_AGAIN):
@@ -141,6 +162,8 @@ async def _follow(connection: Connection, key: str, wait: Wait, tell: Callable[[
                         continue  # a read was quicker
                     if name == watched:
                         wait.key(revision if event.type == event.PUT else 0)
+                    elif (id := below(belonging, name)) is not None:
+                        (wait.member if event.type == event.PUT else wait.no_member)(id)
                     elif (id := below(start, name)) is None:
                         continue
                     elif event.type == event.PUT:
@@ -153,10 +176,19 @@ async def _follow(connection: Connection, key: str, wait: Wait, tell: Callable[[
 
 
 async def _read(connection: Connection, key: str, watched: str, wait: Wait) -> Found:
-    found = await within(_CALL, connection.find, [watched], [registrations(key)])
+    found = await within(_CALL, connection.find, [watched], [registrations(key), members(key)])
     wait.key(found.keys[watched].mod_revision)
-    wait.all(_entries(found, key))
+    wait.all(_entries(found, key), _members(found, key))
     return found
+
+
+def _members(found: Found, key: str) -> dict[str, str]:
+    """Id → the name of the key."""
+    return {
+        id: name
+        for name, held in found.keys.items()
+        if (id := below(members(key), name)) is not None and held.value is not None
+    }
 
 
 def _entries(found: Found, key: str) -> dict[str, Entry]:

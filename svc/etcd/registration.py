@@ -1,4 +1,5 @@
-"""The registration of this instance in etcd: written under a lease that is kept alive, removed at a clean stop.
+"""The registration of this instance in etcd: written under a lease that is kept alive, removed at a clean stop. And its
+membership, which says that there is this instance, under a lease of hours.
 
 Level-triggered: what is written is how things stand when it is written. A change of the phase, or of the revision that it answers
 to, is written at once, though not within half a second of the last write; the figure of the messages in flight rarely, because it
@@ -12,6 +13,7 @@ run out, and the same from the start. Nothing waits for it, except for the fence
 one attempt.
 """
 
+import json
 import os
 import random
 import secrets
@@ -28,7 +30,15 @@ from svc.backoff import backoff
 from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.connection import Connection, connected, within
 from svc.etcd.keys import Held, Put
-from svc.maintenance.registration import Acknowledgement, Registration, entry, registrations, suffixed
+from svc.maintenance.registration import (
+    MEMBERSHIP,
+    Acknowledgement,
+    Registration,
+    entry,
+    members,
+    registrations,
+    suffixed,
+)
 from svc.settings import Settings
 from svc.wakeup import WakeUp
 
@@ -54,7 +64,7 @@ _DENIED_DELAY = 30.0
 for no permission, and kept alive it keeps the registration in its place meanwhile."""
 
 _LAST_WORD = 1.5
-"""Seconds that taking the registration away may take; the lease does it otherwise."""
+"""Seconds that taking the registration and the membership away may take; their leases do it otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,9 @@ class Registrar:
         self._taken = False
         self._call = min(_CALL, settings.instance_ttl / 3)
         self._denied_delay = min(_DENIED_DELAY, settings.instance_ttl / 3)
-        self._lease = 0
+        self._lease = self._member_lease = 0
+        self._member_revision = 0
+        self._renewed_at = -float("inf")
         self._revision = 0  # of our key, as we left it; 0: it is not there
         self._said: Acknowledgement | None = None
         self._wrote_at = self._confirmed_at = -float("inf")
@@ -136,6 +148,7 @@ class Registrar:
                 ):
                     await self._have_lease(connection)
                     await self._write(connection)
+                    await self._belong(connection)
                     self._confirmed(began)
                     failures = 0
                     await self._keep(connection)
@@ -162,6 +175,8 @@ class Registrar:
                     _,
                 ):
                     await self._write(connection)
+                    # First: who sees the registration go, and the membership stay, takes us for vanished.
+                    await connection.revoke(self._member_lease)
                     await connection.revoke(self._lease)
             except (EtcdError, Trouble) as error:
                 log.debug("the registration could not be taken away; its lease ends it", error=str(error))
@@ -185,18 +200,34 @@ class Registrar:
         if not self._lease or not await within(self._call, connection.keep_alive, self._lease):
             self._lease = await within(self._call, connection.grant, self._settings.instance_ttl)
 
+    async def _belong(self, connection: Connection) -> None:
+        """Say that this instance belongs to the fleet, for as long as `MEMBERSHIP` from now."""
+        if not self._member_lease or not await within(self._call, connection.keep_alive, self._member_lease):
+            self._member_lease = await within(self._call, connection.grant, MEMBERSHIP)
+        now = self._now()
+        value = json.dumps({"id": now.id, "host": now.host, "token": now.token}).encode()
+        key = members(self._settings.maintenance_key) + now.id
+        self._member_revision = await within(self._call, connection.put, key, value, self._member_lease)
+        self._renewed_at = trio.current_time()
+
     async def _keep_true(self, connection: Connection) -> None:
-        """Whatever was done to our key meanwhile - deleted, overwritten, bound to another lease - it is written again."""
-        key = registrations(self._settings.maintenance_key) + self._now().id
+        """Whatever was done to our keys meanwhile - deleted, overwritten, bound to another lease - they are written again."""
+        maintenance_key, id = self._settings.maintenance_key, self._now().id
+        key, member = registrations(maintenance_key) + id, members(maintenance_key) + id
         # One that the whole cluster answers for: a member may be behind, and a proxy answers others from its memory.
-        held = (await within(self._call, connection.find, [key])).keys[key]
-        if (held.mod_revision, held.lease) == (self._revision, self._lease):
+        held = (await within(self._call, connection.find, [key, member])).keys
+        registered = (held[key].mod_revision, held[key].lease) == (self._revision, self._lease)
+        belongs = (held[member].mod_revision, held[member].lease) == (self._member_revision, self._member_lease)
+        if registered and belongs:
             self._told_undone = False
-            return
-        tell = log.debug if self._told_undone else log.warning
-        self._told_undone = True
-        tell("the registration was deleted or changed by somebody else: writing it again", instance=self._now().id)
-        await self._write(connection)
+        else:
+            tell = log.debug if self._told_undone else log.warning
+            self._told_undone = True
+            tell("the registration was deleted or changed by somebody else: writing it again", instance=id)
+        if not registered:
+            await self._write(connection)
+        if not belongs or trio.current_time() >= self._renewed_at + MEMBERSHIP / 4:
+            await self._belong(connection)
 
     def _confirmed(self, began: float) -> None:
         self._confirmed_at = began

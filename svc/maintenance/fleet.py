@@ -1,18 +1,21 @@
 """The fleet: when it may be believed that all of it has drained. Pure.
 
 Each instance keeps a registration below the maintenance key, under a lease: it is there while etcd hears of the instance, and
-gone soon after. In it stands an *acknowledgement*: the phase, and the revisions of the keys that the phase answers to.
+gone soon after. In it stands an *acknowledgement*: the phase, and the revisions of the keys that the phase answers to. That it
+belongs to the fleet is said by a second key, its *membership*, which outlives that lease by hours (`MEMBERSHIP`): it goes with a
+clean stop, or when an operator says that the instance is no more. A member without a registration has *vanished*.
 
     <MAINTENANCE_KEY>                   the switch of all
     <MAINTENANCE_KEY>/only/<id>         the switch of one
     <MAINTENANCE_KEY>/instances/<id>    a registration
+    <MAINTENANCE_KEY>/members/<id>      a membership
 
 An answer is for one request. `Wait` believes an acknowledgement only when it names the revision that the request made, and was
 itself written after it (a store that was restored counts its revisions anew). What an instance that has vanished was doing,
 nobody can know: it is named. Nothing here does I/O or reads a clock.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -77,6 +80,13 @@ class Fleet:
     """By id."""
     revision: int
     """Of the store, at which this is true."""
+    members: tuple[str, ...] = ()
+    """The ids of all memberships."""
+
+    @property
+    def vanished(self) -> tuple[str, ...]:
+        """Members that are not heard of: killed, frozen, or cut off from etcd. What they do is not known."""
+        return tuple(sorted(set(self.members) - {one.id for one in self.entries}))
 
 
 class Result(Enum):
@@ -87,6 +97,10 @@ class Result(Enum):
     """Everybody has answered, and a drain ran out of time."""
     SUPERSEDED = "superseded"
     """The key was changed meanwhile: nobody will answer this request any more."""
+    VANISHED = "vanished"
+    """Everybody who is heard of has answered. Others have vanished, before or during the wait."""
+    NONE = "none"
+    """There is no instance, and none has vanished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +116,13 @@ class Standing:
     held: tuple[str, ...]
     """Kept in maintenance by their other key."""
     died: tuple[str, ...]
-    """Have vanished without a last word: killed, frozen, or cut off from etcd. What they do is not known."""
+    """Have vanished without a last word, before or during the wait. What they do is not known."""
     stopped: tuple[str, ...]
     """Have stopped by themselves meanwhile."""
+
+
+_LAST_WORDS = ("stopped", "expired")
+"""Phases in which an instance takes its registration away by itself."""
 
 
 class Wait:
@@ -114,6 +132,7 @@ class Wait:
         self.request = request
         self._live: dict[str, Entry] = {}
         self._gone: dict[str, Entry] = {}
+        self._members: set[str] = set()
         self._superseded = False
 
     def key(self, mod_revision: int) -> None:
@@ -121,16 +140,20 @@ class Wait:
         deleted = self.request.instance is not None and not self.request.on
         self._superseded = mod_revision != (0 if deleted else self.request.revision)
 
-    def all(self, entries: Mapping[str, Entry]) -> None:
-        """These are all that there are now."""
+    def all(self, entries: Mapping[str, Entry], members: Collection[str] = ()) -> None:
+        """These are all registrations and memberships that there are now."""
         for id in [id for id in self._live if id not in entries]:
             self.gone(id)
+        for id in [id for id in self._members if id not in members]:
+            self.no_member(id)
+        for id in members:
+            self.member(id)
         for one in entries.values():
             self.put(one)
 
     def put(self, one: Entry) -> None:
         """This registration is new, or has changed."""
-        if self.request.instance in (None, base(one.id)):
+        if self._concerns(one.id):
             self._live[one.id] = one
             self._gone.pop(one.id, None)
 
@@ -139,6 +162,20 @@ class Wait:
         if (last := self._live.pop(id, None)) is not None:
             self._gone[id] = last
 
+    def member(self, id: str) -> None:
+        """This one belongs to the fleet."""
+        if self._concerns(id):
+            self._members.add(id)
+
+    def no_member(self, id: str) -> None:
+        """This one does not belong to it any more: it has stopped, or an operator knows that it is no more."""
+        self._members.discard(id)
+        if id in self._gone and self._gone[id].phase not in _LAST_WORDS:
+            del self._gone[id]
+
+    def _concerns(self, id: str) -> bool:
+        return self.request.instance in (None, base(id))
+
     def standing(self) -> Standing:
         """How far it is."""
         answers = {id: answer(self.request, one) for id, one in sorted(self._live.items())}
@@ -146,17 +183,25 @@ class Wait:
         late = [id for id, one in sorted(self._gone.items()) if one.phase == "expired" and self.request.on]
         expired = tuple(late + [id for id, said in answers.items() if said is Answer.EXPIRED])
         waiting = tuple(id for id, said in answers.items() if said is Answer.NONE)
+        stopped = tuple(sorted(id for id, one in self._gone.items() if one.phase == "stopped"))
+        lost = {id for id, one in self._gone.items() if one.phase not in _LAST_WORDS}
+        died = tuple(sorted(lost | (self._members - self._live.keys() - self._gone.keys())))
         result = None
         if self._superseded:
             result = Result.SUPERSEDED
         elif not waiting:
-            result = Result.EXPIRED if expired else Result.DONE
+            if expired:
+                result = Result.EXPIRED
+            elif died:
+                result = Result.VANISHED
+            else:
+                result = Result.DONE if self._live or stopped else Result.NONE
         return Standing(
             result=result,
             live=tuple(self._live[id] for id in answers),
             waiting=waiting,
             expired=expired,
             held=tuple(id for id, said in answers.items() if said is Answer.HELD),
-            died=tuple(sorted(id for id, one in self._gone.items() if one.phase not in ("stopped", "expired"))),
-            stopped=tuple(sorted(id for id, one in self._gone.items() if one.phase == "stopped")),
+            died=died,
+            stopped=stopped,
         )

@@ -55,8 +55,9 @@ def fleet(held: Fleet) -> dict[str, object]:
         **shown,
         "expires_in": held.expires_in,
         "revision": held.mod_revision or None,
-        "drained": on is True and all(said is Answer.DONE for said in answers),
+        "drained": on is True and bool(answers) and all(said is Answer.DONE for said in answers) and not held.vanished,
         "only": sorted(held.own),
+        "vanished": list(held.vanished),
         "instances": instances,
     }
 
@@ -79,13 +80,22 @@ def end(standing: Standing, request: Request, *, code: int, result: str, elapsed
     }
 
 
-def table(entries: Sequence[Entry], *, notes: Mapping[str, str] | None = None, limit: int | None = None) -> list[str]:
-    """Lines of a table, those with a note first when not all have room."""
+def table(
+    entries: Sequence[Entry],
+    *,
+    vanished: Sequence[str] = (),
+    notes: Mapping[str, str] | None = None,
+    limit: int | None = None,
+) -> list[str]:
+    """Lines of a table, those with a note first when not all have room. `vanished` come last, always."""
     told = notes or {}
     shown = sorted(entries, key=lambda one: one.id)
     if limit is not None and len(shown) > limit:
         shown = sorted(shown, key=lambda one: (one.id not in told, one.id))[: max(limit, 1)]
     rows = [COLUMNS] + [_cells(one, told.get(one.id, "")) for one in shown]
+    rows += [
+        (id, "vanished", "", "", "", f"not heard of; gone for good? svc maintenance forget {id}") for id in vanished
+    ]
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows]
     if len(shown) < len(entries):
@@ -155,8 +165,12 @@ def outcome(standing: Standing | None, request: Request, *, elapsed: float) -> l
             lines.append("the key was changed meanwhile, or has run out: nobody answers this request any more")
         case None:
             lines.append(f"not done within {elapsed:.0f} s; still waiting for {', '.join(standing.waiting)}")
-        case _ if not standing.live and not standing.died and not standing.stopped:
-            lines.append("no instance is registered under this key: there was nobody to wait for")
+        case Result.NONE:
+            lines.append("no instance is registered under this key: there was nobody to wait for (--allow-none)")
+        case Result.VANISHED:
+            lines.append(
+                f"{_count(done)} {what} after {elapsed:.1f} s, and {len(standing.died)} not heard of (--allow-vanished)"
+            )
         case _ if not standing.expired:
             lines.append(f"{_count(done)} {what} after {elapsed:.1f} s")
     if standing.expired:
@@ -166,7 +180,9 @@ def outcome(standing: Standing | None, request: Request, *, elapsed: float) -> l
     if standing.stopped:
         lines.append(f"stopped meanwhile, drained: {', '.join(standing.stopped)}")
     if standing.died:
-        lines.append(f"vanished meanwhile, drained or not: {', '.join(standing.died)}")
+        lines.append(
+            f"vanished, drained or not: {', '.join(standing.died)}. Look after them; then `svc maintenance forget ID`"
+        )
     return lines
 
 

@@ -28,6 +28,10 @@ class NoSuchInstance(Exception):
     """The order is for an instance that is not registered. The text names those that are."""
 
 
+class StillThere(Exception):
+    """The instance that is to be forgotten is alive. The text says so."""
+
+
 class OutOfReach(Exception):
     """etcd could not do what was asked. The text says why, and what to do about it."""
 

@@ -14,8 +14,13 @@ from svc.maintenance.manager import MaintenanceState
 from svc.maintenance.phases import Phase
 from svc.printable import printable
 
-PHASES = ("starting", "running", "draining", "drained", "expired", "stopped")
-"""What an instance may say of itself. `stopped` is its last word, after a drain in which everything was finished."""
+PHASES = ("starting", "running", "draining", "drained", "expired", "stopped", "blocked")
+"""What an instance may say of itself. `stopped` is its last word, after a drain in which everything was finished. `blocked`: its
+event loop stands still, most likely in a processor that computes or sleeps there, and it cannot act on anything."""
+
+MEMBERSHIP = 12 * 3600.0
+"""Seconds for which an instance that is not heard of any more still belongs to the fleet: as long as SQS lets anybody hold a
+message. What it does after that with what it held, it does beside another."""
 
 
 def own_key(maintenance_key: str, instance: str) -> str:
@@ -31,6 +36,11 @@ def own_keys(maintenance_key: str) -> str:
 def registrations(maintenance_key: str) -> str:
     """How the names of all registrations begin."""
     return f"{maintenance_key}/instances/"
+
+
+def members(maintenance_key: str) -> str:
+    """How the names of the keys begin that say who belongs to the fleet, alive or not."""
+    return f"{maintenance_key}/members/"
 
 
 def suffixed(id: str, token: str) -> str:

@@ -92,6 +92,10 @@ class SimulatedSwitch:
             if self._lives(held, now)
         }
 
+    def members(self) -> frozenset[str]:
+        """The ids of those who have registered and have not taken their registration away."""
+        return frozenset(self._registrations)
+
     def next_end(self) -> float:
         """Trio time at which the next lease runs out that nobody keeps alive; infinite when there is none."""
         now = trio.current_time()
@@ -105,7 +109,7 @@ class SimulatedSwitch:
         held = self._keys[None]
         own = {id: one.raw for id, one in self._keys.items() if id is not None and one.raw is not None}
         entries = tuple(sorted(self.entries().values(), key=lambda one: one.id))
-        return Fleet(held.raw, self.mod_revision(), None, own, entries, self._revision)
+        return Fleet(held.raw, self.mod_revision(), None, own, entries, self._revision, tuple(sorted(self.members())))
 
     async def ask(self, order: Order) -> Request:
         """As `etcd_fleet.ask`; a maintenance does not end by itself here."""

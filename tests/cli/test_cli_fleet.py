@@ -12,7 +12,7 @@ import trio
 from svc.devstack.stack import Etcd
 from svc.etcd.watcher import KeyWatcher
 from tests.cli.test_cli import SVC, side_by_side, surroundings, svc
-from tests.etcd.test_etcd_fleet import Instance, settings, until
+from tests.etcd.test_etcd_fleet import Instance, ctl, settings, until
 
 __all__ = ["surroundings"]  # a fixture
 
@@ -99,3 +99,32 @@ async def test_the_table_on_a_terminal(surroundings: dict[str, str], etcd: Etcd,
     assert re.search(r"orders-1 +drained +0", text)
     assert "\x1b[" in text
     assert text.rstrip().splitlines()[-1].startswith("1 instance is drained after ")
+
+
+async def test_who_is_not_heard_of_and_nobody_at_all_have_codes_of_their_own(
+    surroundings: dict[str, str], etcd: Etcd, key_prefix: str
+) -> None:
+    environ = {**surroundings, "ETCD_ENDPOINTS": etcd.endpoint}
+    empty = {**environ, "MAINTENANCE_KEY": f"{key_prefix}empty"}
+    its = settings(etcd.endpoint, f"{key_prefix}lapsed")
+    lapsed = {**environ, "MAINTENANCE_KEY": its.maintenance_key}
+    instance = Instance(its, "orders-1")
+    async with instance.running():
+        pass
+    await ctl(etcd, "lease", "revoke", f"{instance.registrar._lease:x}")  # as time does
+
+    async def ends(code: int, said: str, environ: dict[str, str], *words: str) -> None:
+        ended = await svc("maintenance", *words, environ=environ)
+        assert ended.code == code, ended.out
+        assert said in ended.out + ended.err
+
+    await side_by_side(
+        partial(ends, 6, "there was nobody to wait for (--allow-none)", empty, "on", "--wait"),
+        partial(ends, 0, "there was nobody to wait for", empty, "on", "--wait", "--allow-none"),
+        partial(ends, 5, "vanished, drained or not: orders-1.", lapsed, "on", "--wait"),
+        partial(ends, 0, "vanished, drained or not: orders-1.", lapsed, "on", "--wait", "--allow-vanished"),
+        partial(ends, 0, "orders-1  vanished", lapsed, "status"),
+        partial(ends, 1, "no instance 'orders-2' has vanished; there are orders-1", lapsed, "forget", "orders-2"),
+    )
+    await ends(0, "orders-1 is forgotten", lapsed, "forget", "orders-1")
+    await ends(0, "instances: none is registered", lapsed, "status")

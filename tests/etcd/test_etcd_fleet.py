@@ -18,8 +18,16 @@ from svc.etcd.keys import Put
 from svc.etcd.registration import AT_MOST_EVERY, Registrar, identity
 from svc.etcd.watcher import KeyWatcher
 from svc.maintenance.fleet import Request, Result, Standing, Wait
-from svc.maintenance.orders import NoSuchInstance, NotYours, Order
-from svc.maintenance.registration import Acknowledgement, Entry, Registration, own_key, registrations
+from svc.maintenance.orders import NoSuchInstance, NotYours, Order, StillThere
+from svc.maintenance.registration import (
+    MEMBERSHIP,
+    Acknowledgement,
+    Entry,
+    Registration,
+    members,
+    own_key,
+    registrations,
+)
 from svc.settings import Settings, load
 from svc.wakeup import WakeUp
 from tests.etcd_proxy import GrpcProxy
@@ -359,8 +367,10 @@ async def test_a_wait_sees_answers_newcomers_and_the_dead(etcd: Etcd, key_prefix
                 await ctl(etcd, "lease", "revoke", f"{second.registrar._lease:x}")
                 late.say("drained", request.revision)
                 await until(lambda: bool(ends))
-        assert ends[0].result is Result.DONE
-        assert ends[0].died == ("b",) or [held.id for held in ends[0].live] == ["a", "b", "c"]  # if it was back already
+        if ends[0].died:
+            assert (ends[0].result, ends[0].died) == (Result.VANISHED, ("b",))
+        else:  # it was back already
+            assert [held.id for held in ends[0].live] == ["a", "b", "c"]
 
 
 async def test_a_wait_outlives_an_etcd_that_is_away(own: Etcd, key_prefix: str) -> None:
@@ -468,3 +478,43 @@ async def test_without_permission_for_a_while_it_stays_in_its_place(key_prefix: 
             began = trio.current_time()
             await until_there(its, lambda there: there["a"].phase == "draining")
             assert trio.current_time() - began < its.instance_ttl / 3 + 1
+
+
+# -- membership --
+
+
+async def test_who_lapses_still_belongs_until_he_stops_or_is_forgotten(etcd: Etcd, key_prefix: str) -> None:
+    its = settings(etcd.endpoint, key_prefix)
+    instance = Instance(its)
+    async with instance.running():
+        assert (await etcd_fleet.look(its)).vanished == ()
+        with pytest.raises(StillThere, match="it lives"):
+            await etcd_fleet.forget(its, "a")
+    await ctl(etcd, "lease", "revoke", f"{instance.registrar._lease:x}")  # as time does
+    assert (await etcd_fleet.look(its)).vanished == ("a",)
+    request = await etcd_fleet.ask(its, Order(True))
+    standing, _ = await following(its, request)
+    assert (standing.result, standing.died) == (Result.VANISHED, ("a",))
+    with pytest.raises(NoSuchInstance, match="there are a"):
+        await etcd_fleet.forget(its, "b")
+    await etcd_fleet.forget(its, "a")
+    standing, _ = await following(its, request)
+    assert standing.result is Result.NONE
+    again = Instance(its)
+    async with again.running():
+        pass
+    await again.registrar.close()
+    assert await ctl(etcd, "get", "--prefix", key_prefix, "--keys-only") == f"{key_prefix}\n\n"
+
+
+async def test_a_membership_is_kept_true_and_ends_after_hours(etcd: Etcd, key_prefix: str) -> None:
+    its = settings(etcd.endpoint, key_prefix)
+    async with Instance(its).running() as instance:
+        await ctl(etcd, "del", members(key_prefix) + "a")
+        with trio.fail_after(10):
+            while not (await etcd_fleet.look(its)).members:
+                await trio.sleep(0.05)
+        async with connected(its, key_prefix, its.etcd_endpoints) as (connection, _):
+            held = (await connection.find([members(key_prefix) + "a"])).keys[members(key_prefix) + "a"]
+            assert held.lease == instance.registrar._member_lease
+            assert MEMBERSHIP - 60 < await connection.time_to_live(held.lease) <= MEMBERSHIP

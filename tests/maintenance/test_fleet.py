@@ -122,11 +122,11 @@ def test_who_vanishes_is_named_and_no_longer_waited_for() -> None:
     wait.put(one("c", "stopped"))
     wait.gone("c")
     standing = wait.standing()
-    assert (standing.result, standing.died, standing.stopped) == (Result.DONE, ("b",), ("c",))
+    assert (standing.result, standing.died, standing.stopped) == (Result.VANISHED, ("b",), ("c",))
     assert outcome(standing, ON, elapsed=4.0) == [
-        "1 instance is drained after 4.0 s",
+        "1 instance is drained after 4.0 s, and 1 not heard of (--allow-vanished)",
         "stopped meanwhile, drained: c",
-        "vanished meanwhile, drained or not: b",
+        "vanished, drained or not: b. Look after them; then `svc maintenance forget ID`",
     ]
     wait.put(one("b", "running", 9, at=30))  # it had only been frozen
     assert (wait.standing().result, wait.standing().waiting, wait.standing().died) == (None, ("b",), ())
@@ -165,10 +165,58 @@ def test_a_wait_for_one_instance_looks_at_no_other() -> None:
 
 def test_nobody_there_is_said() -> None:
     standing = waiting(ON).standing()
-    assert standing.result is Result.DONE
+    assert standing.result is Result.NONE
     assert outcome(standing, ON, elapsed=0.0) == [
-        "no instance is registered under this key: there was nobody to wait for"
+        "no instance is registered under this key: there was nobody to wait for (--allow-none)"
     ]
+    wait = waiting(ON, one("a", "draining"))
+    wait.put(one("a", "stopped"))
+    wait.gone("a")
+    assert wait.standing().result is Result.DONE  # there was one, and it has drained
+
+
+def test_a_member_that_was_gone_before_the_wait_is_named() -> None:
+    wait = Wait(ON)
+    wait.key(10)
+    wait.all({"a": one("a")}, ["a", "b", "c"])
+    assert (wait.standing().result, wait.standing().died) == (Result.VANISHED, ("b", "c"))
+    wait.put(one("b", "running", 9))  # its lease had lapsed while it computed
+    assert (wait.standing().result, wait.standing().waiting) == (None, ("b",))
+    wait.put(one("b"))
+    wait.no_member("c")  # an operator knows
+    assert (wait.standing().result, wait.standing().died) == (Result.DONE, ())
+
+
+def test_a_clean_stop_is_told_from_vanishing_in_whatever_order_its_keys_go() -> None:
+    for order in ("member first", "registration first"):
+        wait = Wait(ON)
+        wait.key(10)
+        wait.all({"a": one("a", "draining"), "b": one("b")}, ["a", "b"])
+        wait.put(one("a", "stopped"))
+        steps = [lambda wait=wait: wait.no_member("a"), lambda wait=wait: wait.gone("a")]
+        for step in steps if order == "member first" else reversed(steps):
+            step()
+            assert wait.standing().result is Result.DONE, order
+        assert (wait.standing().died, wait.standing().stopped) == ((), ("a",))
+
+
+def test_a_stop_that_nobody_saw_is_no_vanishing() -> None:
+    """Between two reads: its membership is gone too."""
+    wait = Wait(ON)
+    wait.key(10)
+    wait.all({"a": one("a", "draining"), "b": one("b")}, ["a", "b"])
+    wait.all({"b": one("b")}, ["b"])
+    assert (wait.standing().result, wait.standing().died) == (Result.DONE, ())
+
+
+def test_the_fleet_is_not_drained_without_its_members() -> None:
+    def seen(*members: str, entries: tuple[Entry, ...] = (one("a"),)) -> dict[str, object]:
+        return fleet(Fleet(b"on", 10, None, {}, entries, 20, members))
+
+    assert (seen("a")["drained"], seen("a")["vanished"]) == (True, [])
+    assert (seen("a", "b")["drained"], seen("a", "b")["vanished"]) == (False, ["b"])
+    assert seen(entries=())["drained"] is False
+    assert table([one("a")], vanished=["b"])[-1].split()[:2] == ["b", "vanished"]
 
 
 def test_each_change_is_told_once() -> None:
@@ -360,7 +408,7 @@ async def test_instances_register_acknowledge_and_go(autojump_clock) -> None:
 
         def answered() -> bool:
             wait.key(switch.mod_revision())
-            wait.all(switch.entries())
+            wait.all(switch.entries(), switch.members())
             return wait.standing().result is not None
 
         await switch.changed.wait_until(answered)

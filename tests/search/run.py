@@ -276,7 +276,7 @@ class World:
 
         def answered() -> bool:
             wait.key(switch.mod_revision())
-            wait.all(switch.entries())
+            wait.all(switch.entries(), switch.members())
             return wait.standing().result is not None
 
         # Judged in the moment in which it comes true, or a lease runs out.
