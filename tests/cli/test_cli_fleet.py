@@ -32,7 +32,7 @@ class Obedient(Instance):
 
 async def test_exit_codes_in_a_pipe(surroundings: dict[str, str], etcd: Etcd, key_prefix: str) -> None:
     async def wait_for(phase: str, code: int, said: str) -> None:
-        its = settings(etcd.endpoint, f"{key_prefix}{phase}")
+        its = settings(etcd.endpoint, f"{key_prefix}{phase}", INSTANCE_TTL="60")  # a busy machine is not what is tried
         environ = {**surroundings, "ETCD_ENDPOINTS": etcd.endpoint, "MAINTENANCE_KEY": its.maintenance_key}
         instance = Obedient(its, "orders-1")
         instance.phase = phase
@@ -61,7 +61,7 @@ async def test_exit_codes_in_a_pipe(surroundings: dict[str, str], etcd: Etcd, ke
 
 
 async def test_the_table_on_a_terminal(surroundings: dict[str, str], etcd: Etcd, key_prefix: str) -> None:
-    its = settings(etcd.endpoint, key_prefix + "key")
+    its = settings(etcd.endpoint, key_prefix + "key", INSTANCE_TTL="60")
     environ = {**surroundings, "ETCD_ENDPOINTS": etcd.endpoint, "MAINTENANCE_KEY": its.maintenance_key, "TERM": "xterm"}
     ours, theirs = pty.openpty()
     shown = b""
