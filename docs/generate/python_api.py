@@ -13,7 +13,7 @@ import svc.sqs
 import svc.testing
 from docs.generate.markdown import fenced, head, joined
 from svc import pytest_plugin
-from svc.maintenance import manager
+from svc.maintenance import handler
 
 FIXTURES = ("svc_queue", "svc_service", "svc_moto", "svc_etcd", "svc_stack")
 
@@ -58,8 +58,8 @@ def sections() -> list[Section]:
             "What a further part implements, and the report that it becomes part of: "
             "[Contribute](../contribute.md#how-do-i-add).",
             {
-                "svc.maintenance.manager.Handler": manager.Handler,
-                "svc.maintenance.manager.DrainReport": manager.DrainReport,
+                "svc.maintenance.handler.Handler": handler.Handler,
+                "svc.maintenance.handler.DrainReport": handler.DrainReport,
             },
         ),
     ]

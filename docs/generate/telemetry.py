@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from docs.generate.markdown import code, fenced, head, joined, table
 from svc.core import Core
-from svc.maintenance.manager import DrainOutcome, DrainReport
+from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.processors import Message
 from svc.settings import load
 from svc.telemetry.metrics import Metrics

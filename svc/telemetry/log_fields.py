@@ -84,7 +84,6 @@ FIELDS = (
         "a processor that returns something; simulated work",
     ),
     Field(("endpoint",), "string", "of etcd", "etcd connected, etcd lost"),
-    Field(("hosts",), "string", "of etcd, those to which the password goes in clear text", "the warning about it"),
     Field(("instance",), "string", "the name in the fleet", "registrations"),
     Field(
         ("limit", "setting", "closed_to_make_room"),
@@ -96,6 +95,5 @@ FIELDS = (
     Field(
         ("part",), "string", "in which of the service, as in the metric `svc_internal_errors_total`", "internal errors"
     ),
-    Field(("said",), "string", "what OpenTelemetry says about it", "traces that cannot be as asked for"),
     Field(("missing", "variable"), "string", "the package, the variable", "traces that cannot be as asked for"),
 )
