@@ -4,4 +4,4 @@ import sys
 
 from svc.sqs.aws_client import Road
 
-ROADS: list[Road] = ["asyncio", "native"] if sys.version_info < (3, 14) else ["native"]
+ROADS: list[Road] = ["direct", "asyncio", "native"] if sys.version_info < (3, 14) else ["direct", "native"]

@@ -18,7 +18,7 @@ SUITES: dict[str, tuple[int, set[str]]] = {
     "api": (6, {"quart", "quart_trio", "hypercorn", "h11"}),
     "telemetry": (5, {"prometheus_client", "opentelemetry"}),
     "core": (4, set()),
-    "sqs": (4, {"aiobotocore", "botocore", "aiohttp", "asyncio", "trio_asyncio"}),
+    "sqs": (4, {"aiobotocore", "botocore", "aiohttp", "asyncio", "trio_asyncio", "httptools"}),
     "etcd": (4, {"etcd3", "grpc"}),
     "consumer": (3, set()),
     "maintenance": (2, set()),

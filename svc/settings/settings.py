@@ -49,9 +49,10 @@ class Settings(BaseModel):
     aws_region: str = _setting(
         "us-east-1", "a region's name such as eu-central-1", "region of the queue", pattern=r"^[a-z0-9-]{2,40}$"
     )
-    sqs_transport: Annotated[Literal["auto", "asyncio", "native"], Lower] = _setting(
-        "auto", "auto, asyncio or native",
-        "how SQS is called: through asyncio, or natively on Trio (experimental); auto: asyncio, on Python 3.14 native",
+    sqs_transport: Annotated[Literal["auto", "direct", "asyncio", "native"], Lower] = _setting(
+        "auto", "auto, direct, asyncio or native",
+        "how SQS is called: directly (experimental), through asyncio, or natively on Trio (experimental); auto: asyncio, on "
+        "Python 3.14 native",
     )  # fmt: skip
     etcd_endpoints: Endpoints = _setting(
         "etcd:2379", "host:port, or several separated by commas, all with https:// or none",

@@ -1,14 +1,15 @@
-"""Opens clients of AWS, for SQS and for CloudWatch: aiobotocore, on one of two roads.
+"""Opens clients of AWS, for SQS and for CloudWatch, on one of the roads.
 
+`direct`    our own calls over Trio's sockets (`direct.py`), for SQS. The SDK only says where to.
 `asyncio`   aiobotocore's usual back end, aiohttp, which runs on asyncio, which runs on Trio through trio-asyncio.
-`native`    aiobotocore's httpx2 back end, which runs on Trio by itself. The only road on Python 3.14, where trio-asyncio does
-            not import. aiobotocore calls it experimental, hence the first one wherever it exists.
+`native`    aiobotocore's httpx2 back end, which runs on Trio by itself. The SDK's only road on Python 3.14, where trio-asyncio
+            does not import. aiobotocore calls it experimental, hence the one before wherever it exists.
 
-`opened()` is the one door, and what it yields is the same on both: `await call("receive_message", QueueUrl=…)` returns the answer
+`opened()` is the one door, and what it yields is the same on all: `await call("receive_message", QueueUrl=…)` returns the answer
 or raises one plain botocore error; it can be cut off at any moment, at once, and leaves its client usable; leaving the block
 closes every connection in bounded time, under a cancelled scope too. `tests/sqs/test_sqs.py` and
 `tests/testing/test_queue_contract.py` hold
-both to it.
+all to it.
 
 This is the only file that imports aiobotocore, trio_asyncio and asyncio. It translates no error of a call, and decides nothing
 about messages. It never logs more of an error than its type: requests hold signed headers.
@@ -26,24 +27,22 @@ from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import botocore.session
 import trio
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession, get_session
 from botocore import UNSIGNED
 from botocore import exceptions as boto
-from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
 
-from svc import __version__
 from svc.consumer.queue import QueueMisconfigured
 from svc.settings import Settings
-from svc.sqs import wire
+from svc.sqs import direct, wire
 from svc.sqs.calls import Call as Call
 from svc.sqs.calls import use_our_parser
 from svc.sqs.credential_sources import look
 from svc.sqs.credentials import Credentials
+from svc.sqs.handover import Handover, NotDirect, handover, user_agent
 from svc.sqs.signing import Signer, can_sign
 
 log = logging.getLogger(__name__)
@@ -54,7 +53,11 @@ CONNECT_SECONDS = 3.0
 CLOSING_SECONDS = 5.0
 """How long closing the clients may take."""
 
-Road = Literal["asyncio", "native"]
+Road = Literal["direct", "asyncio", "native"]
+"""How SQS is called."""
+
+SdkRoad = Literal["asyncio", "native"]
+"""How the SDK runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,14 @@ class Pool:
     """Two by default: a connection that the server has closed meanwhile is no error worth reporting."""
 
 
-def road(
-    asked: Literal["auto", "asyncio", "native"],
+def sdk_road(
+    asked: Literal["auto", "direct", "asyncio", "native"],
     python: tuple[int, ...] = sys.version_info[:2],
     installed: Callable[[str], object] = importlib.util.find_spec,
-) -> Road:
-    """The road that `SQS_TRANSPORT` asks for, or else the one for this Python. Raises `QueueMisconfigured` when it is closed."""
-    first: Road = "asyncio" if python < (3, 14) else "native"
-    chosen = first if asked == "auto" else asked
+) -> SdkRoad:
+    """How the SDK runs on this Python, or as `SQS_TRANSPORT` asks. Raises `QueueMisconfigured` when that road is closed."""
+    first: SdkRoad = "asyncio" if python < (3, 14) else "native"
+    chosen: SdkRoad = asked if asked in ("asyncio", "native") else first
     if chosen == "asyncio" and first != "asyncio":
         raise QueueMisconfigured(
             "SQS_TRANSPORT=asyncio needs trio-asyncio, which does not run on Python 3.14; leave SQS_TRANSPORT unset"
@@ -87,7 +90,7 @@ def road(
 @asynccontextmanager
 async def opened(
     settings: Settings, pools: Sequence[Pool], service: Literal["sqs", "cloudwatch"] = "sqs"
-) -> AsyncIterator[list[Call]]:
+) -> AsyncIterator[Sequence[Call]]:
     """One client for each pool, closed at the end (within `CLOSING_SECONDS`).
 
     Nothing is asked of the service yet: an unreachable queue opens. Raises `QueueMisconfigured` when the AWS configuration of
@@ -96,7 +99,11 @@ async def opened(
     if "@" in urlsplit(settings.aws_endpoint).netloc:
         raise QueueMisconfigured("AWS_ENDPOINT holds a user name; take it out: requests to SQS are signed instead")
     keys = credentials(settings)
-    through = _native if road(settings.sqs_transport) == "native" else _through_asyncio
+    if service == "sqs" and (handed := await _for_direct(settings)) is not None:
+        async with direct.opened(handed, keys, [(pool.connections, pool.attempts) for pool in pools]) as clients:
+            yield clients
+        return
+    through = _native if sdk_road(settings.sqs_transport) == "native" else _through_asyncio
     async with through(settings, pools, service, _session(keys)) as calls:
         yield [_signed(call, keys) for call in calls]
 
@@ -106,19 +113,14 @@ def credentials(settings: Settings) -> Credentials:
     return Credentials(partial(look, settings.aws_region))
 
 
-def endpoint(settings: Settings, service: Literal["sqs", "cloudwatch"] = "sqs") -> str:
-    """The URL that requests go to, resolved as the AWS SDKs do (region, FIPS, dual stack, `AWS_ENDPOINT_URL_…`, the profile's).
-    Reads files and takes some 0.1 s. Raises `QueueMisconfigured`."""
+async def _for_direct(settings: Settings) -> Handover | None:
+    """What the direct road needs; None where it is not to be taken."""
+    if settings.sqs_transport != "direct":
+        return None
     try:
-        client = botocore.session.Session().create_client(
-            service,
-            region_name=settings.aws_region,
-            endpoint_url=(settings.aws_endpoint or None) if service == "sqs" else None,
-            config=Config(signature_version=UNSIGNED),
-        )
-    except boto.BotoCoreError as error:
-        raise QueueMisconfigured(f"the AWS configuration of this machine cannot be used: {error}") from None
-    return str(client.meta.endpoint_url)
+        return await trio.to_thread.run_sync(handover, settings, abandon_on_cancel=True)
+    except NotDirect as error:
+        raise QueueMisconfigured(f"SQS_TRANSPORT=direct cannot be used with {error}; leave it unset") from None
 
 
 class _Signing(AioCredentials):  # type: ignore[misc]
@@ -175,16 +177,9 @@ def _config(session: AioSession, settings: Settings, pool: Pool, **more: Any) ->
         retries={"mode": "standard", "total_max_attempts": pool.attempts},
         # Requests are made of values that were checked before: by settings.py, api/request_bodies.py and wire.check().
         parameter_validation=False,
-        user_agent=_user_agent(session),
+        user_agent=user_agent(session),
         **more,
     )
-
-
-def _user_agent(session: AioSession) -> str:
-    """Our name, what botocore says of itself, and the application's name if the SDK is configured with one. Made once: without
-    it botocore composes its own twice for each call, which is a seventh of what a call costs."""
-    application = session.get_config_variable("user_agent_appid")
-    return f"svc/{__version__} {session.user_agent()}" + (f" app/{application}" if application else "")
 
 
 async def _client(session: AioSession, settings: Settings, pool: Pool, service: str, **more: Any) -> Any:

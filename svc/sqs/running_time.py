@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
+from svc.sqs.background import background
+
 TICK = 0.5
 """Seconds between two looks: a deadline is met as much later at most."""
 
@@ -49,14 +51,7 @@ class RunningTime:
 @asynccontextmanager
 async def running() -> AsyncIterator[RunningTime]:
     """A `RunningTime` that counts within the block. An `Exception` raised inside comes out as it is, in no group."""
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with background("nothing is to be counted any more") as nursery:
         lived = RunningTime()
         nursery.start_soon(lived.count)
-        try:
-            yield lived
-        except Exception as error:
-            failure = error  # raised below: the nursery would wrap it
-        nursery.cancel_scope.cancel(reason="nothing is to be counted any more")
-    if failure is not None:
-        raise failure
+        yield lived

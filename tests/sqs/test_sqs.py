@@ -412,7 +412,7 @@ async def test_calls_that_were_cut_off_leave_the_client_usable(nursery: trio.Nur
 
 
 async def test_a_call_that_swallows_its_cancellation_is_cancelled_again(road: aws_client.Road) -> None:
-    if road == "native":
+    if road != "asyncio":
         pytest.skip("Trio tells of a cancellation at every step")
     import trio_asyncio
 
@@ -488,16 +488,17 @@ async def test_stray_asyncio_errors_are_logged_and_kill_nothing(
 
 @one_road
 def test_which_road_is_taken() -> None:
-    assert [aws_client.road(asked, (3, 13)) for asked in ("auto", "asyncio", "native")] == [
+    assert [aws_client.sdk_road(asked, (3, 13)) for asked in ("auto", "direct", "asyncio", "native")] == [
+        "asyncio",
         "asyncio",
         "asyncio",
         "native",
     ]
-    assert [aws_client.road(asked, (3, 14)) for asked in ("auto", "native")] == ["native", "native"]
+    assert [aws_client.sdk_road(asked, (3, 14)) for asked in ("auto", "direct", "native")] == ["native"] * 3
     with pytest.raises(QueueMisconfigured, match="leave SQS_TRANSPORT unset"):
-        aws_client.road("asyncio", (3, 14))
+        aws_client.sdk_road("asyncio", (3, 14))
     with pytest.raises(QueueMisconfigured, match=r"svc\[native\]"):
-        aws_client.road("native", (3, 13), lambda package: None)
+        aws_client.sdk_road("native", (3, 13), lambda package: None)
 
 
 async def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from svc.consumer.queue import QueueMisconfigured
 from svc.settings import Settings
 from svc.sqs import queue as sqs
 from svc.sqs.signing import Signer, can_sign
@@ -110,11 +111,19 @@ async def test_what_a_client_sends_is_signed(
                     continue
                 seen.append((lower, body))
                 received = b""
-                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n" + b'{"Attributes":{}}')
+                await stream.send_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 31\r\n\r\n" + b'{"Attributes":{"QueueArn":"a"}}'
+                )
 
     [listener] = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
-    url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}{path.replace(' ', '%20')}"
-    settings = Settings(sqs_queue_url=f"{url}/0/q", aws_endpoint=url, sqs_transport=road)
+    here = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    url = f"{here}{path.replace(' ', '%20')}"
+    settings = Settings(sqs_queue_url=f"{here}/000000000000/q", aws_endpoint=url, sqs_transport=road)
+    if road == "direct" and path:
+        with pytest.raises(QueueMisconfigured, match="an endpoint with a path"):
+            async with sqs.opened(settings, polls=1):
+                pass
+        return
     async with sqs.opened(settings, polls=1) as queue:
         await queue.attributes()
     ((headers, body),) = seen
