@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import svc
+import svc.processors
 import svc.service
 import svc.settings
 import svc.sqs
@@ -16,6 +17,8 @@ from svc import pytest_plugin
 from svc.maintenance import handler
 
 FIXTURES = ("svc_queue", "svc_service", "svc_moto", "svc_etcd", "svc_stack")
+
+ENVELOPES = ("SnsEnvelope", "EventBridgeEnvelope", "S3Envelope", "S3Record", "Peeled")
 
 
 class Section(NamedTuple):
@@ -31,7 +34,8 @@ def sections() -> list[Section]:
         Section(
             "For processors",
             "How they are used: [Write a processor](../write-a-processor.md).",
-            {f"svc.{name}": getattr(svc, name) for name in ("Message", "Retry", "Reject")},
+            {f"svc.{name}": getattr(svc, name) for name in ("Message", "Retry", "Reject", "processor")}
+            | {f"svc.processors.{name}": getattr(svc.processors, name) for name in ENVELOPES},
         ),
         Section(
             "Fixtures of pytest",
