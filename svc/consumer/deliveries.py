@@ -4,74 +4,76 @@ What is done in which state stands as a table in `delivery_states.py`; this file
 doing, takes the move, and does what it says. Nothing here waits or calls the queue; what a drain waits for stands in `worker.py`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 import structlog
 import trio
 
 from svc.consumer.delivery_states import Action, Event, First, Mode, State, first_ended, landing, move
 from svc.consumer.drain import DrainTally
-from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger, Outcome
+from svc.consumer.leases import Heartbeat
+from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger, Listener, Outcome
+from svc.consumer.queue import Received, RedrivePolicy, had_last_receive
 from svc.consumer.settlement import Settlement
+from svc.consumer.tasks import MessageTasks
+from svc.defects import Defects
 
 log = structlog.get_logger(__name__)
 
 
-class Deliveries:
-    """`receiving()` is whether the intake is open, `closing()` whether the worker is being cancelled; `start` gives an entry to
-    the message tasks; `had_its_last_receive` tells whether the queue moves it to the dead-letter queue at the next one;
-    `lose` ends it as lost, with the reason."""
+class Deliveries(Listener):
+    """Listens to the ledger for fates and ends, from which those of copies and of successors follow."""
 
     def __init__(
         self,
         ledger: Ledger,
+        heartbeat: Heartbeat,
+        tasks: MessageTasks,
         settlement: Settlement,
         tally: DrainTally,
+        policy: RedrivePolicy,
         *,
+        visibility: int,
         fifo: bool,
-        receiving: Callable[[], bool],
-        closing: Callable[[], bool],
-        start: Callable[[Entry], None],
-        had_its_last_receive: Callable[[Entry], bool],
-        lose: Callable[[Entry, str], None],
+        defects: Defects,
     ) -> None:
         self._ledger = ledger
+        self._heartbeat = heartbeat
+        self._tasks = tasks
         self._settlement = settlement
         self._tally = tally
+        self._policy = policy
+        self._visibility = visibility
         self._fifo = fifo
-        self._receiving = receiving
-        self._closing = closing
-        self._start = start
-        self._had_its_last_receive = had_its_last_receive
-        self._lose = lose
-        self._holding = False
+        self._defects = defects
         self._held: dict[Entry, None] = {}  # in the order of landing
         self._copies: dict[str, list[Entry]] = {}  # by message id: deliveries of it that landed after one in flight
+        self.mode = Mode.REFUSING
 
-    @property
-    def mode(self) -> Mode:
-        if self._closing():
-            return Mode.CLOSING
-        if self._receiving():
-            return Mode.RECEIVING
-        return Mode.HOLDING if self._holding else Mode.REFUSING
-
-    # -- what a drain says --
+    # -- what the worker is doing --
 
     def hold(self) -> None:
         """A drain begins: what lands from now on is held."""
-        self._holding = True
+        if self.mode is not Mode.CLOSING:
+            self.mode = Mode.HOLDING
 
-    def start_held(self) -> None:
-        """The drain is called off: what was held is processed instead."""
-        self._end_hold(Event.DRAIN_REVOKED)
+    def resume(self) -> None:
+        """Receiving begins, or the drain is called off: what was held is processed instead."""
+        if self.mode is not Mode.CLOSING:
+            self.mode = Mode.RECEIVING
+            self._end_hold(Event.DRAIN_REVOKED)
 
     def release_held(self) -> None:
         """Every receive has landed, or the time is over: what was held goes back, and so does what lands later."""
+        if self.mode is not Mode.CLOSING:
+            self.mode = Mode.REFUSING
         self._end_hold(Event.DRAIN_LANDED)
 
+    def close(self) -> None:
+        """The worker is being cancelled, for good."""
+        self.mode = Mode.CLOSING
+
     def _end_hold(self, event: Event) -> None:
-        self._holding = False
         held, self._held = self._held, {}
         for entry in held:
             # The end of one may have led to the release of others of its group.
@@ -85,7 +87,30 @@ class Deliveries:
             self._take(entry, Event.WORK_ENDS)
         return undecided
 
-    # -- its landing --
+    # -- a landing --
+
+    def land(self, deliveries: Sequence[Received], sent: float) -> None:
+        """A receive has landed: enter what it brought, and choose the way of each. No checkpoint."""
+        landed = []
+        spoilt: set[str | None] = set()  # FIFO groups of which one could not be routed: nobody passes it
+        for delivery in deliveries:
+            if delivery.receipt in self._ledger:
+                log.warning("the queue handed out one receipt handle twice", message_id=delivery.message.id)
+                continue
+            first = self._ledger.at_work_on(delivery.message.id)
+            entry = self._ledger.add(delivery, received_at=sent, lease_until=sent + self._visibility)
+            landed.append(entry)
+            if self._fifo and delivery.message.group_id in spoilt:
+                self._settlement.settle(entry, RELEASED)
+                continue
+            try:
+                self.route(entry, first)
+            except Exception as defect:
+                spoilt.add(delivery.message.group_id)
+                self._defects.note("receive", defect)
+                if entry.is_undecided():
+                    self._tasks.fail(entry, defect)
+        self._heartbeat.cover(landed)
 
     def route(self, entry: Entry, first: Entry | None) -> None:
         """Choose the way of a delivery that has just been entered; `first` was in flight before it, with the same message. No
@@ -104,20 +129,21 @@ class Deliveries:
         self._take(entry, event)
 
     def _release_would_dead_letter(self, entry: Entry) -> bool:
-        if not self._had_its_last_receive(entry):
+        if not had_last_receive(self._policy, entry.message):
             return False
         # Within a FIFO group nothing is processed that comes after something that is released.
         group = entry.message.group_id
         return not (self._fifo and any(held.message.group_id == group for held in self._held))
 
-    # -- its fate and its end --
+    # -- a fate, and an end --
 
     def decided(self, entry: Entry) -> None:
-        """The ledger knows its fate."""
         entry.state = move(entry.state, Event.DECIDED).state
 
     def ended(self, entry: Entry) -> None:
         """A delivery is out of our hands: its copies and, in a FIFO group, its successors follow from that."""
+        if entry.ended is Outcome.LOST:
+            self._tally.note_lost(entry)
         entry.state = move(entry.state, Event.ENDED).state
         self._held.pop(entry, None)
         if copies := self._copies.pop(entry.message.id, None):
@@ -177,16 +203,18 @@ class Deliveries:
             case Action.FAIL:
                 self._ledger.end(entry, Outcome.FAILED)
             case Action.LOSE:
-                self._lose(entry, "its receive took longer than its lease")
+                self._ledger.lose(entry, "its receive took longer than its lease")
             case Action.WAIT | Action.NONE:
                 pass
-        if (took.action is Action.START and not self._fifo) or (took.in_line and self._fifo and not self._closing()):
-            self._start(entry)
+        if (took.action is Action.START and not self._fifo) or (
+            took.in_line and self._fifo and self.mode is not Mode.CLOSING
+        ):
+            self._tasks.start(entry)
 
     def _note_dead_letter(self, entry: Entry, event: Event) -> None:
         """Landed when the drain's time for work was over, and given back after its last receive: the report names it."""
         landed = event in (Event.NOT_WANTED, Event.FIRST_GOES_BACK)
-        if landed and self._tally.running and self._had_its_last_receive(entry):
+        if landed and self._tally.running and had_last_receive(self._policy, entry.message):
             self._tally.note(next_receive_dead_letters=[entry])
 
 

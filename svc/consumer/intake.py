@@ -11,12 +11,15 @@ follow while they come back full.
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 import trio
 
 from svc.backoff import backoff
+from svc.consumer.breaker import Breaker
+from svc.consumer.config import WorkerConfig
+from svc.consumer.ledger import Entry, Ledger, Listener
 from svc.consumer.queue import Queue, QueueError, QueueMisconfigured, Received
 from svc.defects import Defects
 from svc.wakeup import WakeUp
@@ -38,61 +41,46 @@ FEW = 0.1
 """The part of the places that may be free for ten times as long."""
 
 
-@dataclass(frozen=True, slots=True)
-class IntakeConfig:
-    """Times in seconds; ranges: see `settings.py`."""
+class Landing(Protocol):
+    """Where receives land."""
 
-    places: int = 100
-    """Messages in flight at once."""
-    batch: int = 10
-    """Messages per receive at most."""
-    wait: int = 20
-    """Long-poll wait."""
-    visibility: int = 30
-    poll_interval: float = 1.0
-    receivers: int = 10
-    """Receives on the wire at once, under load."""
-    most_bytes: int = 268_435_456
-    """Memory that the bodies in flight may take."""
+    def land(self, deliveries: Sequence[Received], sent: float) -> None:
+        """Enter them into the ledger, without a checkpoint. `sent` is the Trio time at which their receive was sent."""
 
 
-class Intake:
+class Intake(Listener):
+    """Listens to the ledger for places that become free."""
+
     def __init__(
         self,
         queue: Queue,
-        config: IntakeConfig,
+        config: WorkerConfig,
+        ledger: Ledger,
+        breaker: Breaker,
         *,
-        in_flight: Callable[[], int],
-        bytes_in_flight: Callable[[], int],
-        land: Callable[[Sequence[Received], float], None],
-        on_change: Callable[[], None],
-        may_begin: Callable[[], bool] = lambda: True,
-        grants: Callable[[], tuple[float, float | None]] = lambda: (math.inf, None),
+        may_begin: Callable[[], bool],
         defects: Defects,
         rng: random.Random,
     ) -> None:
-        """`land(deliveries, sent)` must enter them into the ledger without a checkpoint; `sent` is the Trio time at which
-        their receive was sent. `on_change()` tells that a receive has ended. While `may_begin()` says no, no receive
-        begins; who changes that says `look_again()`. `grants()` is how many more messages may be asked for, whatever the free
-        places, and when to ask that again (None: when told)."""
+        """While `may_begin()` says no, no receive begins; who changes that says `look_again()`."""
         self._queue = queue
         self._config = config
-        self._batch = min(config.batch, config.places)
-        self._in_flight = in_flight
-        self._bytes_in_flight = bytes_in_flight
-        self._land = land
-        self._on_change = on_change
+        self._ledger = ledger
+        self._breaker = breaker
+        self._batch = min(config.batch, config.concurrency)
         self._may_begin = may_begin
-        self._grants = grants
         self._defects = defects
         self._rng = rng
+        self._landing: Landing | None = None
         self._wake_up = WakeUp()
+        self.changed = WakeUp()
+        """Notified when a receive has ended."""
         self._scope = trio.CancelScope()
         self._receivers = 0  # of which some may not have been sent yet
         self._places_asked_for = 0
         self._receivers_wanted = 1
         self._bytes_expected = 0.0  # of one receive
-        self._wait = config.wait
+        self._wait = config.effective_wait
         self._pause_until = -math.inf
         self._last_full_at = -math.inf
         self._failures = 0
@@ -108,10 +96,18 @@ class Intake:
         self.error_since: float | None = None
         """Trio time."""
 
-    @property
-    def is_asking(self) -> bool:
-        """A receive is on the wire, or about to be sent."""
-        return self._receivers > 0
+    def brings_more(self, seconds: float) -> bool:
+        """Whether more may come soon: a receive is on the wire, and the last one brought something within so many seconds."""
+        return self._receivers > 0 and trio.current_time() < self.last_brought_at + seconds
+
+    def ended(self, entry: Entry) -> None:
+        """A place is free."""
+        self._wake_up.notify()
+
+    def verdict(self, entry: Entry, *, failed: bool) -> None:
+        """The processor has failed with this message, or it has succeeded or asked for a retry or a rejection."""
+        self._breaker.verdict(entry, failed=failed)
+        self._wake_up.notify()
 
     def open(self) -> None:
         self.is_open = True
@@ -124,11 +120,12 @@ class Intake:
         self._scope.cancel(reason=reason)
 
     def look_again(self) -> None:
-        """A place may have become free, or a receive may begin again."""
+        """A receive may begin again."""
         self._wake_up.notify()
 
-    async def run(self, wire: trio.Nursery) -> None:
-        """Start receives in `wire`. Ends only by cancellation."""
+    async def run(self, wire: trio.Nursery, landing: Landing) -> None:
+        """Start receives in `wire`, which land at `landing`. Ends only by cancellation."""
+        self._landing = landing
         while True:
             await self._wake_up.wait_until(lambda: self.is_open)
             with trio.CancelScope() as self._scope:
@@ -141,10 +138,10 @@ class Intake:
         while self.is_open and self._may_begin():
             if now < self._pause_until:
                 return self._pause_until
-            granted, ask_again = self._grants()
+            granted, ask_again = self._breaker.grants()
             if granted < 1:
                 return ask_again
-            free = int(min(self._config.places - self._in_flight(), granted)) - self._places_asked_for
+            free = int(min(self._config.concurrency - len(self._ledger), granted)) - self._places_asked_for
             if free < 1 or self._receivers >= self._receivers_wanted:
                 return None
             if not self._fits():
@@ -158,19 +155,19 @@ class Intake:
         return None
 
     def _gathering(self, free: int) -> float:
-        return GATHER if free > FEW * self._config.places else 10 * GATHER
+        return GATHER if free > FEW * self._config.concurrency else 10 * GATHER
 
     def _fits(self) -> bool:
         """Whether the receives that are out and one more stay within the bytes that may be in flight, if they bring as much as
         those before them. One may always be out when nothing is in flight."""
-        bytes_then = self._bytes_in_flight() + (self._receivers + 1) * self._bytes_expected
-        return bytes_then <= self._config.most_bytes or not (self._receivers or self._in_flight())
+        bytes_then = self._ledger.bytes + (self._receivers + 1) * self._bytes_expected
+        return bytes_then <= self._config.most_bytes or not (self._receivers or len(self._ledger))
 
     async def _receive(self, limit: int) -> None:
         """One receive, from its sending to its landing. Raises nothing: it runs among the calls of all others."""
         wait = self._wait
         try:
-            if not (self.is_open and self._may_begin() and self._grants()[0] >= 1):
+            if not (self.is_open and self._may_begin() and self._breaker.grants()[0] >= 1):
                 return  # closed between the decision and this first step
             sent = trio.current_time()
             self.outstanding += 1
@@ -188,7 +185,7 @@ class Intake:
         finally:
             self._receivers -= 1
             self._places_asked_for -= limit
-            self._on_change()
+            self.changed.notify()
             self._wake_up.notify()
 
     def _failed(self, error: QueueError) -> None:
@@ -210,8 +207,8 @@ class Intake:
             # They came when their lease was over, and would time after time: a message that becomes visible while the poll waits,
             # on a way that takes the rest of the lease. So do not wait, until there is time for it.
             self._wait = 0
-        elif wait == 0 and took + config.wait < config.visibility:
-            self._wait = config.wait
+        elif wait == 0 and took + config.effective_wait < config.visibility:
+            self._wait = config.effective_wait
         if self.error_since is not None:
             log.info("receiving works again", after_seconds=round(now - self.error_since, 1))
         self.error = self.error_since = None
@@ -232,4 +229,5 @@ class Intake:
             self.last_brought_at = now
         brought = sum(delivery.size for delivery in deliveries)
         self._bytes_expected = max(brought, self._bytes_expected * 0.9)
-        self._land(deliveries, sent)
+        assert self._landing is not None
+        self._landing.land(deliveries, sent)

@@ -12,13 +12,14 @@ Only undecided entries are covered: once the fate of a delivery is known, its re
 import heapq
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import structlog
 import trio
 
 from svc.backoff import backoff
-from svc.consumer.ledger import Entry, Ledger
+from svc.consumer.ledger import Entry, Ledger, Listener
 from svc.consumer.observer import Observer
 from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, Queue, QueueError
 from svc.defects import Defects
@@ -37,25 +38,30 @@ CALL_LIMIT = 10.0
 """Seconds after which a heartbeat on the wire is given up; the queue's own client is expected to fail before."""
 
 
-class Heartbeat:
+class Overtaken(Protocol):
+    """What waits until a heartbeat is no longer on the wire, which could overtake it."""
+
+    def look_again(self) -> None: ...
+
+
+class Heartbeat(Listener):
+    """Listens to the ledger for what needs no lease any more."""
+
     def __init__(
         self,
         queue: Queue,
         ledger: Ledger,
+        overtaken: Overtaken,
         *,
         visibility: int,
-        on_lost: Callable[[Entry, str], None],
-        on_landed: Callable[[], None],
         observer: Observer,
         defects: Defects,
         rng: random.Random,
     ) -> None:
-        """`on_lost(entry, why)` must end the entry; `on_landed()` tells that a heartbeat is no longer on the wire."""
         self._queue = queue
         self._ledger = ledger
         self._visibility = visibility
-        self._on_lost = on_lost
-        self._on_landed = on_landed
+        self._overtaken = overtaken
         self._observer = observer
         self._defects = defects
         self._rng = rng
@@ -85,6 +91,12 @@ class Heartbeat:
                 self._groups = [held for held in self._groups if held[2]]
                 heapq.heapify(self._groups)
                 self._empty = 0
+
+    def decided(self, entry: Entry) -> None:
+        self.uncover(entry)
+
+    def ended(self, entry: Entry) -> None:
+        self.uncover(entry)
 
     async def run(self, wire: trio.Nursery) -> None:
         """Send heartbeats in `wire`, which outlives this. Ends only by cancellation."""
@@ -128,7 +140,7 @@ class Heartbeat:
                     continue  # it was a copy of one that was lost a line above
                 if entry.lease.until <= now:
                     why = f": {entry.lease.error}" if entry.lease.error else ""
-                    self._on_lost(entry, f"its lease ran out before an extension was confirmed{why}")
+                    self._ledger.lose(entry, f"its lease ran out before an extension was confirmed{why}")
                 elif entry.lease.next_try <= now and self._due_at(entry) <= soon:
                     entry.lease.next_try = math.inf  # it waits for its call
                     due.append(entry)
@@ -188,7 +200,7 @@ class Heartbeat:
             answered_at = trio.current_time()
             for entry in batch:
                 entry.lease.extending = False
-            self._on_landed()
+            self._overtaken.look_again()
         if refused is None:
             self._failures += 1
             if self._failures == 1:
@@ -215,7 +227,7 @@ class Heartbeat:
                     entry.lease.next_try = -math.inf
             elif refusal is not None and refusal.gone and entry.is_undecided():
                 self._ledger.hide(entry, answered_at)  # not by us any more
-                self._on_lost(entry, f"the queue refused to extend its lease: {refusal.why}")
+                self._ledger.lose(entry, f"the queue refused to extend its lease: {refusal.why}")
             elif entry.is_undecided():
                 if refusal is not None and entry.lease.attempts == 0:
                     log.warning(

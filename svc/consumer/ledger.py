@@ -5,20 +5,25 @@ give it back, …), and ends in exactly one `Outcome`, when the queue has confir
 moment received = processed + failed + released + rejected + lost + in flight: the figures are the lengths and sums of one table.
 
 Times are Trio seconds. A lease is counted from the moment the receive was *sent*, which is never later than SQS counts it.
-This file decides nothing, waits for nothing and calls nobody but its two listeners.
+This file decides nothing, waits for nothing and calls nobody but its listeners.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
+import structlog
 import trio
 
 from svc.consumer.delivery_states import State
 from svc.consumer.postponed import Postponed
 from svc.consumer.queue import Received
 from svc.processors import Message
+from svc.wakeup import WakeUp
+
+log = structlog.get_logger(__name__)
 
 REMEMBERED_MESSAGES = 10_000
 """How many finished messages that could not be deleted are remembered, oldest forgotten first."""
@@ -184,10 +189,28 @@ class Counts:
         return Counts(*(getattr(self, name) - getattr(earlier, name) for name in self.__slots__))
 
 
+class Listener(Protocol):
+    """A part that is told of what happens to each delivery, in the middle of it: it must not raise or wait."""
+
+    def landed(self, entry: Entry) -> None:
+        """It stands in the ledger."""
+        return
+
+    def decided(self, entry: Entry) -> None:
+        """Its fate is known. A dead letter is decided once more, for its delete."""
+        return
+
+    def ended(self, entry: Entry) -> None:
+        """It is out of our hands."""
+        return
+
+
 class Ledger:
-    def __init__(self, *, on_end: Callable[[Entry], None], on_decided: Callable[[Entry], None]) -> None:
-        self._on_end = on_end
-        self._on_decided = on_decided
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+        """Told in this order."""
+        self.changed = WakeUp()
+        """Notified when a delivery is decided or has ended, after the listeners."""
         self._entries: dict[str, Entry] = {}  # by receipt handle
         self._by_message: dict[str, Entry] = {}
         self._ended = dict.fromkeys(Outcome, 0)
@@ -224,6 +247,8 @@ class Ledger:
         self._undecided += 1
         self.bytes += size
         self.last_received_at = received_at
+        for listener in self.listeners:
+            listener.landed(entry)
         return entry
 
     def at_work_on(self, message_id: str) -> Entry | None:
@@ -247,7 +272,9 @@ class Ledger:
         if entry.fate is None:
             self._undecided -= 1
         entry.fate = fate
-        self._on_decided(entry)
+        for listener in self.listeners:
+            listener.decided(entry)
+        self.changed.notify()
 
     def end(self, entry: Entry, outcome: Outcome) -> None:
         """The delivery is out of our hands."""
@@ -267,7 +294,15 @@ class Ledger:
             self.remember(entry.message.id)
         if entry.done is not None:
             entry.done.set()
-        self._on_end(entry)
+        for listener in self.listeners:
+            listener.ended(entry)
+        self.changed.notify()
+
+    def lose(self, entry: Entry, why: str) -> None:
+        """Its lease is over: another consumer may have its message, and no call may be made by its receipt any more."""
+        log.warning("message lost", message_id=entry.message.id, error=why)
+        self.note_error(entry.message.id, f"lost: {why}")
+        self.end(entry, Outcome.LOST)
 
     def _postpone(self, entry: Entry) -> None:
         self._postponed.add(entry.message.id, entry.hidden_until, trio.current_time())

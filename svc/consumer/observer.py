@@ -8,7 +8,7 @@ took, and how often it happened.
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from svc.consumer.ledger import Entry
+from svc.consumer.ledger import Entry, Listener
 from svc.consumer.queue import Received
 from svc.defects import Defects
 from svc.maintenance.handler import DrainReport
@@ -20,7 +20,7 @@ Result = Literal["ok", "timeout", "unavailable", "misconfigured", "refused", "er
 """How it ended: by the `QueueError` that it raised. `cancelled`: given up by us; it may have acted."""
 
 
-class Observer(Protocol):
+class Observer(Listener, Protocol):
     """Everything is called in the middle of a decision: it must not raise, wait, or take more than microseconds. Of an entry it
     may read everything and change nothing."""
 

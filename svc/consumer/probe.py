@@ -1,10 +1,15 @@
-"""Asks whether something works, however often it is asked itself: one call at a time, one a second, none waited for over 5 s."""
+"""What the queue is asked of itself: whether it works, and its redrive policy.
 
-from collections.abc import Awaitable, Callable
+However often others ask, there is one call at a time and one a second, and none is waited for over 5 s.
+"""
 
+import random
+
+import structlog
 import trio
 
-from svc.consumer.queue import QueueError
+from svc.backoff import backoff
+from svc.consumer.queue import Queue, QueueError
 from svc.defects import Defects
 
 EVERY = 1.0
@@ -14,9 +19,16 @@ PATIENCE = 5.0
 """Seconds that an answer is waited for (SPEC, `GET /health`)."""
 
 
+LEARN_EVERY = 300.0
+"""Seconds between two looks at the queue's redrive policy."""
+
+log = structlog.get_logger(__name__)
+
+
 class Probe:
-    def __init__(self, call: Callable[[], Awaitable[object]], defects: Defects) -> None:
-        self._call = call
+    def __init__(self, queue: Queue, defects: Defects, rng: random.Random) -> None:
+        self._queue = queue
+        self._rng = rng
         self._defects = defects
         self._one_at_a_time = trio.Lock()
         self._asked_at = float("-inf")
@@ -47,7 +59,7 @@ class Probe:
     async def _ask(self) -> None:
         self._asked_at = trio.current_time()
         try:
-            await self._call()
+            await self._queue.attributes()
         except QueueError as error:
             self._failed(str(error))
         except Exception as defect:
@@ -61,3 +73,22 @@ class Probe:
         self._worked, self.error = False, error
         if self.error_since is None:
             self.error_since = trio.current_time()
+
+    async def keep_policy_known(self) -> None:
+        """Read the redrive policy again and again: it decides what may be released without ending in the dead-letter queue. Ends
+        only by cancellation."""
+        failures = 0
+        while True:
+            try:
+                await self._queue.attributes()
+            except QueueError as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("the queue's redrive policy could not be read", error=str(error))
+            except Exception as defect:
+                failures += 1
+                self._defects.note("queue_attributes", defect)
+            else:
+                failures = 0
+            pause = backoff(failures, first=1, cap=60, rng=self._rng) if failures else LEARN_EVERY
+            await trio.sleep(pause)

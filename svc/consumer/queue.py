@@ -88,12 +88,22 @@ class DeadLetterQueue:
     """As SQS names them."""
 
 
-class Queue(Protocol):
-    """One SQS queue. Every method may raise `QueueError`; a cancelled call may have acted all the same."""
+class RedrivePolicy(Protocol):
+    """How often a message is received before the queue moves it to its dead-letter queue."""
 
     @property
     def max_receive_count(self) -> int | None:
-        """`maxReceiveCount` of the redrive policy as last read, or None when there is none or it was never read."""
+        """`maxReceiveCount` as last read, or None when there is no policy or it was never read."""
+
+
+def had_last_receive(policy: RedrivePolicy, message: Message) -> bool:
+    """Whether the next attempt to receive it moves it to the dead-letter queue."""
+    limit = policy.max_receive_count
+    return limit is not None and message.receive_count >= limit
+
+
+class Queue(RedrivePolicy, Protocol):
+    """One SQS queue. Every method may raise `QueueError`; a cancelled call may have acted all the same."""
 
     async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
         """Up to `limit` (1-10) messages, waiting up to `wait` (0-20) seconds for the first, each leased for `visibility`

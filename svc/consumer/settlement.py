@@ -11,14 +11,14 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import structlog
 import trio
 
 from svc.backoff import backoff
 from svc.consumer.ledger import Action, Entry, Fate, Ledger, Outcome
-from svc.consumer.observer import Observer
 from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, Queue, QueueError, Refusal
 from svc.defects import Defects
 from svc.wakeup import WakeUp
@@ -42,25 +42,30 @@ STUBBORN = 3
 NO_DEAD_LETTER_QUEUE = Refusal("NoDeadLetterQueue", "the queue has no dead-letter queue any more", gone=False)
 
 
+class Arrivals(Protocol):
+    """Where the messages come from that may have to be settled soon."""
+
+    def brings_more(self, seconds: float) -> bool:
+        """Whether more may come, for something has come within so many seconds."""
+
+
 class Settlement:
     def __init__(
         self,
         queue: Queue,
         ledger: Ledger,
+        arrivals: Arrivals,
         *,
-        observer: Observer,
         linger: float,
-        more_may_come: Callable[[], bool],
         defects: Defects,
         rng: random.Random,
     ) -> None:
-        """`linger` is the longest that a settlement waits for company, while `more_may_come()` says that some may."""
+        """`linger` is the longest that a settlement waits for company, while some may come."""
         self._queue = queue
         self._ledger = ledger
-        self._observer = observer
         self._linger = linger
         self._rng = rng
-        self._more_may_come = more_may_come
+        self._arrivals = arrivals
         self._defects = defects
         self._wake_up = WakeUp()
         self._ready: dict[Action, deque[tuple[float, Entry]]] = {action: deque() for action in Action}
@@ -95,7 +100,6 @@ class Settlement:
             self._wait_until(pause, fate.action, entry)
         else:
             self._ready[fate.action].append((until, entry))
-        self._observer.decided(entry)
         self._wake_up.notify()
         if self._without_loop is not None:
             self.run_out(self._without_loop)
@@ -169,7 +173,7 @@ class Settlement:
         """Why a batch leaves now, or None and when it will leave at the latest."""
         if len(ready) >= size:
             return "size", now
-        if self.flushing or not self._more_may_come():
+        if self.flushing or not (self._ledger.undecided or self._arrivals.brings_more(self._linger)):
             return "flush", now
         until = min(until for until, _ in ready)
         return ("time" if until <= now else None), until
@@ -292,9 +296,7 @@ class Settlement:
             log.warning("failed message keeps its visibility timeout", message_id=entry.message.id, error=why)
             self._ledger.end(entry, Outcome.FAILED)
             return
-        log.warning("message lost", message_id=entry.message.id, error=why)
-        self._ledger.note_error(entry.message.id, f"lost: {why}")
-        self._ledger.end(entry, Outcome.LOST)
+        self._ledger.lose(entry, why)
 
     def _tell(self, answered: bool, action: Action, messages: int, error: str) -> None:
         """One line when settlement begins to fail, one when it works again."""

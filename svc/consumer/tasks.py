@@ -7,14 +7,15 @@ goes on to the next only when the one before is settled. However a task ends, it
 import math
 import random
 from collections import deque
-from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 import trio
 
 from svc.backoff import redelivery
-from svc.consumer.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Outcome
+from svc.consumer.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Listener, Outcome
 from svc.consumer.observer import Observer
+from svc.consumer.queue import RedrivePolicy, had_last_receive
 from svc.consumer.settlement import Settlement
 from svc.defects import Defects
 from svc.processors import Process, Reject, Retry
@@ -22,37 +23,54 @@ from svc.processors import Process, Reject, Retry
 log = structlog.get_logger(__name__)
 
 
-class MessageTasks:
+class Verdicts(Protocol):
+    """Who wants to know how runs of the processor end."""
+
+    def verdict(self, entry: Entry, *, failed: bool) -> None: ...
+
+
+class MessageTasks(Listener):
+    """Listens to the ledger for leases that are lost while their message is worked on."""
+
     def __init__(
         self,
         process: Process,
         ledger: Ledger,
         settlement: Settlement,
+        verdicts: Verdicts,
+        policy: RedrivePolicy,
         *,
         observer: Observer,
         fifo: bool,
         retry_backoff: tuple[float, float] | None,
-        had_last_receive: Callable[[Entry], bool],
-        on_verdict: Callable[[Entry, bool], None],
         defects: Defects,
         rng: random.Random,
     ) -> None:
-        """`on_verdict(entry, failed)`: the processor has failed, or it has succeeded or asked for a retry or a rejection."""
         self._process = process
         self._ledger = ledger
         self._settlement = settlement
         self._observer = observer
         self._fifo = fifo
         self._retry_backoff = retry_backoff
-        self._had_last_receive = had_last_receive
-        self._on_verdict = on_verdict
+        self._verdicts = verdicts
+        self._policy = policy
         self._defects = defects
         self._rng = rng
         self._groups: dict[str, deque[Entry]] = {}
+        self._nursery: trio.Nursery | None = None
 
-    def start(self, entry: Entry, nursery: trio.Nursery) -> None:
+    def run_in(self, nursery: trio.Nursery) -> None:
+        """The tasks are started in this nursery, from now on."""
+        self._nursery = nursery
+
+    def ended(self, entry: Entry) -> None:
+        if entry.ended is Outcome.LOST and entry.scope is not None:
+            entry.scope.cancel(reason="lease lost")
+
+    def start(self, entry: Entry) -> None:
         """Work on the message now, or when its group's turn comes. Does not wait."""
-        group = entry.message.group_id
+        nursery, group = self._nursery, entry.message.group_id
+        assert nursery is not None
         if not self._fifo or group is None:
             nursery.start_soon(self._work_on, entry)
         elif group in self._groups:
@@ -117,7 +135,7 @@ class MessageTasks:
                 self._settlement.settle(entry, RELEASED)
             elif error is None:
                 self._settlement.settle(entry, PROCESSED)
-                self._on_verdict(entry, False)
+                self._verdicts.verdict(entry, failed=False)
             else:
                 self._settle_raised(entry, error)
         except Exception as defect:  # ours: what the processor raised has its fate by now
@@ -145,20 +163,20 @@ class MessageTasks:
             match _single(error):
                 case Retry() as retry if self._moves_to_dead_letters(entry):
                     self._dead_letter(entry, f"its processor asked for a retry after the last receive: {retry}")
-                    self._on_verdict(entry, False)
+                    self._verdicts.verdict(entry, failed=False)
                     return
                 case Retry() as retry:
                     after, reason = math.ceil(retry.after), str(retry)
                     log.info("message will be retried", visible_again_in_seconds=after, reason=reason)
                     self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
-                    self._on_verdict(entry, False)
+                    self._verdicts.verdict(entry, failed=False)
                     return
                 case Reject() as reject:
                     reason = str(reject.reason)
                     log.warning("message rejected", reason=reason)
                     self._ledger.note_error(entry.message.id, f"rejected: {reason}")
                     self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.REJECTED, reason=reason))
-                    self._on_verdict(entry, False)
+                    self._verdicts.verdict(entry, failed=False)
                     return
         except Exception as broken:
             # The user's own class of it, which lacks something, or cannot be shown.
@@ -171,7 +189,7 @@ class MessageTasks:
         """The message has failed by this error; it comes back after its back-off."""
         told, receives = _told(error), entry.message.receive_count
         self._ledger.note_error(entry.message.id, told)
-        self._on_verdict(entry, True)
+        self._verdicts.verdict(entry, failed=True)
         if self._moves_to_dead_letters(entry):
             self._dead_letter(entry, f"failed after its last receive: {told}", error)
             return
@@ -182,7 +200,7 @@ class MessageTasks:
         first, cap = self._retry_backoff
         # After the last receive that the redrive policy grants, the next attempt to receive it moves it to the dead-letter queue:
         # there is nothing to wait for, and behind it a FIFO group waits too.
-        attempt = 1 if self._had_last_receive(entry) else receives
+        attempt = 1 if had_last_receive(self._policy, entry.message) else receives
         after = redelivery(attempt, first=first, cap=cap, rng=self._rng)
         log.error("message failed", receive_count=receives, visible_again_in_seconds=after, exc_info=error)
         self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
@@ -190,7 +208,7 @@ class MessageTasks:
     def _moves_to_dead_letters(self, entry: Entry) -> bool:
         """Whether it is for us to move it, if it is not finished now. SQS would, at the next attempt to receive it. Until then
         its FIFO group waits, and what waits is received again and again in vain, until it is moved too."""
-        return self._fifo and self._had_last_receive(entry)
+        return self._fifo and had_last_receive(self._policy, entry.message)
 
     def _dead_letter(self, entry: Entry, reason: str, error: BaseException | None = None) -> None:
         log.error(

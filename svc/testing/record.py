@@ -6,7 +6,7 @@ from typing import Literal
 
 import trio
 
-from svc.consumer.ledger import Entry, Ledger
+from svc.consumer.ledger import Entry, Ledger, Listener
 from svc.processors import Message, Process, Reject, Retry
 from svc.testing import history as happened
 from svc.testing.timeline import short
@@ -93,16 +93,13 @@ class Record:
 
     def listen(self, ledger: Ledger, *, is_dead: Callable[[], bool]) -> None:
         """Be told of every delivery's end, before the worker is."""
-        on_end = ledger._on_end
+        ledger.listeners.insert(0, _Endings(self._ended, is_dead))
 
-        def ended(entry: Entry) -> None:
-            if entry.ended is not None and not is_dead():
-                message = entry.message
-                self.endings.append(Ending(trio.current_time(), message.id, message.body, entry.ended.value))
-                self._note(f"{entry.ended.value}: {message.id} {short(message.body)}")
-            on_end(entry)
-
-        ledger._on_end = ended
+    def _ended(self, entry: Entry) -> None:
+        assert entry.ended is not None
+        message = entry.message
+        self.endings.append(Ending(trio.current_time(), message.id, message.body, entry.ended.value))
+        self._note(f"{entry.ended.value}: {message.id} {short(message.body)}")
 
     def times(self, history: Sequence[happened.Event], message_id: str, what: What) -> list[float]:
         """When this happened to the message: Trio times, in order."""
@@ -135,3 +132,15 @@ def how(error: BaseException | None) -> str:
             return f"Reject: {error.reason}"
         case _:
             return f"{type(error).__name__}: {error}"
+
+
+class _Endings(Listener):
+    """Notes how deliveries end, as long as the process lives."""
+
+    def __init__(self, note: Callable[[Entry], None], is_dead: Callable[[], bool]) -> None:
+        self._note = note
+        self._is_dead = is_dead
+
+    def ended(self, entry: Entry) -> None:
+        if not self._is_dead():
+            self._note(entry)

@@ -366,15 +366,15 @@ async def test_a_defect_after_the_processor_fails_its_message_and_nothing_else(a
 
     def make(*args: Any, **options: Any) -> Core:
         core = Core(*args, **options)
-        verdict = core.worker.tasks._on_verdict
+        verdict = core.worker.breaker.verdict
 
-        def breaks(entry: Any, failed: bool) -> None:
+        def breaks(entry: Any, *, failed: bool) -> None:
             if entry.message.body == "1" and not met:
                 met.append(entry)
                 raise Defect("in the breaker")
-            verdict(entry, failed)
+            verdict(entry, failed=failed)
 
-        core.worker.tasks._on_verdict = breaks
+        core.worker.breaker.verdict = breaks  # type: ignore[method-assign]
         return core
 
     with capture_logs():

@@ -142,7 +142,7 @@ async def test_after_the_last_receive_there_is_nothing_to_wait_for(autojump_cloc
 
 
 async def test_the_delay_is_cut_to_twelve_hours_after_the_receive(autojump_clock) -> None:
-    ledger = Ledger(on_end=lambda entry: None, on_decided=lambda entry: None)
+    ledger = Ledger()
     queue = SimulatedQueue()
     queue.put("slow")
     (delivery,) = await queue.receive(limit=1, wait=0, visibility=30)

@@ -120,25 +120,30 @@ def settle_within_the_work(core: Core) -> None:
 
 def lease_from_task_start(core: Core) -> None:
     """The lease is counted from when the answer is there, not from the sending of the receive."""
-    worker = core.worker
-    worker.intake._land = lambda deliveries, sent: worker._land(deliveries, trio.current_time())
+    deliveries = core.worker.deliveries
+    land = deliveries.land
+    deliveries.land = lambda received, sent: land(received, trio.current_time())  # type: ignore[method-assign]
 
 
 def heartbeat_skips_waiting(core: Core) -> None:
     """Only messages in the processor's hands are kept: those that wait for their turn, or are held by a drain, are not."""
     heartbeat = core.worker.heartbeat
-    timeouts, lost = heartbeat._timeouts, heartbeat._on_lost
+    timeouts, ledger = heartbeat._timeouts, core.worker.ledger
 
     def of_those_in_hands(batch: Sequence[Entry]) -> dict[str, int]:
         for entry in batch:
             entry.lease.next_try = -math.inf
         return timeouts([entry for entry in batch if entry.scope is not None])
 
-    def lose(entry: Entry, why: str) -> None:
-        if entry.scope is not None:
-            lost(entry, why)
+    class Forbearing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(ledger, name)
 
-    heartbeat._timeouts, heartbeat._on_lost = of_those_in_hands, lose  # type: ignore[method-assign]
+        def lose(self, entry: Entry, why: str) -> None:
+            if entry.scope is not None:
+                ledger.lose(entry, why)
+
+    heartbeat._timeouts, heartbeat._ledger = of_those_in_hands, Forbearing()  # type: ignore[method-assign, assignment]
 
 
 def edge_triggered_switch(core: Core) -> None:
@@ -281,14 +286,14 @@ def breaker_holds_up_the_drain(core: Core) -> None:
 
 def breaker_without_effect(core: Core) -> None:
     """Receives begin however it stands."""
-    core.worker.intake._grants = lambda: (math.inf, None)
+    core.worker.breaker.grants = lambda: (math.inf, None)  # type: ignore[method-assign]
 
 
 def breaker_never_asks_again(core: Core) -> None:
     """The pause has no end, because nobody looks at the time."""
     breaker = core.worker.breaker
     grants = breaker.grants
-    core.worker.intake._grants = lambda: (grants()[0], None)
+    breaker.grants = lambda: (grants()[0], None)  # type: ignore[method-assign]
 
 
 def back_off_unknown_to_the_queue(core: Core) -> None:
