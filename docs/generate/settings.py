@@ -11,7 +11,8 @@ def page() -> str:
         "svc/settings/settings.py",
         "Environment variables. A duration is a number of seconds (`30`, `0.5`) or has Go's form (`500ms`, `30s`, `1m30s`). "
         "A variable that is set but empty counts as unset, except `AWS_ENDPOINT`. `svc config` prints the effective values, "
-        "secrets masked. AWS credentials come from botocore's ordinary chain (environment, profile, role).",
+        "secrets masked, and where they come from. How the queue's endpoint and region are found, and where AWS credentials come "
+        "from: [AWS](../aws.md).",
         "An unusable value ends the command with exit code 2 and one line for each fault: which variable, what it holds, what "
         "it may hold.",
         "What to choose, and why: [Performance and cost](../performance.md#tuning). How a setting is added: "

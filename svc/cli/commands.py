@@ -2,12 +2,14 @@
 
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NoReturn
 
 import click
 
 from svc.printable import printable
-from svc.settings import BadSettings, Settings, load
+from svc.settings import BadSettings, Profile, Settings, load
 
 FAILED, UNUSABLE = 1, 2
 
@@ -16,12 +18,28 @@ def settings_of(more: dict[str, str] | None = None) -> Settings:
     """The settings of the environment, with logging set up by them; ends the process when they are unusable."""
     from svc.telemetry import logs
 
+    environ = {**os.environ, **(more or {})}
     try:
-        settings = load({**os.environ, **(more or {})})
+        settings = load(environ, profile_of(environ))
     except BadSettings as bad:
         unusable(bad.faults)
     logs.configure(settings.log_format, settings.log_level)
     return settings
+
+
+def profile_of(environ: dict[str, str]) -> Callable[[], Profile]:
+    """What the AWS profile says, read (and botocore imported) when it is asked for, and once."""
+
+    @cache
+    def look() -> Profile:
+        path = environ.get("AWS_CONFIG_FILE") or os.path.join("~", ".aws", "config")
+        if not os.path.exists(os.path.expanduser(path)):
+            return Profile()
+        from svc.sqs import profile
+
+        return profile.profile(environ)
+
+    return look
 
 
 def first(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -20,7 +20,8 @@ from svc.cli.run import end, processor_of
 @click.command()
 def dev() -> None:
     """Run the service on an embedded stack: a local SQS (moto server) and a real local etcd. Ctrl-C stops everything."""
-    processor = processor_of(settings_of())  # the faults first: the stack takes a second to start
+    # The faults first: the stack takes a second to start.
+    processor = processor_of(settings_of({**NOT_OURS, "SQS_QUEUE_URL": "", "AWS_ENDPOINT": "http://127.0.0.1"}))
     end(partial(_dev, processor))
 
 
@@ -56,6 +57,7 @@ async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
         os.environ.update(stack.environ())
         settings = settings_of(
             {
+                **NOT_OURS,
                 "HTTP_PORT": os.environ.get("HTTP_PORT") or _free_port(8082),
                 # A receive on the wire is waited for: here somebody sits and waits for Ctrl-C.
                 "SQS_WAIT_TIME_SECONDS": os.environ.get("SQS_WAIT_TIME_SECONDS") or "2",
@@ -79,6 +81,9 @@ async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
 
             return await service.run(settings, processor, on_ready=ready)
 
+
+NOT_OURS = {"SQS_QUEUE": "", "SQS_QUEUE_OWNER": "", "SQS_ROLE_ARN": "", "SQS_ROLE_EXTERNAL_ID": ""}
+"""What this shell says of another queue."""
 
 FIRST_MESSAGES = 3
 """What `svc dev` sends for a start (SPEC)."""

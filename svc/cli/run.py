@@ -13,7 +13,7 @@ import trio
 
 from svc import signals
 from svc.cli.commands import FAILED, fail, first, settings_of, unusable
-from svc.settings import Settings
+from svc.settings import Settings, is_aws, misspelled
 
 log = structlog.get_logger("svc")
 
@@ -22,10 +22,32 @@ log = structlog.get_logger("svc")
 def run() -> None:
     """Run the service against the queue and the etcd that the environment names."""
     settings = settings_of()
+    refuse_the_simulated_one(settings)
     processor = processor_of(settings)  # the faults first: what follows takes a second to import
+    for sentence in misspelled(os.environ, AWS_VARIABLES):
+        log.warning(sentence)
     from svc import service
 
     end(partial(service.run, settings, processor))
+
+
+AWS_VARIABLES = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE", "AWS_ENDPOINT_URL_CLOUDWATCH", "AWS_ENDPOINT_URL_STS",
+)  # fmt: skip
+"""Those of the AWS SDK in which a typing error hurts."""
+
+
+def refuse_the_simulated_one(settings: Settings) -> None:
+    """At AWS itself the default processor would delete messages that somebody needs."""
+    if is_aws(settings.aws_endpoint) and "message_processor" not in settings.model_fields_set:
+        unusable(
+            [
+                "MESSAGE_PROCESSOR is not set; against AWS itself it must be module:attribute of a processor. "
+                f"{settings.message_processor}, on purpose, deletes every message after a pretence of work"
+            ]
+        )
 
 
 def processor_of(settings: Settings) -> Callable[..., object]:

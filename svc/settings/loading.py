@@ -1,12 +1,14 @@
 """The settings from a mapping of variables (never from `os.environ` by itself), or all that is wrong with them at once."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pydantic import ValidationError
 
+from svc.settings.resolution import Profile, no_profile, resolved
 from svc.settings.settings import Settings, is_secret, may_hold, variable
 from svc.settings.shown import without_credentials, without_user
+from svc.settings.suspicions import kubernetes, service_of
 
 _URLS = {"sqs_queue_url", "aws_endpoint", "etcd_endpoints"}
 
@@ -19,22 +21,22 @@ class BadSettings(Exception):
         self.faults = faults
 
 
-def load(environ: Mapping[str, str]) -> Settings:
-    """The settings that `environ` names; raises `BadSettings`.
+def load(environ: Mapping[str, str], profile: Callable[[], Profile] = no_profile) -> Settings:
+    """The settings that `environ` names; raises `BadSettings`. `profile` tells what the AWS profile says, where that matters.
 
     Blanks around a value are dropped. A variable that is set but empty counts as unset, except `AWS_ENDPOINT`, where empty
     means AWS itself.
     """
-    held = {field: environ[variable(field)].strip() for field in Settings.model_fields if variable(field) in environ}
-    held = {field: value for field, value in held.items() if value or field == "aws_endpoint"}
-    faults: dict[str, str] = {}
+    held = _held(environ)
+    follows = resolved(held, environ, profile)
+    held, faults = follows.held, follows.faults
     settings: Settings | None = None
     try:
         settings = Settings.model_validate(held)
     except ValidationError as error:
         for one in error.errors(include_url=False, include_input=False, include_context=False):
             field = str(one["loc"][0])
-            faults[field] = _fault(field, held.get(field, ""))
+            faults.setdefault(field, _fault(field, held.get(field, "")))
     for field in _incomplete(held):
         faults.setdefault(field, _fault(field, held.get(field)))
     token = held.get("api_token")
@@ -45,6 +47,20 @@ def load(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
+def origins(environ: Mapping[str, str], profile: Callable[[], Profile] = no_profile) -> dict[str, str]:
+    """Where each variable's value comes from, in a word or two."""
+    held = _held(environ)
+    follows = resolved(held, environ, profile).origins
+    return {
+        variable(field): follows.get(field, "set" if field in held else "default") for field in Settings.model_fields
+    }
+
+
+def _held(environ: Mapping[str, str]) -> dict[str, str]:
+    held = {field: environ[variable(field)].strip() for field in Settings.model_fields if variable(field) in environ}
+    return {field: value for field, value in held.items() if value or field == "aws_endpoint"}
+
+
 def _incomplete(held: Mapping[str, str]) -> list[str]:
     """Fields that are missing although others that need them are set."""
     missing = []
@@ -52,6 +68,8 @@ def _incomplete(held: Mapping[str, str]) -> list[str]:
         missing.append("etcd_password" if "etcd_username" in held else "etcd_username")
     if ("etcd_cert" in held) != ("etcd_key" in held):
         missing.append("etcd_key" if "etcd_cert" in held else "etcd_cert")
+    if "sqs_role_external_id" in held and "sqs_role_arn" not in held:
+        missing.append("sqs_role_arn")
     # etcd3 would speak plain text without a word if it had a client certificate and no authority (STACK 3.4).
     tls = "etcd_ca_cert" in held or "https://" in held.get("etcd_endpoints", "")
     if ("etcd_cert" in held or "etcd_key" in held) and not tls:
@@ -67,4 +85,10 @@ def _fault(field: str, held: str | None) -> str:
     else:
         shown = without_user(held) if field in _URLS else without_credentials(held)
         what = f"holds {shown[:200]!r}"
-    return f"{variable(field)} {what}; it must be {may_hold(field)}"
+    why = ""
+    if held is not None and kubernetes(held) and variable(field).endswith("_PORT"):
+        why = (
+            f" (Kubernetes sets it for a Service called {service_of(variable(field))}: put enableServiceLinks: false into the "
+            "pod's spec, or set the variable there)"
+        )
+    return f"{variable(field)} {what}{why}; it must be {may_hold(field)}"

@@ -6,8 +6,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from svc.settings.resolution import DEFAULT_ENDPOINT, DEFAULT_QUEUE, resolved
 from svc.settings.values import (
     Address,
     Endpoints,
@@ -16,7 +17,7 @@ from svc.settings.values import (
     Namespace,
     PauseRange,
     PemFile,
-    QueueUrl,
+    Queue,
     Seconds,
     SecondsRange,
     SecondsRangeOrOff,
@@ -32,23 +33,55 @@ def _setting(default: Any, may_hold: str, meaning: str, **constraints: Any) -> A
     )
 
 
+_PLACE = ("sqs_queue_url", "sqs_queue", "sqs_queue_owner", "aws_endpoint", "aws_region")
+
+
 class Settings(BaseModel):
     """The service's settings. Times are seconds. Made by `load()` from environment variables, or by keyword in Python."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    sqs_queue_url: QueueUrl = _setting(
-        "http://localstack:4566/000000000000/test-queue",
-        "an http(s) URL that ends in the queue's name, without user, query and %", "the queue",
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_queue(cls, given: Any) -> Any:
+        """The endpoint and the region of the queue, where only the queue is given."""
+        texts = {name: given[name] for name in _PLACE if isinstance(given.get(name), str)}
+        return {**given, **resolved(texts, {}).held} if "sqs_queue_url" in texts or "sqs_queue" in texts else given
+
+    sqs_queue_url: Queue = _setting(
+        DEFAULT_QUEUE, "an http(s) URL that ends in the queue's name, without user, query and %; an ARN; or a name",
+        "the queue: its URL, ARN or name",
+    )  # fmt: skip
+    sqs_queue: Queue | None = _setting(
+        None, "as SQS_QUEUE_URL", "the same as SQS_QUEUE_URL, for who has a name or an ARN"
+    )
+    sqs_queue_owner: str | None = _setting(
+        None, "an AWS account's 12 digits", "the account of a queue that is given by name and belongs to another",
+        pattern=r"^[0-9]{12}$",
     )  # fmt: skip
     aws_endpoint: HttpUrlOrEmpty = _setting(
-        "http://localstack:4566",
-        "an http(s) URL without user, or empty for AWS itself",
-        "SQS endpoint; empty means AWS itself",
-    )
+        DEFAULT_ENDPOINT, "an http(s) URL without user, or empty for AWS itself",
+        "SQS endpoint; empty means AWS itself. Unset: `AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL`, the profile's `endpoint_url`, "
+        "what follows from the queue's URL or ARN; the default goes with the default queue only",
+    )  # fmt: skip
     aws_region: str = _setting(
-        "us-east-1", "a region's name such as eu-central-1", "region of the queue", pattern=r"^[a-z0-9-]{2,40}$"
-    )
+        "us-east-1", "a region's name such as eu-central-1",
+        "region of the queue. Unset: that of its URL or ARN, `AWS_DEFAULT_REGION`, the profile's",
+        pattern=r"^[a-z0-9-]{2,40}$",
+    )  # fmt: skip
+    sqs_role_arn: str | None = _setting(
+        None, "the ARN of an IAM role", "a role to assume for the queue, on top of the credentials that there are",
+        pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+$", max_length=600,
+    )  # fmt: skip
+    sqs_role_session_name: str = _setting(
+        "svc", "2 to 64 letters, digits and _ + = , . @ -", "how CloudTrail names us in that role",
+        pattern=r"^[A-Za-z0-9_+=,.@-]+$", min_length=2, max_length=64,
+    )  # fmt: skip
+    sqs_role_external_id: str | None = _setting(
+        None, "2 to 1224 letters, digits and _ + = , . @ : / -, together with SQS_ROLE_ARN",
+        "what the role's trust policy asks for as sts:ExternalId", pattern=r"^[A-Za-z0-9_+=,.@:/-]+$", min_length=2,
+        max_length=1224,
+    )  # fmt: skip
     sqs_transport: Annotated[Literal["auto", "direct", "asyncio", "native"], Lower] = _setting(
         "auto", "auto, direct, asyncio or native",
         "how SQS is called: directly (experimental), through asyncio, or natively on Trio (experimental); auto: asyncio, on "

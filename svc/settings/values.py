@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
 
+from svc.settings.queue_address import queue_address
+
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _GO_DURATION = re.compile(rf"(?:(?:{_NUMBER})(?:ns|us|µs|ms|s|m|h))+")
@@ -97,11 +99,15 @@ def http_url(text: object) -> object:
     return text
 
 
-def queue_url(text: object) -> object:
-    """Without a slash at its end: what follows the last one is the queue's name, and tells whether it is a FIFO queue."""
-    http_url(text)
+def queue(text: object) -> object:
+    """A URL without a slash at its end (what follows the last one is the queue's name, and tells whether it is a FIFO queue), an
+    ARN, or a name."""
     if not isinstance(text, str):
         return text
+    if text.startswith("arn:") or not re.search("[/:]", text):
+        queue_address(text)  # raises ValueError
+        return text
+    http_url(text)
     if not text.isprintable() or re.search(r"[?#%\\]", text):
         raise ValueError("more than a path")
     text = text.rstrip("/")
@@ -150,7 +156,7 @@ SecondsRange = Annotated[tuple[float, float], BeforeValidator(seconds_range)]
 PauseRange = Annotated[tuple[float, float], BeforeValidator(pause_range)]
 SecondsRangeOrOff = Annotated[tuple[float, float] | None, BeforeValidator(range_or_off)]
 ShareOrOff = Annotated[tuple[float, int] | None, BeforeValidator(failures)]
-QueueUrl = Annotated[str, BeforeValidator(queue_url)]
+Queue = Annotated[str, BeforeValidator(queue)]
 HttpUrlOrEmpty = Annotated[str, BeforeValidator(lambda text: http_url(text) if text else text)]
 Namespace = Annotated[str | None, BeforeValidator(namespace)]
 Lower = BeforeValidator(lambda text: text.lower() if isinstance(text, str) else text)

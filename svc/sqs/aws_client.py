@@ -23,7 +23,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -37,10 +36,18 @@ from botocore.credentials import ReadOnlyCredentials
 
 from svc.consumer.queue import QueueMisconfigured
 from svc.settings import Settings
-from svc.sqs import direct, wire
+from svc.sqs import direct
+from svc.sqs.access import (
+    QueueUrl,
+    Service,
+    credentials,
+    endpoint_config,
+    endpoint_url,
+    with_credentials,
+    with_queue_url,
+)
 from svc.sqs.calls import Call as Call
 from svc.sqs.calls import use_our_parser
-from svc.sqs.credential_sources import look
 from svc.sqs.credentials import Credentials
 from svc.sqs.handover import Handover, NotDirect, handover, user_agent
 from svc.sqs.signing import Signer, can_sign
@@ -89,28 +96,24 @@ def sdk_road(
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, pools: Sequence[Pool], service: Literal["sqs", "cloudwatch"] = "sqs"
+    settings: Settings, pools: Sequence[Pool], service: Service = "sqs", *, introduce: bool = False
 ) -> AsyncIterator[Sequence[Call]]:
     """One client for each pool, closed at the end (within `CLOSING_SECONDS`).
 
     Nothing is asked of the service yet: an unreachable queue opens. Raises `QueueMisconfigured` when the AWS configuration of
     this machine cannot be read. An `Exception` raised inside comes out as it is, not in the groups of an asyncio loop.
+    `introduce`: say in the log as whom AWS knows us.
     """
     if "@" in urlsplit(settings.aws_endpoint).netloc:
         raise QueueMisconfigured("AWS_ENDPOINT holds a user name; take it out: requests to SQS are signed instead")
-    keys = credentials(settings)
+    keys, queue = credentials(settings, introduce=introduce), QueueUrl(settings)
     if service == "sqs" and (handed := await _for_direct(settings)) is not None:
         async with direct.opened(handed, keys, [(pool.connections, pool.attempts) for pool in pools]) as clients:
-            yield clients
+            yield [with_queue_url(client, queue) for client in clients]
         return
     through = _native if sdk_road(settings.sqs_transport) == "native" else _through_asyncio
     async with through(settings, pools, service, _session(keys)) as calls:
-        yield [_signed(call, keys) for call in calls]
-
-
-def credentials(settings: Settings) -> Credentials:
-    """What signs the requests of these settings: `await credentials(settings).current()` before each."""
-    return Credentials(partial(look, settings.aws_region))
+        yield [with_queue_url(with_credentials(call, keys), queue) for call in calls]
 
 
 async def _for_direct(settings: Settings) -> Handover | None:
@@ -150,21 +153,6 @@ def _session(keys: Credentials) -> AioSession:
     return session
 
 
-def _signed(call: Call, keys: Credentials) -> Call:
-    """`call` with credentials that hold; an answer that does not accept them makes that they are looked for again."""
-
-    async def signed(operation: str, **request: Any) -> dict[str, Any]:
-        used = await keys.current()
-        try:
-            return await call(operation, **request)
-        except boto.ClientError as error:
-            if wire.refuses_credentials(str(error.response.get("Error", {}).get("Code", ""))):
-                keys.refused(used)
-            raise
-
-    return signed
-
-
 def _config(session: AioSession, settings: Settings, pool: Pool, **more: Any) -> AioConfig:
     return AioConfig(
         connect_timeout=CONNECT_SECONDS,
@@ -182,7 +170,7 @@ def _config(session: AioSession, settings: Settings, pool: Pool, **more: Any) ->
     )
 
 
-async def _client(session: AioSession, settings: Settings, pool: Pool, service: str, **more: Any) -> Any:
+async def _client(session: AioSession, settings: Settings, pool: Pool, service: Service, **more: Any) -> Any:
     """A client, entered. Cut off half-way it leaves nothing open: connections are made by the first call."""
     if service == "sqs":
         use_our_parser(session)
@@ -190,9 +178,8 @@ async def _client(session: AioSession, settings: Settings, pool: Pool, service: 
         client = await session.create_client(
             service,
             region_name=settings.aws_region,
-            # Where there is none, botocore looks for `AWS_ENDPOINT_URL_<SERVICE>` and the like.
-            endpoint_url=(settings.aws_endpoint or None) if service == "sqs" else None,
-            config=_config(session, settings, pool, **more),
+            endpoint_url=endpoint_url(settings, service),
+            config=_config(session, settings, pool, **endpoint_config(settings, service), **more),
         ).__aenter__()
         if service == "sqs":  # many calls, of one form
             await _sign_ourselves(client, session)
@@ -245,7 +232,7 @@ async def _sign_ourselves(client: Any, session: AioSession) -> None:
 
 @asynccontextmanager
 async def _native(
-    settings: Settings, pools: Sequence[Pool], service: str, session: AioSession
+    settings: Settings, pools: Sequence[Pool], service: Service, session: AioSession
 ) -> AsyncIterator[list[Call]]:
     from aiobotocore.httpxsession import HttpxSession  # anyio, which it imports, is there on this road only
 
@@ -281,7 +268,7 @@ async def _close(leave: Callable[..., Awaitable[object]]) -> None:
 
 @asynccontextmanager
 async def _through_asyncio(
-    settings: Settings, pools: Sequence[Pool], service: str, session: AioSession
+    settings: Settings, pools: Sequence[Pool], service: Service, session: AioSession
 ) -> AsyncIterator[list[Call]]:
     import trio_asyncio  # fails to import on Python 3.14
     from trio_asyncio import aio_as_trio

@@ -8,10 +8,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from svc.consumer.queue import QueueMisconfigured
-from svc.settings import Settings
+from svc.settings import Settings, queue_address
 from svc.sqs import answers, aws_client
 from svc.sqs.aws_client import Pool
 from svc.sqs.calls import Call, ask
@@ -46,10 +45,10 @@ async def create(
     then send `messages` first messages and tell `on_sent` how many are out. Whatever exists is left as it is, so that a
     second run changes nothing.
 
-    The queue's name is the last segment of `sqs_queue_url`; a name that ends in `.fifo` makes a FIFO queue. Raises
+    A name that ends in `.fifo` makes a FIFO queue. Raises
     `QueueError`, at once when the endpoint is not up: whoever starts both orders the start.
     """
-    name = urlsplit(settings.sqs_queue_url).path.rpartition("/")[2]
+    name = queue_address(settings.sqs_queue_url).name
     fifo = name.endswith(".fifo")
     dead_letters = settings.sqs_dlq_name
     if dead_letters is not None and dead_letters.endswith(".fifo") != fifo:

@@ -98,13 +98,18 @@ def look(region: str, role: Role | None = None) -> Found:
         raise told(error, "the AWS configuration of this machine") from None
 
 
-def _walk(region: str, role: Role | None) -> Found:
+def _session(region: str) -> Any:
     session = botocore.session.Session()
     session.register_component("data_loader", _loader)
     session.set_config_variable("region", region)
     session.set_default_client_config(
         Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 2})
     )
+    return session
+
+
+def _walk(region: str, role: Role | None) -> Found:
+    session = _session(region)
     tried = []
     for provider in _providers(session):
         source = _SOURCES.get(provider.METHOD, provider.METHOD)
@@ -237,6 +242,21 @@ def _files(session: Any) -> tuple[str, ...]:
     paths = [session.get_config_variable(name) for name in ("credentials_file", "config_file")]
     paths.append(os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"))
     return tuple(os.path.expanduser(path) for path in paths if path)
+
+
+def who(keys: Keys, region: str) -> str:
+    """The ARN as which AWS knows these credentials. Raises whatever the SDK does."""
+    client = _session(region).create_client(
+        "sts", aws_access_key_id=keys.access_key, aws_secret_access_key=keys.secret_key, aws_session_token=keys.token
+    )
+    return _word_of_arn(client.get_caller_identity()["Arn"])
+
+
+def _word_of_arn(arn: object) -> str:
+    found = re.fullmatch(r"arn:[\w+=,.@:/-]{1,1000}", arn) if isinstance(arn, str) else None
+    if found is None:
+        raise ValueError("no ARN")
+    return found[0]
 
 
 def _assumed(session: Any, base: Found, role: Role) -> Found:

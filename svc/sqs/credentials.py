@@ -61,8 +61,11 @@ class Credentials:
         in_thread: InThread = _in_thread,
         now: Callable[[], float] = time.time,
         rng: random.Random | None = None,
+        on_first: Callable[[Found], None] | None = None,
     ) -> None:
+        """`on_first` is told of the first that are found."""
         self._look = look
+        self._on_first = on_first
         self._in_thread = in_thread
         self._now = now
         self._rng = rng or random.Random()
@@ -189,6 +192,9 @@ class Credentials:
         pause = self._pause(self._refusals) if self._refusals else RETRY_FIRST
         self._next = trio.current_time() + pause
         self._refused = False
+        if (on_first := self._on_first) is not None:
+            self._on_first = None
+            on_first(found)
         if not same or was_failing:
             until = "" if found.expires is None else f", until {_date(found.expires)}"
             level = logging.DEBUG if previous is None and not was_failing else logging.INFO

@@ -10,15 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import botocore.session
-from botocore import UNSIGNED
-from botocore import exceptions as boto
-from botocore.config import Config
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from svc import __version__
-from svc.consumer.queue import QueueMisconfigured
 from svc.settings import Settings
+from svc.sqs.access import sdk_client
 from svc.sqs.signing import can_sign
 
 
@@ -42,19 +39,10 @@ class NotDirect(Exception):
 def handover(settings: Settings) -> Handover:
     """Ask the SDK. Reads files and takes some 0.1 s. Raises `NotDirect`, and `QueueMisconfigured` for what the SDK cannot use."""
     session = botocore.session.Session()
-    try:
-        client = session.create_client(
-            "sqs",
-            region_name=settings.aws_region,
-            # Where there is none, botocore looks for `AWS_ENDPOINT_URL_SQS` and the like.
-            endpoint_url=settings.aws_endpoint or None,
-            config=Config(signature_version=UNSIGNED),
-        )
-        url = str(client.meta.endpoint_url)
-        _check(client.meta.config, url)
-        return Handover(url, client.meta.region_name, user_agent(session), _ca_bundle(session))
-    except boto.BotoCoreError as error:
-        raise QueueMisconfigured(f"the AWS configuration of this machine cannot be used: {error}") from None
+    client = sdk_client(settings, session)
+    url = str(client.meta.endpoint_url)
+    _check(client.meta.config, url)
+    return Handover(url, client.meta.region_name, user_agent(session), _ca_bundle(session))
 
 
 def user_agent(session: Any) -> str:

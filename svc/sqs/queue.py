@@ -221,7 +221,7 @@ async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
     # failed, and it would let the receive land after twice its time, when the drain that waits for it is over. Stale
     # connections need no second one either: polls follow each other closely, and idle connections are dropped.
     pools = [Pool(polls, attempts=1), Pool(OTHER_CALLS)]
-    async with aws_client.opened(settings, pools) as [poll, call], running_time.running() as lived:
+    async with aws_client.opened(settings, pools, introduce=True) as [poll, call], running_time.running() as lived:
         yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call, lived=lived)
 
 

@@ -24,7 +24,7 @@ from svc.consumer.worker import WorkerStatistics
 from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.maintenance.manager import MaintenanceState
 from svc.maintenance.phases import Phase
-from svc.settings import Settings
+from svc.settings import Settings, queue_address
 from svc.sqs import aws_client
 
 log = structlog.get_logger(__name__)
@@ -122,7 +122,7 @@ class Publisher:
 
     def __init__(self, settings: Settings, figures: Figures, look: Snapshots, opened: Opener | None = None) -> None:
         self._namespace = settings.cloudwatch_namespace
-        self._queue_name = settings.sqs_queue_url.rstrip("/").rpartition("/")[2]
+        self._queue_name = queue_address(settings.sqs_queue_url).name
         self._figures = figures
         self._look = look
         self._opened = opened or (lambda: aws_client.opened(settings, [aws_client.Pool(1)], "cloudwatch"))

@@ -26,7 +26,12 @@ FIELDS = (
     Field(("logger",), "string", "the module", "every line"),
     Field(("exception",), "string", "the traceback", "failed messages, our own failures"),
     Field(("message_id",), "string", "the message", "what is logged from within a processor, and about a message"),
-    Field(("message",), "string", "what a processor found where it expected something else", "a message that is deleted unread"),
+    Field(
+        ("message",),
+        "string",
+        "what a processor found where it expected something else",
+        "a message that is deleted unread",
+    ),
     Field(("trace_id", "span_id"), "string", "the trace, in hexadecimal", "from within a processor, with traces"),
     Field(("error",), "string", "what went wrong, and often what to do", "troubles"),
     Field(("after_seconds",), "number", "how long the trouble was", "the line that says that it is over"),

@@ -39,7 +39,7 @@ from svc.consumer.observer import UNOBSERVED, Action, Result
 from svc.consumer.queue import Queue, Received
 from svc.maintenance.handler import DrainReport
 from svc.processors import Reject, Retry
-from svc.settings import Settings
+from svc.settings import Settings, queue_address
 from svc.sqs.wire import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES
 
 log = structlog.get_logger(__name__)
@@ -113,7 +113,7 @@ class Spans:
         self._held: dict[str, _Held] = {}  # by receipt
         self.has_failed = False
         url = urlsplit(settings.sqs_queue_url)
-        self._queue = url.path.rpartition("/")[2]
+        self._queue = queue_address(settings.sqs_queue_url).name
         server = urlsplit(settings.aws_endpoint) if settings.aws_endpoint else url
         self._common: dict[str, AttributeValue] = {
             "messaging.system": "aws_sqs",

@@ -179,7 +179,11 @@ async def test_config_shows_everything_but_secrets(surroundings: dict[str, str])
     secrets = {"API_TOKEN": "a-token-nobody-knows", "ETCD_USERNAME": "ann", "ETCD_PASSWORD": "sesame-open"}
     ended = await svc("config", environ={**surroundings, **secrets, "HTTP_PORT": "0"})
     assert ended.code == 0
-    shown = dict(line.split("=", 1) for line in ended.out.splitlines())
+    lines = [line for line in ended.out.splitlines() if not line.startswith("# ")]
+    shown = dict(line.split("=", 1) for line in lines)
+    assert [line for line in ended.out.splitlines() if line not in lines] == [
+        f"# {name}: set" for name in ("ETCD_USERNAME", "ETCD_PASSWORD", "HTTP_PORT", "API_TOKEN")
+    ]
     assert set(shown) == {field.upper() for field in Settings.model_fields}
     assert (shown["HTTP_PORT"], shown["ETCD_USERNAME"], shown["DRAIN_TIMEOUT"]) == ("0", "ann", "30s")
     assert "nobody" not in ended.out + ended.err

@@ -1,4 +1,4 @@
-"""AWS credentials in trouble: each source fails at a renewal, or is late at the start. Those that are given hold for 4 seconds."""
+"""AWS credentials in trouble: each source fails at a renewal, or is late at the start. Those that are given hold for 4 s."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -134,7 +134,7 @@ async def _(t: Trial) -> None:
 async def _(t: Trial) -> None:
     wrong = await t.start(load=False, **NONE, AWS_CONTAINER_CREDENTIALS_FULL_URI="http://credentials.example/x")
     with aws() as fake:
-        async with t.outage(named=FAILED, over=None, from_the_start=True):
+        async with t.outage(named=None, over=None, from_the_start=True):
             await unhealthy(t, "the host of AWS_CONTAINER_CREDENTIALS_FULL_URI")
             wrong.signal(15)
             assert await wrong.exit_code() == 0

@@ -104,12 +104,22 @@ VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "http://x/0/q.fifo/": "http://x/0/q.fifo",
             "http://x/queue/q//": "http://x/queue/q",
             "http://x/q": "http://x/q",
+            "orders.fifo": "orders.fifo",
+            "arn:aws:sqs:eu-central-1:123456789012:q": "https://sqs.eu-central-1.amazonaws.com/123456789012/q",
         },
         ["http://x/0/q?", "http://x/0/q?a=b", "http://x/0/q#a", "http://x/0/q%2Efifo", "http://x/0/q.fif%6f", "http://x/0\\q",
          "http://x", "http://x/", "http://x/000000000000/", "http://x/0/q\u202e",
-         "queue", "ftp://x/y", "http://", "http:///x", "http://x:0/q", "http://x:99999/q", "http://[x/q", "http://a b/q"],
+         "a queue", "queue.", "q" * 81, "arn:aws:sqs:eu-central-1:1:q",
+         "arn:aws:sns:eu-central-1:123456789012:q", "ftp://x/y", "http://",
+         "http:///x", "http://x:0/q", "http://x:99999/q", "http://[x/q", "http://a b/q"],
     ),
     "AWS_ENDPOINT": ({"": "", " ": "", "http://[::1]:4566": "http://[::1]:4566"}, ["localhost:4566", "http://", "x"]),
+    "SQS_QUEUE_OWNER": ({"123456789012": "123456789012"}, ["1234", "a" * 12]),
+    "SQS_ROLE_ARN": (
+        {"arn:aws:iam::123456789012:role/path/x": "arn:aws:iam::123456789012:role/path/x"},
+        ["x", "arn:aws:iam::123456789012:user/x", "arn:aws:iam::1:role/x", "arn:aws:iam::123456789012:role/" + "x" * 600],
+    ),
+    "SQS_ROLE_SESSION_NAME": ({"a@b": "a@b"}, ["a", "a b", "a" * 65]),
     "AWS_REGION": ({"eu-central-1": "eu-central-1"}, ["EU", "x", "eu central 1", "eu_1"]),
     "ETCD_ENDPOINTS": (
         {
@@ -173,6 +183,7 @@ def test_every_variable_of_the_spec_is_tried() -> None:
 @pytest.mark.parametrize(("name", "text", "value"), GOOD, ids=lambda value: str(value)[:30])
 def test_good_value(name: str, text: str, value: object) -> None:
     more = COMPLETE if name.startswith("ETCD_") and name != "ETCD_ENDPOINTS" else {}
+    more = {"SQS_QUEUE_URL": "http://x/0/q"} if name == "AWS_ENDPOINT" else more  # the default queue is none of AWS's
     assert getattr(load({**more, name: text}), name.lower()) == value
 
 
@@ -223,9 +234,10 @@ def test_what_belongs_together(held: list[str], missing: list[str]) -> None:
 
 
 def test_an_empty_variable_counts_as_unset_except_for_the_endpoint() -> None:
-    empty = dict.fromkeys(DEFAULTS, "")
-    assert load(empty) == load({}).model_copy(update={"aws_endpoint": ""})
-    assert load(dict.fromkeys(empty, "  ")) == load(empty)
+    empty = dict.fromkeys(DEFAULTS, "") | {"SQS_QUEUE_URL": "http://x/0/q"}
+    expected = load({}).model_copy(update={"aws_endpoint": "", "sqs_queue_url": "http://x/0/q"})
+    assert load(empty) == expected
+    assert load(dict.fromkeys(empty, "  ") | {"SQS_QUEUE_URL": "http://x/0/q "}) == expected
 
 
 def test_variables_of_others_are_no_business_of_ours() -> None:
