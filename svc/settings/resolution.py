@@ -88,9 +88,7 @@ def _endpoint(
     if "sqs_queue_url" in found.held:
         follows = address.endpoint if address is not None else None
         found.held["aws_endpoint"] = follows or ""
-        found.origins["aws_endpoint"] = (
-            "the queue" if follows is not None else "nothing that says otherwise: AWS itself"
-        )
+        found.origins["aws_endpoint"] = "the queue" if follows is not None else "the region"
 
 
 def _region(

@@ -29,7 +29,7 @@ async def test_config_tells_what_was_resolved_and_from_where(surroundings: dict[
     assert [line for line in lines if line.startswith("# ")] == [
         "# SQS_QUEUE_URL: from SQS_QUEUE",
         "# SQS_QUEUE: set",
-        "# AWS_ENDPOINT: from the queue",
+        "# AWS_ENDPOINT: from the region",
         "# AWS_REGION: from the profile",
         "# requests go to https://sqs.sa-east-1.amazonaws.com",
     ]
