@@ -121,7 +121,7 @@ def log_level_kept() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def moto(svc_moto: Moto) -> Moto:
-    """A local SQS. `moto.url` is its endpoint, `moto.queue_url(name)` the URL of a queue. It is the one of the plugin's fixtures."""
+    """A local SQS. `moto.url` is its endpoint, `moto.queue_url(name)` a queue's URL. It is the one of the plugin's fixtures."""
     return svc_moto
 
 

@@ -91,6 +91,7 @@ def test_running(page: Browser) -> None:
         check(page)
 
 
+@pytest.mark.slow
 @pytest.mark.expects_errors
 def test_the_circuit_breaker_is_open(page: Browser) -> None:
     with stage(BREAKER_FAILURES="50% of 2", BREAKER_PAUSE="10m-10m", RETRY_BACKOFF="1h-2h") as held:
@@ -132,6 +133,7 @@ def test_draining_then_maintenance_and_off(page: Browser) -> None:
         assert page.run("return spoken") == ["Draining", "In maintenance", "Running"]
 
 
+@pytest.mark.slow
 @pytest.mark.expects_errors
 def test_a_drain_that_expired(page: Browser) -> None:
     with stage(DRAIN_TIMEOUT="5s", SQS_WAIT_TIME_SECONDS="1") as held:
@@ -148,6 +150,7 @@ def test_a_drain_that_expired(page: Browser) -> None:
         check(page)
 
 
+@pytest.mark.slow
 def test_etcd_lost(page: Browser) -> None:
     with stage(outages=[Outage(5, 1e9)]) as held:
         held.skip(100)
@@ -158,6 +161,7 @@ def test_etcd_lost(page: Browser) -> None:
         check(page)
 
 
+@pytest.mark.slow
 def test_sqs_lost_and_found(page: Browser) -> None:
     with stage(SQS_WAIT_TIME_SECONDS="0") as held:
         held.faults.append(Fault("error"))
@@ -171,6 +175,7 @@ def test_sqs_lost_and_found(page: Browser) -> None:
         page.until(lambda: not page.text("#troubles"))
 
 
+@pytest.mark.slow
 def test_the_service_stops_and_comes_back(page: Browser) -> None:
     with stage() as held:
         page.open(held.url)
@@ -186,6 +191,7 @@ def test_the_service_stops_and_comes_back(page: Browser) -> None:
         page.console()
 
 
+@pytest.mark.slow
 def test_a_hidden_tab_watches_nothing(page: Browser) -> None:
     with stage() as held:
         page.open(held.url)
@@ -205,6 +211,7 @@ def test_a_hidden_tab_watches_nothing(page: Browser) -> None:
 # -- how it is looked at, and by what it is used --
 
 
+@pytest.mark.slow
 def test_dark_and_light_follow_the_reader(page: Browser) -> None:
     with stage() as held:
         page.open(held.url)
@@ -245,6 +252,7 @@ def test_by_keyboard_alone(page: Browser) -> None:
         assert page.focused() == "open-on"
 
 
+@pytest.mark.slow
 def test_on_a_phone_every_control_is_large_enough(page: Browser) -> None:
     with stage() as held:
         page.look(size=PHONE)
@@ -260,6 +268,7 @@ def test_on_a_phone_every_control_is_large_enough(page: Browser) -> None:
         assert page.overflow() == []
 
 
+@pytest.mark.slow
 def test_those_who_want_no_motion_get_none(page: Browser) -> None:
     with stage() as held:
         page.look(still=True)
@@ -268,6 +277,7 @@ def test_those_who_want_no_motion_get_none(page: Browser) -> None:
         assert page.run("return document.getAnimations().length") == 0
 
 
+@pytest.mark.slow
 def test_the_docs(page: Browser) -> None:
     with stage() as held:
         page.open(held.url + "/docs")
@@ -280,6 +290,7 @@ def test_the_docs(page: Browser) -> None:
 # -- the checks themselves can fail --
 
 
+@pytest.mark.slow
 def test_the_policy_and_the_checks_find_what_they_should(shared: Browser) -> None:
     with stage() as held:
         shared.open(held.url)
@@ -305,6 +316,7 @@ def test_the_policy_and_the_checks_find_what_they_should(shared: Browser) -> Non
 # -- the buttons, against a real instance, SQS and etcd --
 
 
+@pytest.mark.slow
 async def test_the_buttons_switch_a_real_service_whose_stop_the_page_does_not_hold_up(
     page: Browser, moto: Moto, etcd: Etcd, queue_name: str, key_prefix: str, tmp_path: Path
 ) -> None:

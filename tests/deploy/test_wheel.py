@@ -60,8 +60,6 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_a_users_project_is_tested_with_what_the_wheel_installs(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if "slow" not in request.config.getoption("markexpr"):
-        pytest.skip("takes a minute: pytest -m slow tests/deploy/test_wheel.py")
     wheel: Path = request.getfixturevalue("wheel")  # not built to be skipped
     project = tmp_path / "orders"
     shutil.copytree(

@@ -152,8 +152,8 @@ def edge_triggered_switch(core: Core) -> None:
     act = manager._act
 
     def act_on_edges() -> bool:
-        if manager._phase is Phase.DRAINING and manager._switch == Switch(on=False):
-            manager._switch = Switch(on=True)
+        if manager._phase is Phase.DRAINING and manager._all.switch == Switch(on=False):
+            manager._all.switch = Switch(on=True)
         return act()
 
     manager._act = act_on_edges  # type: ignore[method-assign]

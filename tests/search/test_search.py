@@ -2,6 +2,7 @@
 
 import datetime
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from svc.testing import Outage
@@ -9,26 +10,31 @@ from svc.testing.faults import Fault
 from tests.search.run import muted, run_schedule
 from tests.search.schedule import Arrival, Ask, Flip, Life, Schedule, Setup, Work, random_schedule, schedules
 
-SEEDED = 150
+SEEDS = [range(60), pytest.param(range(60, 600), marks=pytest.mark.slow)]
 
 
-def test_no_seeded_schedule_is_a_counter_example():
+@pytest.mark.parametrize("seeds", SEEDS, ids=str)
+def test_no_seeded_schedule_is_a_counter_example(seeds: range):
     with muted():
-        failed = {seed: found for seed in range(SEEDED) if (found := run_schedule(random_schedule(seed)).violations)}
+        failed = {seed: found for seed in seeds if (found := run_schedule(random_schedule(seed)).violations)}
     assert not failed
 
 
-@settings(
-    derandomize=True,
-    database=None,
-    max_examples=60,
-    deadline=datetime.timedelta(seconds=10),
-    suppress_health_check=[HealthCheck.too_slow],
-)
-@given(schedules())
-def test_no_schedule_that_hypothesis_draws_is_a_counter_example(schedule: Schedule):
-    with muted():
+@pytest.mark.parametrize("examples", [25, pytest.param(250, marks=pytest.mark.slow)])
+def test_no_schedule_that_hypothesis_draws_is_a_counter_example(examples: int):
+    @settings(
+        derandomize=True,
+        database=None,
+        max_examples=examples,
+        deadline=datetime.timedelta(seconds=10),
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(schedules())
+    def holds(schedule: Schedule) -> None:
         assert run_schedule(schedule).violations == []
+
+    with muted():
+        holds()
 
 
 def test_a_schedule_runs_in_the_same_way_each_time():

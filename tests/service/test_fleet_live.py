@@ -9,9 +9,7 @@ from tests.fleet.proof import rounds
 
 
 @pytest.mark.slow
-async def test_zero_means_that_everybody_has_drained(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if "slow" not in request.config.getoption("markexpr"):
-        pytest.skip("half a minute, six processes: pytest -m slow tests/service/test_fleet_live.py")
+async def test_zero_means_that_everybody_has_drained(tmp_path: Path) -> None:
     (result,), tally = await rounds(tmp_path, 1, seed=20261125)
     assert not result.faults
     assert result.code == 0

@@ -159,7 +159,8 @@ async def test_a_signal_during_the_start_stops_it(place: Stand) -> None:
     assert await instance.exit_code() == 0
 
 
-async def test_thirty_toggles_under_load(place: Stand) -> None:
+@pytest.mark.parametrize("toggles", [8, pytest.param(30, marks=pytest.mark.slow)])
+async def test_toggles_under_load(place: Stand, toggles: int) -> None:
     service = await place.start(MAX_CONCURRENCY="20", WORK_SECONDS="0.3", SQS_VISIBILITY_TIMEOUT_SECONDS="30")
     sent = 0
     async with trio.open_nursery() as nursery:
@@ -173,7 +174,7 @@ async def test_thirty_toggles_under_load(place: Stand) -> None:
                 await trio.sleep(0.03)  # the rhythm of the senders: about what the service can do
 
         nursery.start_soon(load_up)
-        for toggle in range(30):
+        for toggle in range(toggles):
             await switch(place, "true" if toggle % 2 == 0 else "false")
             await trio.sleep(0.5)  # the rhythm of the operator, not a wait for anything
         toggling_ended.set()

@@ -17,6 +17,7 @@ import trio
 from svc.devstack.stack import Etcd, Moto
 from svc.etcd import watcher as etcd_client
 from svc.settings import load
+from tests import preloaded
 from tests.live import Instance, Stand, http_client, stand
 
 
@@ -48,10 +49,15 @@ def blocks_sigterm(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def running(place: Stand, *before: str, stderr: int, port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """`svc run` with this stderr, on this port; killed at the end if it has not ended."""
+def running(place: Stand, *before: str, stderr: int, port: int) -> Iterator[preloaded.Process]:
+    """`svc run` with this stderr, on this port; killed at the end if it has not ended. `before`: the command that starts it."""
     environ = {**os.environ, **place.environ, "HTTP_PORT": str(port), "LOG_LEVEL": "debug"}
-    process = subprocess.Popen([*before, sys.executable, "-m", "svc", "run"], env=environ, stdout=stderr, stderr=stderr)
+    process: preloaded.Process
+    if before:
+        command = [*before, *preloaded.SVC, "run"]
+        process = subprocess.Popen(command, env=environ, stdout=stderr, stderr=stderr)
+    else:
+        process = preloaded.popen(["run"], env=environ, stdout=stderr, stderr=stderr)
     try:
         yield process
     finally:
@@ -70,11 +76,9 @@ async def healthy(port: int) -> None:
                 await trio.sleep(0.05)
 
 
-async def ended(process: "subprocess.Popen[bytes]", within: float = 20) -> int:
+async def ended(process: preloaded.Process, within: float = 20) -> int:
     with trio.fail_after(within):
-        while (code := process.poll()) is None:
-            await trio.sleep(0.02)
-    return code
+        return await preloaded.exited(process)
 
 
 @pytest.fixture
@@ -129,7 +133,7 @@ async def test_sigterm_at_any_moment_of_the_start_is_a_clean_stop(
         await place.send([str(number) for number in range(10)])
         with contextlib.ExitStack() as held:
             for delay in (0.3, 0.8, 1.3):
-                process = held.enter_context(running(place, stderr=subprocess.DEVNULL, port=0))
+                process = held.enter_context(running(place, "env", stderr=subprocess.DEVNULL, port=0))
                 await trio.sleep(delay)
                 process.send_signal(signal.SIGTERM)
                 # -SIGTERM: Python itself had not come up, nothing was taken.

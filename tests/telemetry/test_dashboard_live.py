@@ -33,9 +33,7 @@ PATIENCE = 90.0
 
 
 @pytest.fixture(autouse=True)
-def asked_for(request: pytest.FixtureRequest) -> None:
-    if "slow" not in (request.config.getoption("-m") or ""):
-        pytest.skip("takes a minute: pytest -m slow tests/telemetry/test_dashboard_live.py")
+def installed() -> None:
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed: apt-get install prometheus")
 
