@@ -180,8 +180,8 @@ async def test_out_of_file_descriptors(
     moto: Moto, etcd: Etcd, queue_name: str, key_prefix: str, tmp_path: Path
 ) -> None:
     """The real service, whose limit is taken down to what it holds: messages go on, /health is answered, nothing spins, and
-    all is well when the limit is up again. It wants a quiet machine: a connection to SQS that ends while the limit is down cannot be
-    made anew."""
+    all is well when the limit is up again. It wants a quiet machine: a connection to SQS that ends while the limit is down
+    cannot be made anew."""
     async with stand(
         moto, etcd.endpoint, queue_name, f"{key_prefix}maintenance", tmp_path / "record", WORK_SECONDS="0.1"
     ) as place:
