@@ -26,7 +26,8 @@ from svc.consumer.worker import LAST_RELEASE
 from svc.core import Core, worker_config
 from svc.defects import Defects
 from svc.etcd.fleet import Switchboard
-from svc.etcd.registration import Registrar, identity
+from svc.etcd.registration import identity
+from svc.etcd.registration_thread import RegistrarThread
 from svc.etcd.watcher import KeyWatcher
 from svc.maintenance.fence import STALL
 from svc.settings import Settings
@@ -72,7 +73,7 @@ async def run(
                 observer=Several(defects, *observers),
                 defects=defects,
                 identity=identity(settings),
-                make_registrar=Registrar,
+                make_registrar=RegistrarThread,
                 stall=STALL,
                 clock=_clock,
             )

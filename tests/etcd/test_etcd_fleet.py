@@ -37,10 +37,13 @@ def settings(endpoint: str, key: str, **more: str) -> Settings:
     return load({"ETCD_ENDPOINTS": endpoint, "MAINTENANCE_KEY": key, "INSTANCE_TTL": "5", **more})
 
 
-async def ctl(held: Etcd, *words: str) -> str:
+def ctl_now(held: Etcd, *words: str) -> str:
     command = [etcd_binary("etcdctl"), f"--endpoints={held.endpoint}", *words]
-    done = await trio.to_thread.run_sync(lambda: subprocess.run(command, check=True, capture_output=True, text=True))
-    return done.stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+async def ctl(held: Etcd, *words: str) -> str:
+    return await trio.to_thread.run_sync(ctl_now, held, *words)
 
 
 class Instance:

@@ -1,0 +1,155 @@
+"""The registration in a thread and an event loop of its own: it does not stand behind what blocks the service's loop.
+
+A processor that computes for a minute on the loop would let the lease lapse, and whoever waits for the fleet would count without
+it. Here the service's loop hands over what there is to say, and a sign of life twice a second; when the sign stays away, the
+thread says so itself: phase `blocked`, with the messages in flight as they are, and keeps the lease alive. (What holds Python's
+interpreter lock all the while stops this thread too; then the membership remains.)
+
+Only for real time: both loops have one clock.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+import trio
+
+from svc.etcd.registration import Registrar, RegistrarSnapshot
+from svc.maintenance.registration import Registration
+from svc.settings import Settings
+from svc.wakeup import WakeUp
+
+log = structlog.get_logger(__name__)
+
+SIGN = 0.5
+"""Seconds between two signs of life of the service's loop."""
+
+BLOCKED = 2.0
+"""Seconds without one after which the loop counts as blocked."""
+
+ENDING = 2.0
+"""Seconds that the thread may take to end."""
+
+
+class RegistrarThread:
+    """A `Registrar` in a thread: made of the same, and used in the same way, from the service's loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        describe: Callable[[], Registration],
+        changed: WakeUp,
+        on_settled: Callable[[float, bool], None],
+    ) -> None:
+        self._describe = describe
+        self._changed = changed
+        self._on_settled = on_settled
+        self._told = describe()
+        self._sign_at = 0.0
+        self._is_blocked = False
+        self._theirs = WakeUp()  # of the thread's loop
+        self._registrar = Registrar(settings, self._now, self._theirs, self._settled)
+        self._ours: trio.lowlevel.TrioToken | None = None
+        self._thread: trio.lowlevel.TrioToken | None = None
+        self._scope = trio.CancelScope()
+        self._over = False
+        self._failure: BaseException | None = None
+
+    def snapshot(self) -> RegistrarSnapshot:
+        """How things stand now."""
+        return self._registrar.snapshot()
+
+    def look_again(self) -> None:
+        """Confirm the registration now: this process may have been given up. Does not wait."""
+        self._in_thread(self._registrar.look_again)
+
+    async def run(self) -> None:
+        """Keep the registration until cancelled."""
+        self._ours = trio.lowlevel.current_trio_token()
+        ended = trio.Event()
+        self._hand_over()
+        thread = threading.Thread(
+            target=self._run_thread, args=(trio.lowlevel.current_clock(), ended), name="registration", daemon=True
+        )
+        thread.start()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._give_signs)
+                await ended.wait()
+                nursery.cancel_scope.cancel(reason="the thread has ended")
+        finally:
+            self._over = True
+            self._in_thread(lambda: self._scope.cancel(reason="the service has ended"))
+            with trio.move_on_after(ENDING, shield=True):
+                await ended.wait()
+            self._thread = None
+        if self._failure is not None:
+            raise self._failure
+
+    async def close(self) -> None:
+        """Say the last word and take the registration away, when `run` has ended."""
+        self._hand_over()
+        self._is_blocked = False
+        await self._registrar.close()
+
+    # -- in the service's loop --
+
+    def _hand_over(self) -> None:
+        self._told, self._sign_at = self._describe(), trio.current_time()
+
+    async def _give_signs(self) -> None:
+        while True:
+            self._hand_over()
+            self._in_thread(self._sign)
+            await self._changed.wait(lambda: trio.current_time() + SIGN)
+
+    def _in_thread(self, do: Callable[[], object]) -> None:
+        if self._thread is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._thread.run_sync_soon(do)
+
+    # -- in the thread's loop --
+
+    def _run_thread(self, clock: trio.abc.Clock, ended: trio.Event) -> None:
+        try:
+            trio.run(self._keep, clock=clock)
+        except BaseException as failure:
+            self._failure = failure
+        assert self._ours is not None
+        with contextlib.suppress(trio.RunFinishedError):
+            self._ours.run_sync_soon(ended.set)
+
+    async def _keep(self) -> None:
+        self._thread = trio.lowlevel.current_trio_token()
+        if self._over:
+            return
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._registrar.run)
+                while True:
+                    await trio.sleep(SIGN)
+                    blocked = trio.current_time() - self._sign_at > BLOCKED
+                    if blocked and not self._is_blocked:
+                        self._is_blocked = True
+                        self._theirs.notify()
+
+    def _sign(self) -> None:
+        """The service's loop lives. It may have news."""
+        self._is_blocked = False
+        self._theirs.notify()
+
+    def _now(self) -> Registration:
+        if not self._is_blocked:
+            return self._told
+        with contextlib.suppress(Exception):
+            # Of the service's own state: while its loop stands still nothing changes there; and should it go on in this moment,
+            # what was handed over last will do.
+            self._told = self._describe()
+        return replace(self._told, acknowledgement=replace(self._told.acknowledgement, phase="blocked"))
+
+    def _settled(self, began: float, answered: bool) -> None:
+        assert self._ours is not None
+        with contextlib.suppress(trio.RunFinishedError):
+            self._ours.run_sync_soon(self._on_settled, began, answered)
