@@ -69,6 +69,7 @@ FIELDS = (
         "what was left",
         "stopped before everything was settled",
     ),
+    Field(("attempts",), "integer", "how often in vain so far", "settlement of one message"),
     Field(
         ("messages", "action", "failed_calls"),
         "integer, string, integer",
