@@ -118,12 +118,15 @@ async def opened(
 
 async def _for_direct(settings: Settings) -> Handover | None:
     """What the direct road needs; None where it is not to be taken."""
-    if settings.sqs_transport != "direct":
+    if settings.sqs_transport not in ("auto", "direct"):
         return None
     try:
         return await trio.to_thread.run_sync(handover, settings, abandon_on_cancel=True)
     except NotDirect as error:
-        raise QueueMisconfigured(f"SQS_TRANSPORT=direct cannot be used with {error}; leave it unset") from None
+        if settings.sqs_transport == "direct":
+            raise QueueMisconfigured(f"SQS_TRANSPORT=direct cannot be used with {error}; leave it unset") from None
+        log.info("SQS is called through the AWS SDK, which costs more CPU: the direct way does not do %s", error)
+        return None
 
 
 class _Signing(AioCredentials):  # type: ignore[misc]
