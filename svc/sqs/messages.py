@@ -13,7 +13,7 @@ from typing import Any
 
 from svc.consumer.queue import Received
 from svc.processors import Message
-from svc.sqs import wire
+from svc.sqs import digests, wire
 from svc.sqs.answers import OF_ANY_ANSWER, listed, not_sqs, whole
 
 log = logging.getLogger(__name__)
@@ -80,9 +80,12 @@ def _delivery(entry: object) -> Received:
                 for name, value in native.items()
             }
         )
+    body = _text(entry, "Body") or ""
+    if (damage := digests.damaged(entry, body, native)) is not None:
+        raise _Unreadable(damage)
     message = Message(
         message_id,
-        _text(entry, "Body") or "",
+        body,
         values,
         whole(system.get("ApproximateReceiveCount")) or 1,
         _moment(system.get("SentTimestamp")),

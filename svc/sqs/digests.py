@@ -1,0 +1,43 @@
+"""The digests that SQS sends with a message, so that what was damaged on the way is noticed: `MD5OfBody` and
+`MD5OfMessageAttributes` (SQS developer guide, "Amazon SQS message metadata", Calculating the MD5 message digest).
+
+They guard against damage and nothing else: whoever can change a message can change its digest. Pure.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_TEXT, _BINARY = b"\x01", b"\x02"
+
+
+def damaged(entry: Mapping[str, Any], body: str, attributes: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What of a received message is not what its digests say; None when all is well, or no digest came. `attributes` in SQS's
+    form, binary values as bytes."""
+    told = entry.get("MD5OfBody")
+    if told is not None and told != _md5(body.encode("utf-8", "surrogatepass")):
+        return "its body is not what was sent (MD5OfBody)"
+    told = entry.get("MD5OfMessageAttributes")
+    if told is not None and attributes and told != _md5(b"".join(_encoded(attributes))):
+        return "its attributes are not what was sent (MD5OfMessageAttributes)"
+    return None
+
+
+def _md5(data: bytes) -> str:
+    # Not for security: Pythons in FIPS mode refuse it otherwise.
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _encoded(attributes: Mapping[str, Mapping[str, Any]]) -> Iterator[bytes]:
+    for name in sorted(attributes):
+        attribute = attributes[name]
+        yield _sized(name.encode())
+        yield _sized(attribute["DataType"].encode())
+        if "BinaryValue" in attribute:
+            yield _BINARY + _sized(attribute["BinaryValue"])
+        else:
+            yield _TEXT + _sized(attribute["StringValue"].encode("utf-8", "surrogatepass"))
+
+
+def _sized(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
