@@ -13,7 +13,7 @@ from svc.consumer.delivery_states import Action, Event, First, Mode, State, firs
 from svc.consumer.drain import DrainTally
 from svc.consumer.leases import Heartbeat
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger, Listener, Outcome
-from svc.consumer.queue import Received, RedrivePolicy, had_last_receive
+from svc.consumer.queue import Received, RedrivePolicy, had_last_receive, is_fifo
 from svc.consumer.settlement import Settlement
 from svc.consumer.tasks import MessageTasks
 from svc.defects import Defects
@@ -44,11 +44,15 @@ class Deliveries(Listener):
         self._tally = tally
         self._policy = policy
         self._visibility = visibility
-        self._fifo = fifo
+        self._fifo_by_name = fifo
         self._defects = defects
         self._held: dict[Entry, None] = {}  # in the order of landing
         self._copies: dict[str, list[Entry]] = {}  # by message id: deliveries of it that landed after one in flight
         self.mode = Mode.REFUSING
+
+    @property
+    def _fifo(self) -> bool:
+        return is_fifo(self._policy, self._fifo_by_name)
 
     # -- what the worker is doing --
 

@@ -34,6 +34,10 @@ class ObservedQueue:
     def max_receive_count(self) -> int | None:
         return self._queue.max_receive_count
 
+    @property
+    def fifo(self) -> bool | None:
+        return self._queue.fifo
+
     async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
         with _Call(self._observer, "receive", 0):
             deliveries = await self._queue.receive(limit=limit, wait=wait, visibility=visibility)

@@ -89,11 +89,21 @@ class DeadLetterQueue:
 
 
 class RedrivePolicy(Protocol):
-    """How often a message is received before the queue moves it to its dead-letter queue."""
+    """What a queue's own attributes, as last read, say about its messages: how often one is received before the queue moves it
+    to its dead-letter queue, and whether they have an order."""
 
     @property
     def max_receive_count(self) -> int | None:
         """`maxReceiveCount` as last read, or None when there is no policy or it was never read."""
+
+    @property
+    def fifo(self) -> bool | None:
+        """Whether it is a FIFO queue; None when its attributes were never read: its name has to tell then."""
+
+
+def is_fifo(policy: RedrivePolicy, by_name: bool) -> bool:
+    """What the queue's attributes say, once they are known."""
+    return by_name if policy.fifo is None else policy.fifo
 
 
 def had_last_receive(policy: RedrivePolicy, message: Message) -> bool:

@@ -15,7 +15,7 @@ import trio
 from svc.backoff import redelivery
 from svc.consumer.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Listener, Outcome
 from svc.consumer.observer import Observer
-from svc.consumer.queue import RedrivePolicy, had_last_receive
+from svc.consumer.queue import RedrivePolicy, had_last_receive, is_fifo
 from svc.consumer.settlement import Settlement
 from svc.defects import Defects
 from svc.processors import Process, Reject, Retry
@@ -50,7 +50,7 @@ class MessageTasks(Listener):
         self._ledger = ledger
         self._settlement = settlement
         self._observer = observer
-        self._fifo = fifo
+        self._fifo_by_name = fifo
         self._retry_backoff = retry_backoff
         self._verdicts = verdicts
         self._policy = policy
@@ -58,6 +58,10 @@ class MessageTasks(Listener):
         self._rng = rng
         self._groups: dict[str, deque[Entry]] = {}
         self._nursery: trio.Nursery | None = None
+
+    @property
+    def _fifo(self) -> bool:
+        return is_fifo(self._policy, self._fifo_by_name)
 
     def run_in(self, nursery: trio.Nursery) -> None:
         """The tasks are started in this nursery, from now on."""

@@ -216,6 +216,11 @@ def attributes(doing: str, answer: Mapping[str, Any]) -> dict[str, str]:
     return texts
 
 
+def is_fifo(attributes: Mapping[str, str]) -> bool:
+    """Of the attributes of a queue: those of a standard queue do not name it, and the ARN tells where not all were asked for."""
+    return attributes.get("FifoQueue") == "true" or attributes.get("QueueArn", "").endswith(".fifo")
+
+
 def redrive_policy(attributes: Mapping[str, str]) -> tuple[str, int] | None:
     """The ARN of the dead-letter queue and `maxReceiveCount`, from the attributes of a queue; None when it has no policy."""
     text = attributes.get("RedrivePolicy")

@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from svc.consumer.queue import DeadLetterQueue, QueueMisconfigured, Received, Refusal
+from svc.consumer.queue import DeadLetterQueue, QueueMisconfigured, Received, Refusal, is_fifo
 from svc.settings import Settings
 from svc.sqs import answers, aws_client, messages, running_time, wire
 from svc.sqs.aws_client import Pool
@@ -44,11 +44,16 @@ class SqsQueue:
         self._call = call
         self._lived = lived
         self._max_receive_count: int | None = None
+        self._fifo: bool | None = None
         self._dead_letters: tuple[float, str | None] | None = None  # when it was read, and the URL
 
     @property
     def max_receive_count(self) -> int | None:
         return self._max_receive_count
+
+    @property
+    def fifo(self) -> bool | None:
+        return self._fifo
 
     async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
         # In time that we have lived through: after a stop of this process the answer lies there, with messages that are ours.
@@ -143,7 +148,7 @@ class SqsQueue:
         """Send a message that another queue delivered, with its attributes and its group, without its `RejectReason`."""
         message = delivery.message
         native = delivery.native if isinstance(delivery.native, Mapping) else {}
-        fifo = self._url.endswith(".fifo")
+        fifo = is_fifo(self, self._url.endswith(".fifo"))
         request = _message(
             message.body,
             {name: value for name, value in native.items() if name != wire.REJECT_REASON},
@@ -159,6 +164,7 @@ class SqsQueue:
 
     async def _attributes(self, name: str) -> dict[str, str]:
         found = await _attributes(self._call, "reading the queue's attributes", self._url, name)
+        self._fifo = answers.is_fifo(found)
         policy = answers.redrive_policy(found)
         self._max_receive_count = policy[1] if policy else None
         return found

@@ -39,6 +39,10 @@ class Line:
     def max_receive_count(self) -> int | None:
         return self._queue.max_receive_count
 
+    @property
+    def fifo(self) -> bool | None:
+        return self._queue.fifo
+
     async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
         return await self._through(lambda: self._queue.receive(limit=limit, wait=wait, visibility=visibility))
 

@@ -1,7 +1,7 @@
 """SQS in trouble, in virtual time: how often it is asked meanwhile, how soon the work goes on, what is told, and that nothing is
 forgotten. That real connections which are refused, reset, or mute come out as these errors is `test_sqs.py`'s part."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
 import trio
@@ -175,3 +175,32 @@ async def test_why_a_lease_is_not_extended_is_told(autojump_clock, what: str, wh
     [lost, *_] = [line for line in lines if line["event"] == "message lost"]
     assert lost["error"].startswith("its lease ran out before an extension was confirmed: ")
     assert why in lost["error"]
+
+
+class NamedWrongly(SimulatedQueue):
+    """A FIFO queue behind a URL that does not end in .fifo."""
+
+    known = False
+
+    @property
+    def fifo(self) -> bool | None:  # type: ignore[override]
+        return super().fifo if self.known else None
+
+    async def attributes(self) -> Mapping[str, str]:
+        found = await super().attributes()
+        self.known = True
+        return found
+
+
+async def test_a_queue_is_fifo_when_its_attributes_say_so(autojump_clock) -> None:
+    queue = NamedWrongly(fifo=True, content_deduplication=True)
+    async with SimulatedService(queue, work(5)) as service:
+        assert not service.settings.sqs_queue_url.endswith(".fifo")
+        await trio.sleep(1)
+        for number in range(3):
+            queue.put(str(number), group_id="group")
+        await service.idle()
+        began = [run.began for run in service.runs]
+        assert service.processed == ["0", "1", "2"]
+        assert began[1] - began[0] >= 5
+        assert began[2] - began[1] >= 5

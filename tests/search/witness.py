@@ -294,6 +294,10 @@ class WatchedQueue:
     def max_receive_count(self) -> int | None:
         return self._queue.max_receive_count
 
+    @property
+    def fifo(self) -> bool | None:
+        return self._queue.fifo
+
     async def _seen(self, kind: str) -> None:
         self._instance.calls[kind] += 1
         if not self._witness.check.call_begins(self._instance, kind):

@@ -12,7 +12,7 @@ from svc.consumer.queue import QueueError, QueueUnavailable, Refusal
 from svc.processors import Message
 from svc.sqs import answers
 from svc.sqs.messages import received
-from tests.border.calls import ARN, USES, Canned, botocore, queue_of
+from tests.border.calls import ARN, DELIVERY, USES, Canned, botocore, queue_of
 from tests.border.odd import LISTS, MESSAGE, ODD, OLD_PROTOCOL, POISON, Raw, message, page, said
 
 MAY_FAIL_INSIDE = {"svc dlq list", "svc dlq redrive"}
@@ -266,3 +266,19 @@ async def test_a_receive_ends_without_a_checkpoint_after_its_answer(autojump_clo
             return {"Messages": [MESSAGE]}
 
         assert len(await queue_of(call).receive(limit=1, wait=0, visibility=30)) == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "fifo"),
+    [({"QueueArn": ARN}, False), ({"QueueArn": f"{ARN}.fifo"}, True), ({"QueueArn": ARN, "FifoQueue": "true"}, True),
+     ({"QueueArn": ARN, "FifoQueue": "false"}, False)],
+)  # fmt: skip
+async def test_a_queue_s_attributes_say_whether_it_is_fifo(found: dict[str, str], fifo: bool, autojump_clock) -> None:
+    canned = Canned(said({"Attributes": found}))
+    queue = queue_of(canned)
+    assert queue.fifo is None
+    await queue.attributes()
+    assert queue.fifo is fifo
+    canned.odd = None
+    await queue.take_back(DELIVERY)
+    assert ("MessageDeduplicationId" in canned.requests[-1]) is fifo
