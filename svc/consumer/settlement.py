@@ -1,25 +1,23 @@
 """Settlement: carries decided fates to the queue, in batches, and ends a delivery only when the queue has confirmed it.
 
-A batch leaves for one of three named reasons: *size* (ten are ready), *time* (one of them has lingered long enough) or *flush*
-(no more can be expected to join it soon, or a drain wants everything out now). What a batch call refuses, or what never got an
-answer, is tried again with back-off until its lease is over; then it is lost, and the ledger remembers what was finished.
+What leaves when, and together with which, is decided in `settlement_batches.py`; this file sends it and judges the answer. What a
+batch call refuses, or what never got an answer, is tried again with back-off until its lease is over; then it is lost, and the
+ledger remembers what was finished.
 
 Settlement has its own tasks and never runs within the cancel scope of the work it settles. It decides nothing about messages.
 """
 
-import heapq
 import math
 import random
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import structlog
 import trio
 
-from svc.backoff import backoff
 from svc.consumer.ledger import Action, Entry, Fate, Ledger, Outcome
-from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, Queue, QueueError, Refusal
+from svc.consumer.queue import MAX_VISIBILITY, Queue, QueueError, Refusal
+from svc.consumer.settlement_batches import Batch, Batches
 from svc.defects import Defects
 from svc.wakeup import WakeUp
 
@@ -31,9 +29,6 @@ time-out runs. Enough for 400 messages per round trip."""
 
 CALL_LIMIT = 10.0
 """Seconds after which a settlement call on the wire is given up and tried again."""
-
-RETRY_FIRST, RETRY_CAP = 0.2, 2.0
-"""Seconds before the second try of a settlement, and the most before a later one."""
 
 STUBBORN = 3
 """Tries after which a message that the queue keeps refusing, while it answers, is told."""
@@ -64,56 +59,31 @@ class Settlement:
         self._queue = queue
         self._ledger = ledger
         self._linger = linger
-        self._rng = rng
         self._arrivals = arrivals
         self._defects = defects
         self._wake_up = WakeUp()
-        self._ready: dict[Action, deque[tuple[float, Entry]]] = {action: deque() for action in Action}
-        # ready, and until when it lingers at the longest
-        self._later: list[tuple[float, int, Action, Entry]] = []  # a heap, by when it may be tried again
-        self._put_off = 0  # how many stood there since the start: no two of `_later` compare equal
-        self._overtaken: list[
-            tuple[float, Entry]
-        ] = []  # changes of visibility, until a heartbeat on the wire has landed
+        self._batches = Batches(linger=linger, rng=rng)
         self._on_wire = 0
-        self._pause_until: dict[Action, float] = {}
-        # of actions whose last call got no answer: when all that waits for it is tried together
         self._calls: trio.Nursery | None = None
         self._without_loop: trio.Nursery | None = None
         self._failing = False
-        self.flushing = False
-        """While true nothing lingers: set by a drain."""
-        self.left: dict[str, int] = {"size": 0, "time": 0, "flush": 0}
-        """How many batches left for which reason."""
+
+    @property
+    def left(self) -> Mapping[str, int]:
+        """How many batches have left, by the reason why: `size`, `time` or `flush`."""
+        return self._batches.left
 
     def settle(self, entry: Entry, fate: Fate) -> None:
         """The fate of a delivery is known; from here on it is this file's task. Does not wait."""
         self._ledger.decide(entry, fate)
-        entry.attempts = 0
-        now = trio.current_time()
-        # A quarter at most of what is left of the lease: the rest is for trying again.
-        until = now + max(0.0, min(self._linger, (entry.lease.until - now) / 4))
-        pause = self._pause_until.get(fate.action, now)
-        if entry.lease.extending and fate.action is Action.CHANGE_VISIBILITY:
-            self._overtaken.append((until, entry))  # sent now, the heartbeat might undo it
-        elif now < pause < entry.lease.until and not self.flushing:
-            self._wait_until(pause, fate.action, entry)
-        else:
-            self._ready[fate.action].append((until, entry))
+        self._batches.put(entry, fate.action, trio.current_time())
         self._wake_up.notify()
         if self._without_loop is not None:
             self.run_out(self._without_loop)
 
     def flush(self, flushing: bool) -> None:
-        self.flushing = flushing
-        if flushing:
-            self._pause_until.clear()
-            # What only waits because others failed has a right to its one try before the drain ends.
-            untried = [held for held in self._later if not held[3].attempts]
-            self._later = [held for held in self._later if held[3].attempts]
-            heapq.heapify(self._later)
-            for _, _, action, entry in untried:
-                self._ready[action].append((trio.current_time(), entry))
+        """A drain begins: from now on nothing waits for company; or it is over."""
+        self._batches.flush(flushing, trio.current_time())
         self._wake_up.notify()
 
     def look_again(self) -> None:
@@ -130,53 +100,22 @@ class Settlement:
         """In place of `run`, when that has failed: send everything that is decided in `wire`, whatever it waits for, and at once
         what is decided later; each once. Does not wait."""
         self._without_loop = wire
-        for _, _, action, entry in self._later:
-            self._ready[action].append((0, entry))
-        self._ready[Action.CHANGE_VISIBILITY].extend(self._overtaken)
-        self._later, self._overtaken = [], []
-        for action, ready in self._ready.items():
-            size = 1 if action is Action.DEAD_LETTER else MAX_BATCH
-            while ready:
-                self._leave("flush", action, size, wire)
+        for batch in self._batches.take_all():
+            self._start(batch, wire)
 
     def _look(self) -> float | None:
         """Send every batch that has a reason to leave; returns when the next one will have, if that is a matter of time."""
-        now = trio.current_time()
         assert self._calls is not None
-        while self._later and self._later[0][0] <= now:
-            _, _, action, entry = heapq.heappop(self._later)
-            self._ready[action].append((now, entry))
-        if self._overtaken:
-            self._ready[Action.CHANGE_VISIBILITY].extend(
-                held for held in self._overtaken if not held[1].lease.extending
-            )
-            self._overtaken = [held for held in self._overtaken if held[1].lease.extending]
-        next_look = self._later[0][0] if self._later else math.inf
-        for action, ready in self._ready.items():
-            size = 1 if action is Action.DEAD_LETTER else MAX_BATCH
-            while ready and self._on_wire < CALLS_AT_ONCE:
-                reason, until = self._reason(now, ready, size)
-                if reason is None:
-                    next_look = min(next_look, until)
-                    break
-                self._leave(reason, action, size, self._calls)
+        company = self._ledger.undecided > 0 or self._arrivals.brings_more(self._linger)
+        room = CALLS_AT_ONCE - self._on_wire
+        batches, next_look = self._batches.take(trio.current_time(), calls=room, company=company)
+        for batch in batches:
+            self._start(batch, self._calls)
         return next_look
 
-    def _leave(self, reason: str, action: Action, size: int, wire: trio.Nursery) -> None:
-        ready = self._ready[action]
-        self.left[reason] += 1
+    def _start(self, batch: Batch, wire: trio.Nursery) -> None:
         self._on_wire += 1
-        batch = [ready.popleft()[1] for _ in range(min(size, len(ready)))]
-        wire.start_soon(self._send, action, batch)
-
-    def _reason(self, now: float, ready: Sequence[tuple[float, Entry]], size: int) -> tuple[str | None, float]:
-        """Why a batch leaves now, or None and when it will leave at the latest."""
-        if len(ready) >= size:
-            return "size", now
-        if self.flushing or not (self._ledger.undecided or self._arrivals.brings_more(self._linger)):
-            return "flush", now
-        until = min(until for until, _ in ready)
-        return ("time" if until <= now else None), until
+        wire.start_soon(self._send, batch.action, batch.entries)
 
     async def _send(self, action: Action, batch: Sequence[Entry]) -> None:
         """One call, and what follows from its answer. Raises nothing: it runs among the calls of all others."""
@@ -194,7 +133,7 @@ class Settlement:
             self._on_wire -= 1
         self._tell(refused is not None, action, len(batch), error)
         if refused is not None:
-            self._pause_until.pop(action, None)
+            self._batches.answered(action)
         again: list[tuple[Entry, str]] = []
         for entry in batch:
             if entry.ended is not None:
@@ -262,32 +201,20 @@ class Settlement:
         self._ledger.end(entry, entry.fate.outcome)
 
     def _try_again(self, action: Action, failed: Sequence[tuple[Entry, str]], *, together: bool) -> None:
-        """What failed is tried again as long as its lease lasts. `together`: the queue did not answer at all. Then everything
-        that waits for this action is tried in the same moment, in batches of ten: an outage must not cost a call per message."""
+        """What failed is tried again as long as its lease lasts. `together`: the queue did not answer at all."""
         if not failed:
             return
-        now = trio.current_time()
-        attempt = 1 + max(entry.attempts for entry, _ in failed)
-        next_try = now + backoff(attempt, first=RETRY_FIRST, cap=RETRY_CAP, rng=self._rng)
-        if together:
-            if (pause := self._pause_until.get(action, now)) > now:
-                next_try = pause
-            self._pause_until[action] = next_try
-        for entry, error in failed:
-            if entry.attempts < STUBBORN <= attempt and not together:
+        before = [entry.attempts for entry, _ in failed]
+        entries = [entry for entry, _ in failed]
+        over = self._batches.again(action, entries, trio.current_time(), together=together)
+        for (entry, error), attempts in zip(failed, before, strict=True):
+            if attempts < STUBBORN <= entry.attempts and not together:
                 log.warning(
                     "a message could not be settled, trying again until its lease ends",
-                    message_id=entry.message.id, action=action.value, attempts=attempt, error=error,
+                    message_id=entry.message.id, action=action.value, attempts=entry.attempts, error=error,
                 )  # fmt: skip
-            entry.attempts = attempt
-            if next_try >= entry.lease.until:
+            if entry in over:
                 self._lost(entry, f"its lease ran out before the queue confirmed {action.value}: {error}")
-            else:
-                self._wait_until(next_try, action, entry)
-
-    def _wait_until(self, at: float, action: Action, entry: Entry) -> None:
-        self._put_off += 1
-        heapq.heappush(self._later, (at, self._put_off, action, entry))
 
     def _lost(self, entry: Entry, why: str) -> None:
         fate = entry.fate
