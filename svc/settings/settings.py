@@ -84,8 +84,8 @@ class Settings(BaseModel):
     )  # fmt: skip
     sqs_transport: Annotated[Literal["auto", "direct", "asyncio", "native"], Lower] = _setting(
         "auto", "auto, direct, asyncio or native",
-        "how SQS is called: directly, or by the AWS SDK (asyncio, or its experimental native back end); auto: directly wherever that "
-        "can serve",
+        "how SQS is called: directly, or by the AWS SDK (asyncio, or its experimental native back end); auto: directly wherever "
+        "that can serve",
     )  # fmt: skip
     etcd_endpoints: Endpoints = _setting(
         "etcd:2379", "host:port, or several separated by commas, all with https:// or none",

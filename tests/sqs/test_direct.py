@@ -350,7 +350,11 @@ async def test_auto_is_direct(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
         ({}, "cn-north-1", "https://sqs.cn-north-1.amazonaws.com.cn"),
         ({"AWS_USE_FIPS_ENDPOINT": "true"}, "us-east-1", "https://sqs-fips.us-east-1.amazonaws.com"),
         ({"AWS_USE_DUALSTACK_ENDPOINT": "true"}, "us-east-1", "https://sqs.us-east-1.api.aws"),
-        ({"AWS_ENDPOINT_URL_SQS": "http://127.0.0.1:4566"}, "us-east-1", "http://127.0.0.1:4566"),
+        (
+            {"AWS_ENDPOINT_URL_SQS": "http://127.0.0.1:4566"},
+            "us-east-1",
+            "https://sqs.us-east-1.amazonaws.com",
+        ),  # asked for
     ],
 )
 def test_where_it_goes(environment: dict[str, str], region: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
