@@ -25,14 +25,14 @@ class Breaker:
         """The processor has come to an end with this message."""
         if self._machine is not None:
             began = entry.received_at if entry.began_at is None else entry.began_at
-            self._tell(self._machine.note(failed=failed, began=began, now=trio.current_time()))
+            self._log(self._machine.note(failed=failed, began=began, now=trio.current_time()))
 
     def grants(self) -> tuple[float, float | None]:
         """How many more messages may be on their way to us, and when to ask again, if that is a matter of time."""
         machine = self._machine
         if machine is None or machine.state is State.CLOSED:
             return math.inf, None
-        self._tell(machine.look(trio.current_time()))
+        self._log(machine.look(trio.current_time()))
         since = machine.since
         assert since is not None
         return machine.grants(probing=sum(entry.received_at >= since for entry in self._ledger)), machine.until
@@ -40,12 +40,12 @@ class Breaker:
     def resume(self) -> None:
         """Receiving begins, or begins again."""
         if self._machine is not None:
-            self._tell(self._machine.resume(trio.current_time()))
+            self._log(self._machine.resume(trio.current_time()))
 
     def snapshot(self) -> BreakerSnapshot | None:
         return None if self._machine is None else self._machine.snapshot(trio.current_time())
 
-    def _tell(self, event: Event | None) -> None:
+    def _log(self, event: Event | None) -> None:
         machine = self._machine
         if event is None or machine is None:
             return

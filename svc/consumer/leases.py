@@ -126,7 +126,7 @@ class Heartbeat(Listener):
     def _look(self) -> float:
         """Send what is due, give up what is lost; returns when to look again."""
         now = trio.current_time()
-        soon = now + self._visibility / 12  # taken along, so that a crowd of leases does not cost a look each
+        soon = now + self._visibility / 12  # what comes due soon is sent too: many leases must not cost a look each
         due: list[Entry] = []
         later: list[list[Entry]] = []
         while self._groups and self._groups[0][0] <= soon:
@@ -176,7 +176,7 @@ class Heartbeat(Listener):
                 if timeouts := self._timeouts(batch):
                     await self._send([entry for entry in batch if entry.lease.extending], timeouts)
             except Exception as defect:
-                # After the answer, which is told below. Those that it did not come to are asked for once more.
+                # It happened after the answer. What was not reached is extended once more.
                 self._defects.note("heartbeat", defect)
                 for entry in batch:
                     if entry.is_undecided() and entry.lease.next_try == math.inf:

@@ -190,7 +190,7 @@ class Counts:
 
 
 class Listener(Protocol):
-    """A part that is told of what happens to each delivery, in the middle of it: it must not raise or wait."""
+    """A part that is called when something happens to a delivery, in the middle of it: it must not raise or wait."""
 
     def landed(self, entry: Entry) -> None:
         """It stands in the ledger."""
@@ -208,7 +208,7 @@ class Listener(Protocol):
 class Ledger:
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
-        """Told in this order."""
+        """Called in this order."""
         self.changed = WakeUp()
         """Notified when a delivery is decided or has ended, after the listeners."""
         self._entries: dict[str, Entry] = {}  # by receipt handle

@@ -1,4 +1,4 @@
-"""A queue whose calls are told to an observer: what was asked, how it ended, how long it took.
+"""A queue that reports its calls to an observer: what was asked, how it ended, how long it took.
 
 It wraps any `Queue` and changes nothing: results and errors go through as they are, and there is no checkpoint that the queue
 itself does not have (between a receive's answer and the ledger there may be none).

@@ -1,4 +1,4 @@
-"""What the work tells of itself while it happens: the `Observer` protocol, which metrics and traces implement.
+"""Events of the work as it happens: the `Observer` protocol, which metrics and traces implement.
 
 The files that decide (`worker.py` and its parts) know this protocol and no foreign library. What can be looked at later, such as
 how many messages are in flight, is a snapshot and no event; here stands only what a later look cannot know: how long something
@@ -87,7 +87,7 @@ UNOBSERVED: Observer = Unobserved()
 
 
 class Several:
-    """Tells each of several observers, in their order. What one of them raises is told as a defect, and goes no further."""
+    """Calls each of several observers, in their order. What one of them raises is logged as a defect, and goes no further."""
 
     def __init__(self, defects: Defects, *observers: Observer) -> None:
         self._defects = defects

@@ -31,7 +31,7 @@ CALL_LIMIT = 10.0
 """Seconds after which a settlement call on the wire is given up and tried again."""
 
 STUBBORN = 3
-"""Tries after which a message that the queue keeps refusing, while it answers, is told."""
+"""Tries after which a message that the queue keeps refusing, while it answers, is logged."""
 
 
 NO_DEAD_LETTER_QUEUE = Refusal("NoDeadLetterQueue", "the queue has no dead-letter queue any more", gone=False)
@@ -131,7 +131,7 @@ class Settlement:
             error = f"internal error ({type(defect).__name__})"
         finally:
             self._on_wire -= 1
-        self._tell(refused is not None, action, len(batch), error)
+        self._log(refused is not None, action, len(batch), error)
         if refused is not None:
             self._batches.answered(action)
         again: list[tuple[Entry, str]] = []
@@ -225,7 +225,7 @@ class Settlement:
             return
         self._ledger.lose(entry, why)
 
-    def _tell(self, answered: bool, action: Action, messages: int, error: str) -> None:
+    def _log(self, answered: bool, action: Action, messages: int, error: str) -> None:
         """One line when settlement begins to fail, one when it works again."""
         if not answered and not self._failing:
             log.warning(

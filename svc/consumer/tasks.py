@@ -191,11 +191,11 @@ class MessageTasks(Listener):
 
     def fail(self, entry: Entry, error: BaseException) -> None:
         """The message has failed by this error; it comes back after its back-off."""
-        told, receives = _told(error), entry.message.receive_count
-        self._ledger.note_error(entry.message.id, told)
+        text, receives = _described(error), entry.message.receive_count
+        self._ledger.note_error(entry.message.id, text)
         self._verdicts.verdict(entry, failed=True)
         if self._moves_to_dead_letters(entry):
-            self._dead_letter(entry, f"failed after its last receive: {told}", error)
+            self._dead_letter(entry, f"failed after its last receive: {text}", error)
             return
         if self._retry_backoff is None:
             log.error("message failed", receive_count=receives, exc_info=error)
@@ -260,9 +260,9 @@ def _close_what_was_left_open(error: BaseException | None = None) -> None:
         raise RuntimeError("the processor returned and left a nursery open; what runs in it is cancelled")
 
 
-def _told(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     single = _single(error)
     try:
         return f"{type(single).__name__}: {single}"
     except Exception:
-        return f"{type(single).__name__} (whose text cannot be had)"
+        return f"{type(single).__name__} (whose text cannot be read)"

@@ -7,8 +7,8 @@ Three nested scopes, of which a drain closes the first, gives the second a deadl
 3. *Far side*: receives on the wire, heartbeats (`leases.py`) and settlement (`settlement.py`). It outlives the other two,
    shielded from their cancellation and bounded by a deadline.
 
-Which way a delivery goes that has landed is decided in `deliveries.py`. What is in flight stands in the ledger (`ledger.py`) and
-nowhere else. Nothing here knows SQS, HTTP, etcd or the wall clock.
+The parts are put together here, in the order of a message's journey; no message passes this file. What is in flight stands in the
+ledger (`ledger.py`) and nowhere else. Nothing here knows SQS, HTTP, etcd or the wall clock.
 """
 
 import random

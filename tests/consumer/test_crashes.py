@@ -340,10 +340,10 @@ async def test_a_message_that_cannot_be_routed_fails_alone_and_nobody_passes_it(
         core = Core(*args, **options)
         route = core.worker.deliveries.route
 
-        def breaks(entry: Any, twin: Any) -> None:
+        def breaks(entry: Any, first: Any) -> None:
             if entry.message.body == "2" and entry.message.receive_count == 1:
                 raise Defect("at the landing")
-            route(entry, twin)
+            route(entry, first)
 
         core.worker.deliveries.route = breaks  # type: ignore[method-assign]
         return core
