@@ -60,7 +60,9 @@ async def run(
         async with (
             tracing.opened(settings) as spans,
             sqs.opened(settings, polls=settings.sqs_max_receivers) as queue,
-            processors.opened(processor, settings, threads=settings.max_concurrency) as process,
+            processors.opened(
+                processor, settings, threads=settings.max_concurrency, runtime=settings.message_runtime
+            ) as process,
         ):
             metrics = Metrics(__version__)
             figures = Figures() if settings.cloudwatch_namespace else None
@@ -97,7 +99,12 @@ async def run(
                     os._exit(FAILED if defects.crashed else DRAIN_EXPIRED)
 
             guard = defects.guard
-            async with watched(defects), trio.open_nursery() as outermost:
+            asyncio_loop = processors.asyncio_loop(process)
+            async with (
+                watched(defects),
+                contextlib.nullcontext() if asyncio_loop is None else watched(defects, asyncio_loop),
+                trio.open_nursery() as outermost,
+            ):
                 outermost.start_soon(guard, "signals", _watch, told, on_stop_signal, settings.log_level)
                 outermost.start_soon(guard, "watchdog", measure_lag, metrics.lagged)
                 async with trio.open_nursery() as serving:

@@ -13,7 +13,7 @@ FOLDER = Path(svc.__file__).parent
 SUITES: dict[str, tuple[int, set[str]]] = {
     # suite: (floor, the foreign libraries whose only door it is)
     "cli": (9, {"click"}),
-    "testing": (8, set()),
+    "testing": (8, {"trio_asyncio"}),
     "service": (7, set()),
     "api": (6, {"quart", "quart_trio", "hypercorn", "h11"}),
     "telemetry": (5, {"prometheus_client", "opentelemetry"}),
@@ -22,7 +22,7 @@ SUITES: dict[str, tuple[int, set[str]]] = {
     "etcd": (4, {"etcd3", "grpc"}),
     "consumer": (3, set()),
     "maintenance": (2, set()),
-    "processors": (1, {"pydantic"}),
+    "processors": (1, {"pydantic", "asyncio", "uvloop"}),
     "settings": (1, {"pydantic"}),
     "devstack": (1, {"moto"}),
     "shared": (0, set()),
@@ -165,7 +165,13 @@ def test_every_cancellation_says_why() -> None:
     for path in MODULES:
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "cancel":
-                of_a_scope = ast.unparse(call.func.value).rpartition(".")[2] not in {"task", "future", "timer", "_call"}
+                of_a_scope = ast.unparse(call.func.value).rpartition(".")[2] not in {
+                    "task",
+                    "_task",
+                    "future",
+                    "timer",
+                    "_call",
+                }
                 said = any(keyword.arg == "reason" for keyword in call.keywords)
                 assert said == of_a_scope, f"{path.name}:{call.lineno}"
                 cancelled += said

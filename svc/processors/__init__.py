@@ -5,7 +5,7 @@ The names below are what other suites, and users, may use.
 """
 
 from svc.processors.arguments import InvalidMessage
-from svc.processors.calling import opened, unstoppable
+from svc.processors.calling import AsyncioLoop, asyncio_loop, opened, unstoppable
 from svc.processors.envelopes import EventBridgeEnvelope, Peeled, S3Envelope, S3Record, SnsEnvelope
 from svc.processors.finding import UnusableProcessor, check, find
 from svc.processors.message import Message, Process, Reject, Retry
@@ -13,6 +13,7 @@ from svc.processors.options import Options, options_of, processor
 from svc.processors.simulation import simulated
 
 __all__ = [
+    "AsyncioLoop",
     "EventBridgeEnvelope",
     "InvalidMessage",
     "Message",
@@ -25,6 +26,7 @@ __all__ = [
     "S3Record",
     "SnsEnvelope",
     "UnusableProcessor",
+    "asyncio_loop",
     "check",
     "find",
     "opened",

@@ -4,6 +4,7 @@ A processor is one of
 
 - `async def handle(message: Message) -> None`,
 - `def handle(message: Message) -> None`, which runs in a worker thread,
+- an `async def` for asyncio, when `@processor(runtime="asyncio")` or `MESSAGE_RUNTIME` says so (`asyncio_thread.py`),
 - an async context manager function that yields either, for processors that hold connections. It is entered once, before the
   first message, and left after the last. It may take one argument, the service's `Settings`.
 
@@ -11,56 +12,113 @@ A processor is one of
 """
 
 import contextlib
+import functools
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import structlog
 import trio
 
 from svc.processors.arguments import Prepare, prepared
+from svc.processors.asyncio_thread import AsyncioThread
 from svc.processors.finding import UnusableProcessor, check, kind, name_of, opens, settings_arguments, without_partials
 from svc.processors.message import Message, Process
-from svc.processors.options import Options, options_of
+from svc.processors.options import Options, Runtime, options_of
 
 log = structlog.get_logger(__name__)
 
 
+class AsyncioLoop(Protocol):
+    """Where asyncio processors run: `AsyncioThread`, or in tests a loop in virtual time."""
+
+    async def call(self, function: Callable[..., object], *arguments: object) -> object: ...
+
+    def entered(self, manager: AbstractAsyncContextManager[Any]) -> AbstractAsyncContextManager[Any]: ...
+
+
 @contextlib.asynccontextmanager
-async def opened(found: Callable[..., object], settings: object, *, threads: int) -> AsyncIterator[Process]:
+async def opened(
+    found: Callable[..., object],
+    settings: object,
+    *,
+    threads: int,
+    runtime: Runtime | Literal["auto"] = "auto",
+    open_asyncio: Callable[[], AbstractAsyncContextManager[AsyncioLoop]] = AsyncioThread.opened,
+) -> AsyncIterator[Process]:
     """Make a processor ready and yield the function that processes one message.
 
-    `settings` goes to a context manager function that asks for it; `threads` bounds the worker threads of a plain `def`.
-    Raises `UnusableProcessor` when a context manager yields something that is none.
+    `settings` goes to a context manager function that asks for it; `threads` bounds the worker threads of a plain `def`;
+    `runtime` is where a function runs that does not say it itself. Raises `UnusableProcessor` when a context manager yields
+    something that is none, and `LoopEnded` (in groups) when the asyncio loop of a processor ends by itself.
     """
     options = options_of(found)
-    if not opens(found):
-        yield _as_async(found, options, name_of(found), threads)
-        return
-    manager = found(*settings_arguments(found, settings))
-    assert isinstance(manager, AbstractAsyncContextManager)
-    async with manager as inner:
-        yielded = f"what {name_of(found)} yields"
-        function = check(inner, yielded)
-        if opens(function):
-            raise UnusableProcessor(f"{yielded!r} is one more context manager function, not a function for messages")
-        yield _as_async(function, options_of(function) or options, yielded, threads)
+    on_asyncio = _runtime(found, options, runtime, name_of(found)) == "asyncio"
+    async with contextlib.AsyncExitStack() as held:
+        loop = await held.enter_async_context(open_asyncio()) if on_asyncio else None
+        function, name = found, name_of(found)
+        if opens(found):
+            manager = found(*settings_arguments(found, settings))
+            assert isinstance(manager, AbstractAsyncContextManager)
+            inner = await held.enter_async_context(manager if loop is None else loop.entered(manager))
+            name = f"what {name} yields"
+            function = check(inner, name, marked=options is not None)
+            if opens(function):
+                raise UnusableProcessor(f"{name!r} is one more context manager function, not a function for messages")
+            own = options_of(function)
+            if own is not None and own.runtime == "asyncio" and loop is None:
+                raise UnusableProcessor(f"{name!r} runs on asyncio, so the context manager function has to say it too")
+            options = own or options
+        yield _as_async(function, options, name, threads, loop)
 
 
-def _as_async(function: Callable[..., object], options: Options | None, name: str, threads: int) -> Process:
+def _as_async(
+    function: Callable[..., object], options: Options | None, name: str, threads: int, loop: AsyncioLoop | None
+) -> Process:
     prepare = None if options is None else prepared(function, options, name)
+    if not _is_async(function):
+        return _InThreads(function, prepare, threads)
+    return _Direct(function, prepare) if loop is None else _OnAsyncio(function, prepare, loop)
+
+
+def _is_async(function: Callable[..., object]) -> bool:
     plain = without_partials(function)
-    if inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__):
-        return _Direct(function, prepare)
-    return _InThreads(function, prepare, threads)
+    return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__)
+
+
+def _runtime(
+    found: Callable[..., object], options: Options | None, default: Runtime | Literal["auto"], name: str
+) -> Runtime:
+    """Where it runs. Raises `UnusableProcessor` where that cannot be."""
+    said = options.runtime if options is not None else None
+    wanted = said or (default if default != "auto" else None)
+    if opens(found):
+        if said == "thread":
+            raise UnusableProcessor(f"{name!r} is an async context manager function: it runs on trio or asyncio")
+        return wanted if wanted == "asyncio" else "trio"
+    if not _is_async(found):
+        if said in ("trio", "asyncio"):
+            raise UnusableProcessor(
+                f"{name!r} is a plain function, which runs in threads, not on {said}: make it an async def"
+            )
+        return "thread"
+    if wanted == "thread":
+        raise UnusableProcessor(f"{name!r} is an async def, which cannot run in a thread: make it a plain def")
+    return wanted or "trio"
 
 
 def unstoppable(process: Process) -> Mapping[str, str]:
     """Message id → thread, of those threads of a plain `def` that go on although their message was given back."""
     found: Mapping[str, str] = getattr(inspect.unwrap(process), "unstoppable", {})
     return found
+
+
+def asyncio_loop(process: Process) -> AsyncioThread | None:
+    """The loop that a processor's functions run on, for the watchdog; None for one on Trio, or in threads."""
+    loop = getattr(inspect.unwrap(process), "loop", None)
+    return loop if isinstance(loop, AsyncioThread) else None
 
 
 class _Direct:
@@ -98,6 +156,14 @@ class _Direct:
                 "Retry (told once)",
                 returned=kind(result),
             )
+
+
+class _OnAsyncio(_Direct):
+    """An `async def` for asyncio."""
+
+    def __init__(self, function: Callable[..., object], prepare: Prepare | None, loop: AsyncioLoop) -> None:
+        super().__init__(functools.partial(loop.call, function), prepare)
+        self.loop = loop
 
 
 class _InThreads(_Direct):

@@ -42,8 +42,9 @@ def find(path: str) -> Callable[..., object]:
     return check(found, path)
 
 
-def check(found: object, name: str) -> Callable[..., object]:
-    """`found`, if it can be a processor. Raises `UnusableProcessor`, which calls it `name`."""
+def check(found: object, name: str, *, marked: bool = False) -> Callable[..., object]:
+    """`found`, if it can be a processor. Raises `UnusableProcessor`, which calls it `name`. `marked`: what it is called with is
+    said by a `@processor` elsewhere, at the context manager function that has yielded it."""
     if inspect.isclass(found) or not callable(found):
         raise UnusableProcessor(f"{name!r} is {kind(found)}, not a function or an async context manager function")
     if inspect.isasyncgenfunction(found) or inspect.isgeneratorfunction(inspect.unwrap(without_partials(found))):
@@ -52,7 +53,7 @@ def check(found: object, name: str) -> Callable[..., object]:
         signature = inspect.signature(found)
         if opens(found):
             settings_arguments(found, None)
-        elif options_of(found) is None:  # else `arguments.py` looks at the parameters
+        elif options_of(found) is None and not marked:  # else `arguments.py` looks at the parameters
             signature.bind(object())
     except ValueError:
         pass  # no signature to be had (a builtin): the first message will tell

@@ -9,11 +9,13 @@ The decorator returns the function itself, so that it can be called in a test li
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from svc.processors.envelopes import ENVELOPES, Envelope, Peel
 
 F = TypeVar("F", bound=Callable[..., object])
+
+Runtime = Literal["trio", "asyncio", "thread"]
 
 _MARK = "__svc_options__"
 
@@ -22,6 +24,8 @@ _MARK = "__svc_options__"
 class Options:
     """What `@processor` says."""
 
+    runtime: Runtime | None = None
+    """Where the function runs; None: as `MESSAGE_RUNTIME` says."""
     envelopes: tuple[str | Peel, ...] = ()
     """From the outside to the inside."""
     invalid: Literal["reject", "fail"] = "reject"
@@ -30,17 +34,24 @@ class Options:
     def described(self) -> dict[str, str]:
         """As `svc config` shows it: only what differs from the default."""
         names = [one if isinstance(one, str) else getattr(one, "__qualname__", repr(one)) for one in self.envelopes]
-        shown = {"envelope": " > ".join(names), "invalid": self.invalid if self.invalid != "reject" else ""}
+        shown = {
+            "runtime": self.runtime or "",
+            "envelope": " > ".join(names),
+            "invalid": self.invalid if self.invalid != "reject" else "",
+        }
         return {name: value for name, value in shown.items() if value}
 
 
 def processor(
     *,
+    runtime: Runtime | None = None,
     envelope: Envelope | Peel | Sequence[Envelope | Peel] = (),
     invalid: Literal["reject", "fail"] = "reject",
 ) -> Callable[[F], F]:
     """Say how a processor wants its messages. For a function, or for an async context manager function that yields one.
 
+    - `runtime`: "trio" (the default for an `async def`), "asyncio" (the function runs on one asyncio loop that the service keeps
+      for all messages; so does the context manager function that opens its pools), "thread" (a plain `def`, always).
     - First parameter annotated with anything but `Message`: it gets the body, validated as that type (a Pydantic model, a
       dataclass, a TypedDict, `dict`, `list[int]`, a union; `str` and `bytes` get the body as it is). A second parameter gets the
       `Message`.
@@ -58,7 +69,9 @@ def processor(
             raise ValueError(f"envelope={one!r}: there are {known}, and functions of one's own")
     if invalid not in ("reject", "fail"):
         raise ValueError(f"invalid={invalid!r}: it is 'reject' or 'fail'")
-    options = Options(tuple(chosen), invalid)
+    if runtime not in (None, *get_args(Runtime)):
+        raise ValueError(f"runtime={runtime!r}: it is one of {', '.join(map(repr, get_args(Runtime)))}")
+    options = Options(runtime, tuple(chosen), invalid)
 
     def mark(function: F) -> F:
         try:

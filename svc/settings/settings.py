@@ -193,6 +193,10 @@ class Settings(BaseModel):
         "svc.processors:simulated", "module:attribute of a processor", "the user's processor",
         pattern=r"^[^\s:]+:[^\s:]+$",
     )  # fmt: skip
+    message_runtime: Annotated[Literal["auto", "trio", "asyncio", "thread"], Lower] = _setting(
+        "auto", "auto, trio, asyncio or thread",
+        "where a processor runs that does not say it itself (@processor); auto: an async def on Trio, a plain def in threads",
+    )  # fmt: skip
     simulated_work_seconds: SecondsRange = _setting(
         "1-3", "a duration, or a range of two such as 1-3, up to 12h", "range of the default processor's random work"
     )

@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import FrameType
+from typing import Protocol
 
 import structlog
 import trio
@@ -29,15 +30,42 @@ LIMIT = 1.0
 EVERY = 0.5
 """Seconds between a sign of life and the next question."""
 
+BLOCKED = (
+    "the event loop is blocked: no message, no lease and no request goes on meanwhile. A processor must not block; "
+    "write it as a plain def, which gets a thread"
+)
+
+ASYNCIO_BLOCKED = (
+    "the asyncio loop of the processors is blocked: no processor on it goes on meanwhile (leases, health and drains do). What "
+    "blocks belongs into asyncio.to_thread"
+)
+
 FRAMES = 12
 """Innermost frames of the stack that are shown: above them stand Trio's own."""
 
 
+class Loop(Protocol):
+    """Another event loop: that of processors on asyncio."""
+
+    @property
+    def thread_id(self) -> int | None: ...
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Have the loop call it soon; raises RuntimeError when it has ended."""
+
+
 @contextlib.asynccontextmanager
-async def watched(defects: Defects, *, limit: float = LIMIT, every: float = EVERY) -> AsyncIterator[None]:
-    """Within, the loop that runs this is watched."""
-    token = trio.lowlevel.current_trio_token()
-    watcher = _Watcher(defects, token, threading.get_ident(), limit, every)
+async def watched(
+    defects: Defects, loop: Loop | None = None, *, limit: float = LIMIT, every: float = EVERY
+) -> AsyncIterator[None]:
+    """Within, the loop that runs this is watched, or the other one that is given."""
+    if loop is None:
+        post, blocks = trio.lowlevel.current_trio_token().run_sync_soon, threading.get_ident()
+        watcher = _Watcher(defects, post, blocks, limit, every, BLOCKED, "the event loop runs again")
+    else:
+        watcher = _Watcher(
+            defects, loop.post, loop.thread_id or 0, limit, every, ASYNCIO_BLOCKED, "the asyncio loop runs again"
+        )
     thread = threading.Thread(target=watcher.run, name="watchdog", daemon=True)
     thread.start()
     try:
@@ -49,10 +77,19 @@ async def watched(defects: Defects, *, limit: float = LIMIT, every: float = EVER
 
 class _Watcher:
     def __init__(
-        self, defects: Defects, token: trio.lowlevel.TrioToken, thread: int, limit: float, every: float
+        self,
+        defects: Defects,
+        post: Callable[[Callable[[], object]], None],
+        thread: int,
+        limit: float,
+        every: float,
+        blocked: str,
+        again: str,
     ) -> None:
         self._defects = defects
-        self._token = token
+        self._post = post
+        self._blocked = blocked
+        self._again = again
         self._thread = thread
         self._limit = limit
         self._every = every
@@ -62,7 +99,7 @@ class _Watcher:
         while not self.over.wait(self._every):
             try:
                 self._look()
-            except trio.RunFinishedError:
+            except RuntimeError:  # trio.RunFinishedError is one: there is no such loop any more
                 return
             except Exception as defect:
                 self._defects.note("watchdog", defect)
@@ -70,7 +107,7 @@ class _Watcher:
     def _look(self) -> None:
         alive = threading.Event()
         asked = time.monotonic()
-        self._token.run_sync_soon(alive.set)
+        self._post(alive.set)
         # The second wait is for a machine that stood still as a whole: then the answer is there at once.
         if alive.wait(self._limit) or alive.wait(0.05):
             return
@@ -78,13 +115,12 @@ class _Watcher:
         while not alive.wait(self._every):
             if self.over.is_set():
                 return
-        log.warning("the event loop runs again", blocked_seconds=round(time.monotonic() - asked, 1))
+        log.warning(self._again, blocked_seconds=round(time.monotonic() - asked, 1))
 
     def _tell(self, asked: float) -> None:
         frame = sys._current_frames().get(self._thread)
         log.warning(
-            "the event loop is blocked: no message, no lease and no request goes on meanwhile. A processor must not block; "
-            "write it as a plain def, which gets a thread",
+            self._blocked,
             blocked_seconds=round(time.monotonic() - asked, 1),
             stack=stack_of(frame),
         )

@@ -30,6 +30,7 @@ from svc.maintenance.registration import Registration
 from svc.processors import Message
 from svc.testing import history as happened
 from svc.testing.arguments import checked_processor, checked_settings
+from svc.testing.asyncio_loop import VirtualAsyncio
 from svc.testing.instance_queue import Line
 from svc.testing.queue import SimulatedQueue
 from svc.testing.record import Ending, Record, What, how
@@ -108,7 +109,13 @@ class SimulatedService:
         """Run until stopped or crashed; for a nursery of your own in place of `async with`."""
         try:
             with self._scope:
-                async with processors.opened(self._processor, self.settings, threads=10) as process:
+                async with processors.opened(
+                    self._processor,
+                    self.settings,
+                    threads=10,
+                    runtime=self.settings.message_runtime,
+                    open_asyncio=VirtualAsyncio.opened,
+                ) as process:
                     self._core = self._make_core(
                         self.settings,
                         self._line,

@@ -382,3 +382,18 @@ async def test_an_invalid_message_burns_no_receives_and_keeps_its_bytes(autojump
         assert await service.outcome(good, nth=2) == "processed"
     assert service.rejected == [bad]
     assert service.dead_lettered == [bad]  # as it came: the dead-letter copy holds the envelope too
+
+
+async def test_what_a_decorated_context_manager_yields_may_take_a_payload_and_a_message() -> None:
+    got: list[object] = []
+
+    @processor()
+    @asynccontextmanager
+    async def shop():  # type: ignore[no-untyped-def]
+        async def handle(order: Order, message: Message) -> None:
+            got.append((order, message.id))
+
+        yield handle
+
+    await called(shop, '{"id": 3}')
+    assert got == [(Order(id=3), "m-1")]

@@ -30,6 +30,7 @@ SPEC = """
 | `DRAIN_TIMEOUT` | `30s` | how long in-flight work may take after maintenance starts or a stop is asked for |
 | `MAX_CONCURRENCY` | `100` | messages being processed at once in this process |
 | `MESSAGE_PROCESSOR` | `svc.processors:simulated` | `module:attribute` of the user's processor |
+| `MESSAGE_RUNTIME` | `auto` | for undecorated processors: `trio`, `asyncio`, `thread` |
 | `SIMULATED_WORK_SECONDS` | `1-3` | range of the default processor's random work |
 | `LOG_FORMAT`, `LOG_LEVEL` | `console`, `info` | `console` or `json` |
 """
@@ -66,7 +67,7 @@ def faults_of(environ: dict[str, str]) -> list[str]:
 
 
 def test_spec_and_settings_have_the_same_variables() -> None:
-    assert len(DEFAULTS) == 24 + 1
+    assert len(DEFAULTS) == 24 + 2
     missing = set(DEFAULTS) - {variable(field) for field in Settings.model_fields}
     assert not missing
 
@@ -163,6 +164,7 @@ VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "DRAIN_TIMEOUT": ({"1s": 1.0, "1m30s": 90.0, "12h": 43200.0, "45": 45.0}, ["0", "999ms", "12h1s", "-30s", "30 s", "1d", "s"]),
     "MAX_CONCURRENCY": ({"1": 1, "100000": 100000}, ["0", "100001", "unlimited", "-5", "1_000", "9" * 5000]),
     "MESSAGE_PROCESSOR": ({"a.b:c.d": "a.b:c.d"}, ["a", "a:", ":b", "a:b:c", "a b:c"]),
+    "MESSAGE_RUNTIME": ({"auto": "auto", "Asyncio": "asyncio", "trio": "trio", "thread": "thread"}, ["gevent", "uvloop", "3"]),
     "SIMULATED_WORK_SECONDS": (
         {"1-3": (1.0, 3.0), "2": (2.0, 2.0), "0": (0.0, 0.0), "100ms-1.5s": (0.1, 1.5), "1 - 3": (1.0, 3.0)},
         ["3-1", "-1", "1-", "-", "1-2-3", "a-b", "0-43201", "1–3"],

@@ -1,0 +1,44 @@
+"""The asyncio loop of processors in virtual time: trio-asyncio's, whose clock is Trio's. Not on Python 3.14, where trio-asyncio
+cannot be imported; there, test such processors on the real stack."""
+
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+
+class VirtualAsyncio:
+    """Stands in for `svc.processors.asyncio_thread.AsyncioThread`. Made by `opened()`."""
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def opened(cls) -> AsyncIterator["VirtualAsyncio"]:
+        """Within, there is a loop."""
+        try:
+            import trio_asyncio
+        except (ImportError, AttributeError):
+            raise NotImplementedError(
+                "asyncio processors have no virtual time on this Python (trio-asyncio does not run on 3.14): use svc_stack"
+            ) from None
+        async with trio_asyncio.open_loop():
+            yield cls()
+
+    async def call(self, function: Callable[..., object], *arguments: object) -> object:
+        """Run the function in the loop and return what it returns, or raise what it raises."""
+        import trio_asyncio
+
+        async def run() -> object:
+            result = function(*arguments)
+            while inspect.isawaitable(result):
+                result = await result
+            return result
+
+        return await trio_asyncio.aio_as_trio(run)()
+
+    def entered(self, manager: AbstractAsyncContextManager[Any]) -> AbstractAsyncContextManager[Any]:
+        """Enter an async context manager in the loop."""
+        import trio_asyncio
+
+        entered: AbstractAsyncContextManager[Any] = trio_asyncio.aio_as_trio(manager)
+        return entered
