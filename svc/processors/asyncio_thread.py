@@ -58,7 +58,8 @@ class AsyncioThread:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_with_the_loop)
                 yield self
-                nursery.cancel_scope.cancel(reason="the processor is closed")
+                if not self._is_over:
+                    nursery.cancel_scope.cancel(reason="the processor is closed")
         finally:
             await self._close()
 

@@ -302,6 +302,7 @@ async def test_a_drain_lets_it_finish(autojump_clock: object) -> None:
 
 
 @virtual
+@pytest.mark.expects_errors
 async def test_a_deadline_cancels_it_and_releases_its_message(autojump_clock: object) -> None:
     seen = []
 
