@@ -108,7 +108,8 @@ DESCRIPTION: dict[str, Any] = {
         "/health": {
             "get": {
                 "summary": "Whether the service works, in maintenance too",
-                "description": "SQS is asked once a second at most, and waited for no longer than 5 s.",
+                "description": "`status` is `healthy`, `draining`, `maintenance`, `starting` or `unhealthy`. SQS is asked once a second at "
+                "most, and waited for no longer than 5 s.",
                 "responses": {
                     "200": answer("It works", _HEALTH, examples.HEALTH),
                     "503": answer("It starts, or does not work", _HEALTH, examples.UNHEALTHY),
@@ -124,6 +125,7 @@ DESCRIPTION: dict[str, Any] = {
         "/health/ready": {
             "get": {
                 "summary": "Readiness probe",
+                "description": "503 in maintenance, while draining, and before the first receive.",
                 "responses": {"200": answer("Messages are received", _PROBE, examples.READY), **errors(503)},
             }
         },
@@ -163,6 +165,8 @@ DESCRIPTION: dict[str, Any] = {
         "/messages/stats": {
             "get": {
                 "summary": "What happened to the messages",
+                "description": "At every moment received = processed + failed + released + rejected + lost + in flight. "
+                "`recent_errors` holds the last ten.",
                 "responses": {
                     "200": answer("The figures", _STATS, examples.STATS),
                     "503": answer(
@@ -176,6 +180,8 @@ DESCRIPTION: dict[str, Any] = {
         "/queue/info": {
             "get": {
                 "summary": "The queue's attributes, asked of SQS now",
+                "description": "Those of its dead-letter queue too (`dead_letter_queue`; null with the reason in "
+                "`dead_letter_queue_error`).",
                 "responses": {
                     "200": answer(
                         "Every attribute that SQS returns",
