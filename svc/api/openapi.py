@@ -108,8 +108,8 @@ DESCRIPTION: dict[str, Any] = {
         "/health": {
             "get": {
                 "summary": "Whether the service works, in maintenance too",
-                "description": "`status` is `healthy`, `draining`, `maintenance`, `starting` or `unhealthy`. SQS is asked once a second at "
-                "most, and waited for no longer than 5 s.",
+                "description": "`status` is `healthy`, `draining`, `maintenance`, `starting` or `unhealthy`. SQS is asked once a "
+                "second at most, and waited for no longer than 5 s.",
                 "responses": {
                     "200": answer("It works", _HEALTH, examples.HEALTH),
                     "503": answer("It starts, or does not work", _HEALTH, examples.UNHEALTHY),
