@@ -23,7 +23,7 @@ from svc.etcd.channel import (
     grpc,
     understood,
 )
-from svc.etcd.keys import Found, Held, Put, all_in, encoded, range_end
+from svc.etcd.keys import Found, Held, News, Put, all_in, encoded, news_in, range_end
 from svc.etcd.stream import Stream, watch_requests
 from svc.etcd.tls import credentials
 from svc.settings import Endpoint, Settings
@@ -50,7 +50,7 @@ _STAGGER = 0.3
 _REQUIRE_LEADER = (("hasleader", "true"),)
 
 
-async def one_shot(settings: Settings, key: str, on: "Callable[[Connection, Any], Awaitable[T]]") -> T:
+async def one_shot(settings: Settings, key: str, on: "Callable[[Connection, Found], Awaitable[T]]") -> T:
     """`on` with a connection and what it answered to a read of the key. An endpoint that fails us in the middle (killed, or
     without its leader) is no answer: `on` begins anew at another, so it must be something that may be done twice."""
     endpoint, endpoints, failed = "", list(settings.etcd_endpoints), ""
@@ -81,7 +81,7 @@ async def one_shot(settings: Settings, key: str, on: "Callable[[Connection, Any]
 @contextlib.asynccontextmanager
 async def connected(
     settings: Settings, key: str, endpoints: Sequence[Endpoint]
-) -> "AsyncIterator[tuple[Connection, Any]]":
+) -> "AsyncIterator[tuple[Connection, Found]]":
     """A connection, and its answer to a first read of the key. Raises `EtcdError` when no endpoint gives one."""
     connection, answer = await _first_to_answer(settings, key, endpoints)
     try:
@@ -90,11 +90,11 @@ async def connected(
         connection.close()
 
 
-async def _first_to_answer(settings: Settings, key: str, endpoints: Sequence[Endpoint]) -> "tuple[Connection, Any]":
+async def _first_to_answer(settings: Settings, key: str, endpoints: Sequence[Endpoint]) -> "tuple[Connection, Found]":
     """Try the endpoints in their order, each a little after the one before it unless that failed sooner; the first
     answer wins (RFC 8305's way with addresses). One that swallows everything delays us by a fraction of a second, not
     by a timeout."""
-    won: tuple[Connection, Any] | None = None
+    won: tuple[Connection, Found] | None = None
     troubles: dict[str, Trouble] = {}
 
     async def attempt(endpoint: Endpoint, settled: trio.Event) -> None:
@@ -142,7 +142,7 @@ class Connection:
         self._channel: Any = None
         self._metadata: tuple[tuple[str, str], ...] = ()
 
-    async def open(self, key: str) -> Any:
+    async def open(self, key: str) -> Found:
         """Connect, authenticate, and read the key."""
         answer = None
         with trio.move_on_after(_ANSWER):
@@ -155,7 +155,7 @@ class Connection:
             self.leases = etcdrpc.LeaseStub(self._channel)
             self.watches = etcdrpc.WatchStub(self._channel)
             await self._authenticate()
-            answer = await self.read(key)
+            answer = await self.find([key])
         if answer is None:
             raise Trouble(f"no answer within {_ANSWER:g} s", CHECK_ENDPOINT)
         return answer
@@ -165,14 +165,9 @@ class Connection:
         if self._channel is not None:
             self._channel.close()
 
-    async def read(self, key: str, *, serializable: bool = False) -> Any:
-        """The answer to a read of the key. `serializable`: by this member alone, which may be behind, but is cheap."""
-        answer = await self.call(self.keys.Range, etcdrpc.RangeRequest(key=encoded(key), serializable=serializable))
-        _revision(answer)
-        return answer
-
     async def find(self, names: Sequence[str], prefixes: Sequence[str] = (), *, serializable: bool = False) -> Found:
-        """These keys, and all whose names begin so, as of one moment. `serializable`: see `read`.
+        """These keys, and all whose names begin so, as of one moment. `serializable`: by this member alone, which may be behind,
+        but is cheap.
 
         By reads at one revision, not by a transaction of reads: etcd before 3.5.5 ends itself when the client of such a
         transaction gives up in the middle ("unexpected error during txn", etcd-io/etcd#14110; seen with 3.5.1)."""
@@ -236,10 +231,10 @@ class Connection:
         for again in (False, True):
             metadata = self._metadata
             keep_alive = lambda requests, metadata=metadata: self.leases.LeaseKeepAlive(requests, metadata=metadata)  # noqa: E731
-            async with Stream(keep_alive, asked, self.trouble) as stream:
+            async with Stream(keep_alive, asked, lambda answer: float(answer.TTL), self.trouble) as stream:
                 answer = await stream.receive()
             if not isinstance(answer, Trouble):
-                return float(max(answer.TTL, 0))  # the proxy says -1 for 0
+                return max(answer, 0.0)  # the proxy says -1 for 0
             if again or not self._metadata or not any(text in answer.said for text in TOKEN_IS_OLD):
                 raise answer
             await self._authenticate()
@@ -269,12 +264,13 @@ class Connection:
         except grpc.RpcError as error:
             raise self.trouble(error) from None
 
-    def watch(self, names: Sequence[str], revision: int, *, prefixes: Sequence[str] = ()) -> Stream:
-        """A watch on some keys, and on all whose names begin in some way, from one revision on; answers are `WatchResponse`s."""
+    def watch(self, names: Sequence[str], revision: int, *, prefixes: Sequence[str] = ()) -> Stream[News]:
+        """A watch on some keys, and on all whose names begin in some way, from one revision on."""
         metadata = (*self._metadata, *_REQUIRE_LEADER)
         return Stream(
             lambda requests: self.watches.Watch(requests, metadata=metadata),
             watch_requests(names, prefixes, revision),
+            news_in,
             self.trouble,
         )
 

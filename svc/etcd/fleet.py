@@ -13,7 +13,7 @@ import trio
 
 from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.connection import Connection, connected, one_shot, within
-from svc.etcd.keys import Found, Put, below, name_of
+from svc.etcd.keys import Found, Put, below
 from svc.maintenance.fleet import Fleet, Request, Standing, Wait
 from svc.maintenance.orders import NoSuchInstance, Order, OutOfReach, StillThere
 from svc.maintenance.registration import Entry, base, entry, members, own_keys, registrations
@@ -153,23 +153,22 @@ async def _follow(connection: Connection, key: str, wait: Wait, tell: Callable[[
                 found = await _read(connection, key, watched, wait)
             elif isinstance(news, Trouble):
                 raise news
-            elif news.canceled or news.compact_revision:
-                raise Trouble(f"etcd ended the watch: {news.cancel_reason}", "")
+            elif news.ended is not None:
+                raise Trouble(f"etcd ended the watch: {news.ended}", "")
             else:
-                for event in news.events:
-                    name, revision = name_of(event.kv.key), event.kv.mod_revision
-                    if revision <= found.revision:
+                for change in news.changes:
+                    if change.revision <= found.revision:
                         continue  # a read was quicker
-                    if name == watched:
-                        wait.key(revision if event.type == event.PUT else 0)
-                    elif (id := below(belonging, name)) is not None:
-                        (wait.member if event.type == event.PUT else wait.no_member)(id)
-                    elif (id := below(start, name)) is None:
+                    if change.key == watched:
+                        wait.key(0 if change.value is None else change.revision)
+                    elif (id := below(belonging, change.key)) is not None:
+                        (wait.no_member if change.value is None else wait.member)(id)
+                    elif (id := below(start, change.key)) is None:
                         continue
-                    elif event.type == event.PUT:
-                        wait.put(entry(id, event.kv.value, revision))
-                    else:
+                    elif change.value is None:
                         wait.gone(id)
+                    else:
+                        wait.put(entry(id, change.value, change.revision))
             if (now := wait.standing()) != standing:
                 tell(standing := now)
     return standing

@@ -30,6 +30,28 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """A key that was written or deleted, as a watch tells it."""
+
+    key: str
+    value: bytes | None
+    """None: deleted."""
+    revision: int
+    """At which that was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a watch has told at once."""
+
+    changes: tuple[Change, ...] = ()
+    begins: bool = False
+    """The watch stands now."""
+    ended: str | None = None
+    """Why etcd has ended the watch; None: it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Put:
     """A key to be written, or deleted (`value` None)."""
 
@@ -68,6 +90,13 @@ def all_in(pairs: Iterable[Any]) -> dict[str, Held]:
     return {name_of(pair.key): Held(pair.value, pair.mod_revision, pair.lease) for pair in pairs}
 
 
-def held_in(answer: Any, key: str) -> Held:
-    """The key in the answer to a read of it."""
-    return all_in(answer.kvs).get(key, Held())
+def news_in(answer: Any) -> News:
+    """What a `WatchResponse` says."""
+    ended = None
+    if answer.canceled or answer.compact_revision:
+        ended = str(answer.cancel_reason) or f"compacted up to revision {answer.compact_revision}"
+    changes = tuple(
+        Change(name_of(event.kv.key), event.kv.value if event.type == event.PUT else None, event.kv.mod_revision)
+        for event in answer.events
+    )
+    return News(changes, bool(answer.created), ended)

@@ -28,8 +28,9 @@ import trio
 from svc import __version__
 from svc.backoff import backoff
 from svc.etcd.channel import EtcdError, Trouble
-from svc.etcd.connection import Connection, connected, within
+from svc.etcd.connection import connected, within
 from svc.etcd.keys import Held, Put
+from svc.etcd.link import Connect, Link
 from svc.maintenance.registration import (
     MEMBERSHIP,
     Acknowledgement,
@@ -103,8 +104,11 @@ class Registrar:
         describe: Callable[[], Registration],
         changed: WakeUp,
         on_settled: Callable[[float, bool], None],
+        *,
+        connect: Connect = connected,
     ) -> None:
         self._settings = settings
+        self._connect = connect
         self._describe = describe
         self._changed = changed
         self._on_settled = on_settled
@@ -142,7 +146,7 @@ class Registrar:
             self._asked = trio.Event()
             began, denied, refused = trio.current_time(), False, False
             try:
-                async with connected(self._settings, self._settings.maintenance_key, self._endpoints) as (
+                async with self._connect(self._settings, self._settings.maintenance_key, self._endpoints) as (
                     connection,
                     _,
                 ):
@@ -170,7 +174,7 @@ class Registrar:
             return
         with trio.move_on_after(_LAST_WORD, shield=True):
             try:
-                async with connected(self._settings, self._settings.maintenance_key, self._endpoints) as (
+                async with self._connect(self._settings, self._settings.maintenance_key, self._endpoints) as (
                     connection,
                     _,
                 ):
@@ -181,7 +185,7 @@ class Registrar:
             except (EtcdError, Trouble) as error:
                 log.debug("the registration could not be taken away; its lease ends it", error=str(error))
 
-    async def _keep(self, connection: Connection) -> None:
+    async def _keep(self, connection: Link) -> None:
         """Write what changes, and keep the lease alive, until something goes wrong: raises `Trouble`."""
         while True:
             await self._changed.wait(self._next)
@@ -195,12 +199,12 @@ class Registrar:
             if (due := self._due()) is not None and due <= trio.current_time():
                 await self._write(connection)
 
-    async def _have_lease(self, connection: Connection) -> None:
+    async def _have_lease(self, connection: Link) -> None:
         """The lease that we have, if it has not run out, or a new one."""
         if not self._lease or not await within(self._call, connection.keep_alive, self._lease):
             self._lease = await within(self._call, connection.grant, self._settings.instance_ttl)
 
-    async def _belong(self, connection: Connection) -> None:
+    async def _belong(self, connection: Link) -> None:
         """Say that this instance belongs to the fleet, for as long as `MEMBERSHIP` from now."""
         if not self._member_lease or not await within(self._call, connection.keep_alive, self._member_lease):
             self._member_lease = await within(self._call, connection.grant, MEMBERSHIP)
@@ -210,7 +214,7 @@ class Registrar:
         self._member_revision = await within(self._call, connection.put, key, value, self._member_lease)
         self._renewed_at = trio.current_time()
 
-    async def _keep_true(self, connection: Connection) -> None:
+    async def _keep_true(self, connection: Link) -> None:
         """Whatever was done to our keys meanwhile - deleted, overwritten, bound to another lease - they are written again."""
         maintenance_key, id = self._settings.maintenance_key, self._now().id
         key, member = registrations(maintenance_key) + id, members(maintenance_key) + id
@@ -266,7 +270,7 @@ class Registrar:
     def _pace(self) -> float:
         return PACE.get(self._said.phase, USUAL_PACE) if self._said is not None else USUAL_PACE
 
-    async def _write(self, connection: Connection) -> None:
+    async def _write(self, connection: Link) -> None:
         """Write how things stand now. Raises `Trouble`."""
         for _ in range(4):
             told = self._now()

@@ -10,25 +10,32 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import trio
 
 from svc.etcd.channel import Trouble, etcdrpc, grpc
 from svc.etcd.keys import encoded, range_end
 
+T = TypeVar("T")
 
-class Stream:
+
+class Stream(Generic[T]):
     """A two-way call to which these requests have been sent, as an async context manager. It owns the thread that gRPC's iterator
-    needs. `call` makes the call of an iterator of requests; `understood` says what its error means."""
+    needs. `call` makes the call of an iterator of requests; `read` parses an answer; `understood` says what an error means."""
 
     def __init__(
-        self, call: Callable[[Iterator[Any]], Any], requests: Sequence[Any], understood: Callable[[Any], Trouble]
+        self,
+        call: Callable[[Iterator[Any]], Any],
+        requests: Sequence[Any],
+        read: Callable[[Any], T],
+        understood: Callable[[Any], Trouble],
     ) -> None:
-        self._send, self._receive = trio.open_memory_channel[Any](math.inf)
+        self._send, self._receive = trio.open_memory_channel[T | Trouble](math.inf)
         self._token = trio.lowlevel.current_trio_token()
         self._ended = trio.Event()
         self._make = call
+        self._read = read
         self._understood = understood
         # It must stay open: a request iterator that ends closes our half of the call, and etcd's gRPC proxy ends the other then,
         # before it has answered.
@@ -50,7 +57,7 @@ class Stream:
         with trio.move_on_after(1, shield=True):
             await self._ended.wait()
 
-    async def receive(self) -> Any:
+    async def receive(self) -> T | Trouble:
         """The next answer, or the `Trouble` with which the call ended."""
         return await self._receive.receive()
 
@@ -63,7 +70,9 @@ class Stream:
         trouble = Trouble("etcd ended the call", "")
         try:
             for response in self._call:
-                self._token.run_sync_soon(self._send.send_nowait, response)  # unbounded, never closed: it cannot raise
+                self._token.run_sync_soon(
+                    self._send.send_nowait, self._read(response)
+                )  # unbounded, never closed: it cannot raise
         except grpc.RpcError as error:
             trouble = self._understood(error)
         except trio.RunFinishedError:

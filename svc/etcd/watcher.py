@@ -13,7 +13,6 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 import trio
@@ -21,8 +20,8 @@ import trio
 from svc.backoff import backoff
 from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.connection import Connection, connected, one_shot, within
-from svc.etcd.keys import LONGEST_LEASE, Found, Held, held_in, name_of
-from svc.etcd.stream import Stream
+from svc.etcd.keys import LONGEST_LEASE, Found, Held
+from svc.etcd.link import Connect, Link, Watch
 from svc.etcd.tls import password_in_the_open
 from svc.settings import Settings
 
@@ -84,6 +83,8 @@ class KeyWatcher:
     same value. It must not block; what it raises ends `run()`. Revisions go backwards when etcd comes back with older
     or no data. `on_own_value` is called in the same way for the other key, and before the `on_value` of the same read.
 
+    `connect` opens connections; tests give one to an etcd in memory.
+
     `on_looked` is called with the Trio time at which an attempt to read the keys began that has just ended, and whether
     the whole cluster has answered (then it comes after the calls above) or no endpoint did.
     """
@@ -96,8 +97,10 @@ class KeyWatcher:
         own_key: str | None = None,
         on_own_value: Callable[[bytes | None, int], None] = lambda value, revision: None,
         on_looked: Callable[[float, bool], None] = lambda began, answered: None,
+        connect: Connect = connected,
     ) -> None:
         self._settings = settings
+        self._connect = connect
         self._main = settings.maintenance_key
         self._own = own_key
         self._tell = {self._main: on_value}
@@ -141,7 +144,7 @@ class KeyWatcher:
             self._look = trio.Event()
             began = trio.current_time()
             try:
-                async with connected(settings, self._main, self._endpoints) as (connection, answer):
+                async with self._connect(settings, self._main, self._endpoints) as (connection, answer):
                     found = await self._read_all(connection, answer)
                     self._watched, self._offered = {}, {}  # a store that was restored or wiped counts from anew
                     for key in [key for key in self._tell if key in found.keys]:
@@ -161,10 +164,9 @@ class KeyWatcher:
             self._failures += 1
             await trio.sleep(backoff(self._failures, first=_FIRST_DELAY, cap=_LONGEST_DELAY, rng=self._rng))
 
-    async def _read_all(self, connection: Connection, answer: Any) -> Found:
-        """The keys as they are now; `answer` is that to a first read of the maintenance key. Without our own one when
+    async def _read_all(self, connection: Link, alone: Found) -> Found:
+        """The keys as they are now; `alone` is what a first read of the maintenance key has found. Without our own one when
         etcd does not let us read that: the other is the one that matters."""
-        alone = Found({self._main: held_in(answer, self._main)}, answer.header.revision)
         if self._own is None:
             return alone
         try:
@@ -181,7 +183,7 @@ class KeyWatcher:
                 )
             return alone
 
-    async def _follow(self, connection: Connection, revision: int) -> None:
+    async def _follow(self, connection: Link, revision: int) -> None:
         """Hand over changes from `revision` on, until something goes wrong: raises `Trouble`."""
         async with (
             connection.watch(list(self._watched), revision) as stream,
@@ -192,27 +194,25 @@ class KeyWatcher:
             nursery.cancel_scope.cancel(reason="the watch has ended")
         raise trouble  # out here, where no nursery wraps it
 
-    async def _hand_over(self, connection: Connection, stream: Stream) -> Trouble:
+    async def _hand_over(self, connection: Link, stream: Watch) -> Trouble:
         while True:
             news = await stream.receive()
             if isinstance(news, Trouble):
                 return news
-            # Before `created`: a watch that etcd refuses has both.
-            if news.canceled or news.compact_revision:
-                reason = news.cancel_reason or f"compacted up to revision {news.compact_revision}"
-                return Trouble(f"etcd ended the watch: {reason}", "")
-            if news.created:
+            # Before `begins`: a watch that etcd refuses has both.
+            if news.ended is not None:
+                return Trouble(f"etcd ended the watch: {news.ended}", "")
+            if news.begins:
                 self._back(connection.endpoint)
-            for event in news.events:
-                key, revision = name_of(event.kv.key), event.kv.mod_revision
-                if key not in self._watched:
+            for change in news.changes:
+                if change.key not in self._watched:
                     continue
-                held = Held(event.kv.value, revision) if event.type == event.PUT else Held()
-                self._watched[key] = held
-                if revision > self._offered[key]:  # else a probe was quicker, and knew more
-                    self._offer(key, held, revision)
+                held = Held() if change.value is None else Held(change.value, change.revision)
+                self._watched[change.key] = held
+                if change.revision > self._offered[change.key]:  # else a probe was quicker, and knew more
+                    self._offer(change.key, held, change.revision)
 
-    async def _prove_alive(self, connection: Connection, stream: Stream) -> None:
+    async def _prove_alive(self, connection: Link, stream: Watch) -> None:
         """Read the keys again and again; tell `stream` when there is no answer, or when the watch has missed
         something."""
         missed = False
@@ -272,8 +272,8 @@ class KeyWatcher:
 async def read(settings: Settings, key: str) -> KeyState:
     """The key now, by a read that the whole cluster answers for. Takes 5 s at most. Raises `EtcdError`."""
 
-    async def on(connection: Connection, answer: Any) -> KeyState:
-        held, revision = held_in(answer, key), answer.header.revision
+    async def on(connection: Connection, found: Found) -> KeyState:
+        held, revision = found.keys[key], found.revision
         if held.value is None:
             return KeyState(None, revision, None, None)
         expires_in: float | None = None
@@ -294,7 +294,7 @@ async def write(settings: Settings, key: str, value: bytes, *, ttl: float | None
     if ttl is not None and not 0 < ttl <= LONGEST_LEASE:
         raise ValueError(f"ttl={ttl!r} is not a time to live in seconds, above 0 and up to {LONGEST_LEASE}")
 
-    async def on(connection: Connection, answer: Any) -> int:
+    async def on(connection: Connection, found: Found) -> int:
         lease = 0 if ttl is None else await connection.grant(ttl)
         return await connection.put(key, value, lease)
 
@@ -304,7 +304,7 @@ async def write(settings: Settings, key: str, value: bytes, *, ttl: float | None
 async def delete(settings: Settings, key: str) -> int:
     """Delete the key, if it is there; returns the revision. Takes 5 s at most. Raises `EtcdError`."""
 
-    async def on(connection: Connection, answer: Any) -> int:
+    async def on(connection: Connection, found: Found) -> int:
         return await connection.delete(key)
 
     return await one_shot(settings, key, on)

@@ -10,8 +10,13 @@ from pathlib import Path
 import trio
 
 from svc.devstack.stack import Etcd, etcd_binary
+from svc.etcd import fleet as etcd_fleet
+from svc.maintenance.fleet import Result, Standing, Wait
+from svc.maintenance.orders import Order
+from svc.settings import Settings, load
 from tests.etcd.test_etcd import certificate, pem
 from tests.etcd_cluster import EtcdCluster, Member
+from tests.etcd_proxy import GrpcProxy
 from tests.faults.rows import outage, scenario
 from tests.faults.trial import Trial
 
@@ -385,3 +390,83 @@ def odd_value(name: str, fault: str, value: bytes) -> None:
 
 odd_value("etcd-huge-value", "the key holds 1 MiB of text", b"x" * 1_048_576)
 odd_value("etcd-binary-value", "the key holds binary data", bytes(range(256)))
+
+
+def fleet_of(t: Trial) -> Settings:
+    return load(t.stand.environ)
+
+
+async def listed(t: Trial) -> None:
+    with trio.fail_after(10):
+        while not (await etcd_fleet.look(fleet_of(t))).entries:
+            await trio.sleep(0.05)
+
+
+@outage(
+    "etcd-registration-deleted",
+    "somebody deletes the registrations and the memberships of the fleet (`etcdctl del --prefix`)",
+    "nothing; it is listed again within a third of `INSTANCE_TTL`, and one warning says so",
+    named="the registration was deleted or changed by somebody else: writing it again",
+    over="",
+    etcds=True,
+    recovers=listed,
+    etcd=alone,
+    INSTANCE_TTL="6",
+)
+async def _(t: Trial) -> None:
+    (etcd,) = t.members
+    await listed(t)
+    for what in ("instances", "members"):
+        await etcdctl(etcd, "del", "--prefix", f"{t.stand.environ['MAINTENANCE_KEY']}/{what}/")
+
+
+@contextlib.contextmanager
+def behind_a_proxy(folder: Path) -> Iterator[Sequence[Etcd]]:
+    with Etcd() as one, GrpcProxy(one) as proxy:
+        yield [proxy]  # type: ignore[list-item]  # what is asked of it here, an endpoint, it has
+
+
+@scenario(
+    "etcd-grpc-proxy",
+    "between the service and etcd stands `etcd grpc-proxy`",
+    "nothing: registered without a gap, no warning, the switch takes effect",
+    etcd=behind_a_proxy,
+    INSTANCE_TTL="5",
+)
+async def _(t: Trial) -> None:
+    await t.start()
+    await listed(t)
+    end = trio.current_time() + 8
+    while trio.current_time() < end:
+        assert (await etcd_fleet.look(fleet_of(t))).vanished == ()
+        await trio.sleep(0.5)
+    await switch_takes_effect(t)
+    await back_to_work(t)
+    assert not [line for line in t.service.logs if line["level"] == "warning" and "etcd" in line["logger"]]
+
+
+@scenario(
+    "etcd-blocked-loop",
+    "a processor blocks the event loop for longer than `INSTANCE_TTL` (8 s, 5 s), and somebody waits for the fleet to drain",
+    "the instance is shown as `blocked` with 1 in flight; the wait ends when it has drained, and not before",
+    MESSAGE_PROCESSOR="tests.recording:blocking",
+    INSTANCE_TTL="5",
+)
+async def _(t: Trial) -> None:
+    await t.start(load=False)
+    its = fleet_of(t)
+    body = await t.send(seconds=8)
+    await t.service.logged_like("the event loop is blocked")
+    wait, seen = Wait(await etcd_fleet.ask(its, Order(True))), set[tuple[str, int | None]]()
+
+    def tell(standing: Standing) -> None:
+        seen.update((one.phase, one.in_flight) for one in standing.live)
+
+    with trio.fail_after(40):
+        standing = await etcd_fleet.follow(its, wait, tell)
+    t.record.look()
+    assert (standing.result, standing.died) == (Result.DONE, ())
+    assert ("blocked", 1) in seen
+    assert t.record.succeeded[body] == 1
+    await etcd_fleet.ask(its, Order(False))
+    await t.healthy(lambda body: body["status"] == "healthy")

@@ -1,0 +1,226 @@
+"""The real watcher and the real registration against an etcd in memory: its troubles in virtual time, exact to the second."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import trio
+import trio.lowlevel
+from trio.testing import MockClock
+
+from svc.etcd import registration
+from svc.etcd.registration import Registrar, identity
+from svc.etcd.watcher import KeyWatcher
+from svc.maintenance.registration import (
+    Acknowledgement,
+    entry,
+    members,
+    own_key,
+    registrations,
+)
+from svc.settings import load
+from svc.testing.etcd import SimulatedEtcd
+from svc.wakeup import WakeUp
+
+KEY = "/m"
+SETTINGS = load({"ETCD_ENDPOINTS": "simulated:1", "MAINTENANCE_KEY": KEY, "INSTANCE_TTL": "9"})
+REGISTERED, MEMBER = registrations(KEY) + "a", members(KEY) + "a"
+
+
+class Instance:
+    def __init__(self, etcd: SimulatedEtcd, id: str = "a") -> None:
+        self.etcd = etcd
+        self.values: list[tuple[bytes | None, int]] = []
+        self.own: list[bytes | None] = []
+        self.looks: list[tuple[float, bool]] = []
+        self.settled: list[tuple[float, bool]] = []
+        self.said = Acknowledgement("running", None, None, 0)
+        self.changed = WakeUp()
+        self.base = replace(identity(SETTINGS), id=id)
+        self.watcher = KeyWatcher(
+            SETTINGS,
+            lambda value, revision: self.values.append((value, revision)),
+            own_key=own_key(KEY, id),
+            on_own_value=lambda value, _: self.own.append(value),
+            on_looked=lambda began, answered: self.looks.append((began, answered)),
+            connect=etcd.connect,
+        )
+        self.registrar = Registrar(
+            SETTINGS,
+            lambda: replace(self.base, acknowledgement=self.said),
+            self.changed,
+            lambda began, answered: self.settled.append((began, answered)),
+            connect=etcd.connect,
+        )
+
+    def say(self, phase: str) -> None:
+        self.said = replace(self.said, phase=phase)
+        self.changed.notify()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Instance"]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.watcher.run)
+            nursery.start_soon(self.registrar.run)
+            await trio.sleep(0.1)
+            yield self
+            nursery.cancel_scope.cancel()
+
+    @property
+    def phase(self) -> str:
+        return entry("a", self.etcd.below(REGISTERED)[REGISTERED], 1).phase
+
+
+async def test_the_switch_arrives_at_once_and_the_registration_follows(autojump_clock: MockClock) -> None:
+    etcd = SimulatedEtcd()
+    async with Instance(etcd).running() as one:
+        assert one.values == [(None, 1)]
+        revision = etcd.put(KEY, b"on")
+        etcd.put(own_key(KEY, "a"), b"off")
+        await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (one.values[-1], one.own[-1]) == ((b"on", revision), b"off")
+        assert one.phase == "running"
+        one.say("drained")
+        await trio.sleep(1)
+        assert one.phase == "drained"
+        await trio.sleep(300)
+        assert one.values[-1] == (b"on", revision)
+        assert len(one.values) == 2
+    await one.registrar.close()
+    assert etcd.below(registrations(KEY)) == etcd.below(members(KEY)) == {}
+
+
+async def test_a_lease_that_nobody_keeps_runs_out_and_the_membership_hours_later(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "MEMBERSHIP", hours := 120.0)
+    etcd = SimulatedEtcd()
+    async with Instance(etcd).running():
+        await trio.sleep(3 * hours)  # it renews that one too
+        assert MEMBER in etcd.below(KEY)
+        ended = trio.current_time()
+    await trio.sleep_until(ended + 9)
+    assert REGISTERED not in etcd.below(KEY)
+    assert MEMBER in etcd.below(KEY)
+    await trio.sleep_until(ended + hours)
+    assert etcd.below(KEY) == {}
+
+
+async def test_the_last_known_state_stands_while_etcd_is_away_and_what_was_switched_takes_effect(
+    autojump_clock: MockClock,
+) -> None:
+    etcd = SimulatedEtcd()
+    async with Instance(etcd).running() as one:
+        etcd.go()
+        await trio.sleep(60)
+        assert [value for value, _ in one.values] == [None]
+        assert (one.watcher.snapshot().connected, one.registrar.snapshot().registered) == (False, False)
+        etcd.put(KEY, b"on")
+        etcd.come_back()
+        began = trio.current_time()
+        while one.values[-1][0] != b"on" or not one.registrar.snapshot().registered:
+            await trio.sleep(0.1)
+        assert trio.current_time() - began < 5
+        assert one.phase == "running"
+
+
+async def test_a_mute_etcd_is_found_out_within_seven_seconds(autojump_clock: MockClock) -> None:
+    etcd = SimulatedEtcd()
+    async with Instance(etcd).running() as one:
+        began, etcd.mute = trio.current_time(), True
+        while one.watcher.snapshot().connected:
+            await trio.sleep(0.1)
+        assert trio.current_time() - began <= 7.1
+        etcd.put(KEY, b"on")
+        etcd.mute = False
+        await trio.sleep(5)
+        assert one.values[-1][0] == b"on"
+
+
+async def test_an_etcd_that_was_restored_counts_anew(autojump_clock: MockClock) -> None:
+    """Revisions go backwards: what it says now is what counts, and the registration is there again."""
+    etcd = SimulatedEtcd()
+    backup = etcd.data()
+    async with Instance(etcd).running() as one:
+        last = [etcd.put(KEY, value) for value in (b"on", b"off", b"on")][-1]
+        await trio.sleep(1)
+        assert one.values[-1] == (b"on", last)
+        etcd.go()
+        await trio.sleep(20)
+        etcd.come_back(backup)
+        await trio.sleep(5)
+        assert one.values[-1][0] is None
+        assert one.values[-1][1] < last
+        assert {REGISTERED, MEMBER} <= etcd.below(KEY).keys()
+        etcd.put(KEY, b"on")
+        await trio.sleep(0.1)
+        assert one.values[-1][0] == b"on"
+
+
+async def test_a_member_that_answers_from_behind_changes_nothing(autojump_clock: MockClock) -> None:
+    etcd = SimulatedEtcd(lag=20.0)
+    async with Instance(etcd).running() as one:
+        for number in range(40):
+            value = b"on" if number % 2 else b"off"
+            etcd.put(KEY, value)
+            await trio.sleep(3)
+            assert one.values[-1][0] == value
+        assert len(one.values) == 41
+        assert one.watcher.snapshot().last_error is None
+
+
+async def test_keys_that_are_deleted_or_overwritten_are_written_again_within_one_renewal(
+    autojump_clock: MockClock,
+) -> None:
+    etcd = SimulatedEtcd()
+    async with Instance(etcd).running() as one:
+        for harm in (
+            lambda: etcd.delete(REGISTERED),
+            lambda: etcd.delete(MEMBER),
+            lambda: etcd.delete(REGISTERED, MEMBER),
+            lambda: etcd.put(REGISTERED, b"what?"),
+            lambda: etcd.put(REGISTERED, etcd.below(REGISTERED)[REGISTERED]),  # without its lease
+            lambda: etcd.expire(etcd.look()[REGISTERED].lease),
+        ):
+            harm()
+            await trio.sleep(4)  # a renewal comes every three seconds
+            held = etcd.look()
+            assert one.phase == "running"
+            assert held[REGISTERED].lease == one.registrar._lease != 0
+            assert held[MEMBER].lease == one.registrar._member_lease != 0
+        writes = etcd._revision
+        await trio.sleep(300)
+        assert etcd._revision == writes
+
+
+async def test_a_permission_that_is_missing_for_a_while_costs_neither_place_nor_storm(
+    autojump_clock: MockClock,
+) -> None:
+    etcd = SimulatedEtcd()
+    async with Instance(etcd).running() as one:
+        etcd.denied = {registrations(KEY)}
+        await trio.sleep(1)
+        calls = etcd.calls
+        one.say("draining")
+        await trio.sleep(600)
+        assert etcd.calls - calls < 600 * 3
+        etcd.denied = set()
+        assert one.phase == "running"  # the lease was kept: it has its place, though not its news
+        await trio.sleep(3.5)
+        assert one.phase == "draining"
+
+
+async def test_two_with_one_id_find_each_other_out(autojump_clock: MockClock) -> None:
+    etcd = SimulatedEtcd()
+    async with Instance(etcd).running() as first, Instance(etcd).running() as second:
+        await trio.sleep(10)
+        assert {key.rpartition("/")[2] for key in etcd.below(registrations(KEY))} == {
+            "a",
+            f"a~{second.base.token[:6]}",
+        }
+        assert etcd.below(registrations(KEY)).keys() == {
+            key.replace("members", "instances") for key in etcd.below(members(KEY))
+        }
+        assert first.registrar.snapshot().id == "a"
