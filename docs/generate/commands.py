@@ -13,6 +13,11 @@ EXIT_CODES = (
     ("2", "unusable settings or arguments; a line for each fault"),
     ("3", "a drain ran out of time, or was cut short by a second signal; with `--wait`: that of an instance"),
     ("4", "with `--wait`: not done within `--timeout`; the instances that are missing are listed"),
+    (
+        "5",
+        "with `--wait`: an instance is not heard of any more (killed, frozen, cut off); `--allow-vanished` makes it 0",
+    ),
+    ("6", "with `--wait`: there is no instance; `--allow-none` makes it 0"),
     ("130", "interrupted by Ctrl-C, for commands that do not drain"),
 )
 
