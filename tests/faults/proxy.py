@@ -15,13 +15,16 @@ import re
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, cycle, repeat
 from time import time
+from typing import Any
 
 import trio
 
 from svc.devstack.child import free_ports
+from tests.border.odd import said
 
 CHUNK = 65_536
 
@@ -255,6 +258,16 @@ class SqsProxy(Proxy):
         self._answer: Answer | None = None
         self._answered: frozenset[str] | None = None
         self._lost: frozenset[str] = frozenset()
+        self._odd: Iterator[bytes | None] = repeat(None)
+        self._rewritten: dict[str, Callable[[Any], Any]] = {}
+
+    def odd(self, answers: Sequence[bytes]) -> None:
+        """Answer every second request with the next of these, without asking SQS."""
+        self._odd = chain.from_iterable((None, answer) for answer in cycle(answers))
+
+    def rewrite(self, action: str, change: Callable[[Any], Any]) -> None:
+        """SQS acts; the JSON of its answer to this action is changed on the way."""
+        self._rewritten[action] = change
 
     def answer(self, answer: Answer, *actions: str) -> None:
         """Answer so (to these actions only, if any are named) without asking SQS."""
@@ -279,9 +292,15 @@ class SqsProxy(Proxy):
             if self._answer is not None and (self._answered is None or action in self._answered):
                 await link.client.send_all(self._answer.http())
                 continue
+            if (odd := next(self._odd)) is not None:
+                await link.client.send_all(odd)
+                continue
             answer = await self._ask(link, head, body)
             if action in self._lost:
                 return
+            if action in self._rewritten and answer.startswith(b"HTTP/1.1 200"):
+                changed = self._rewritten[action](json.loads(answer.partition(b"\r\n\r\n")[2] or b"{}"))
+                answer = said(changed).wire
             await self._passes(link, len(answer))
             await link.client.send_all(answer)
 

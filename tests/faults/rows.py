@@ -64,7 +64,7 @@ def outage(
     sees: str,
     *,
     named: str,
-    over: str,
+    over: str | None,
     etcds: bool = False,
     recovers: Run | None = None,
     afterwards: Run | None = None,

@@ -2,14 +2,19 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle
+from typing import Any
 
 import trio
 
+from svc.consumer.queue import QueueUnavailable
 from svc.settings import load
 from svc.sqs import creation
+from tests.border.odd import ODD, POISON
 from tests.faults.proxy import Answer, SqsProxy
 from tests.faults.rows import outage, scenario
 from tests.faults.trial import Trial
+from tests.live import http_client
 
 FAILED = "receiving failed, trying again"
 WORKS = "receiving works again"
@@ -210,6 +215,54 @@ for name, fault, sees, says, answer in ERROR_ANSWERS:
     async def _(t: Trial, answer: Answer = answer, says: str = says) -> None:
         t.sqs.answer(answer)
         await unhealthy(t, says)
+
+
+@receiving_outage(
+    "sqs-odd-answers",
+    "every second answer is none of SQS's: pages, other JSON, compressed, nested, cut off, empty",
+    "`/health` 200 or 503 with “the answer is not SQS's”; sends and `/queue/info` 200 or 502; the calls between them work",
+    calls_limit=SETTLING,
+    by_default=True,
+)
+async def _(t: Trial) -> None:
+    t.sqs.odd([raw.wire for raw, kind in ODD.values() if kind is QueueUnavailable])
+    end, seen = trio.current_time() + HOLD, set()
+    async with http_client(t.service.url) as client:
+        while trio.current_time() < end:
+            for answer in (client.get("/queue/info"), client.post("/messages/send", json={"message": "{}"})):
+                seen.add((await answer).status_code)
+            await trio.sleep(0.2)
+    assert {502} <= seen <= {200, 502, 504}, seen
+
+
+@outage(
+    "sqs-poison-message",
+    "a message that cannot be read comes with each batch (Base64 that is none, attributes that are a list, …)",
+    "`/health` 200; “message … is left out, because it cannot be read”; the others are processed",
+    named="message odd is left out",
+    over=None,
+    calls_limit=SETTLING,
+)
+async def _(t: Trial) -> None:
+    entries = cycle(POISON.values())
+
+    def with_poison(answer: dict[str, Any]) -> dict[str, Any]:
+        return {"Messages": [next(entries), *answer["Messages"]]} if answer.get("Messages") else answer
+
+    t.sqs.rewrite("ReceiveMessage", with_poison)
+    await trio.sleep(HOLD)
+    assert (await t.health())[0] == 200
+
+
+@settling_outage(
+    "sqs-deletes-unconfirmed",
+    "SQS deletes messages and its answers name none of them",
+    "`/health` 200; the delete is tried again, nothing is processed again",
+    afterwards=none_twice,
+)
+async def _(t: Trial) -> None:
+    t.sqs.rewrite("DeleteMessageBatch", lambda answer: {"Failed": [{"Id": "none"}, None]})
+    await trio.sleep(HOLD)
 
 
 @receiving_outage(
