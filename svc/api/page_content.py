@@ -17,6 +17,7 @@ from svc.api import bodies
 from svc.api.history import Sample
 from svc.consumer.breaker_state import PROBES, BreakerSnapshot, State
 from svc.consumer.ledger import Entry
+from svc.consumer.queue import number_in
 from svc.consumer.worker import WorkerStatistics
 from svc.core import Core
 from svc.maintenance.handler import DrainOutcome, DrainReport
@@ -220,8 +221,7 @@ def _counts(depth: Depth) -> dict[str, int | None]:
         "in_flight": "ApproximateNumberOfMessagesNotVisible",
         "delayed": "ApproximateNumberOfMessagesDelayed",
     }
-    texts = {name: (depth.attributes or {}).get(attribute, "") for name, attribute in names.items()}
-    return {name: int(text) if text.isdigit() else None for name, text in texts.items()}
+    return {name: number_in(depth.attributes or {}, attribute) for name, attribute in names.items()}
 
 
 def _running_drain(report: DrainReport | None, in_flight: int, now: float) -> dict[str, Any] | None:

@@ -88,6 +88,12 @@ class DeadLetterQueue:
     """As SQS names them."""
 
 
+def number_in(attributes: Mapping[str, str], name: str) -> int | None:
+    """A number among a queue's attributes; None when it is not there, or none."""
+    text = attributes.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
 class RedrivePolicy(Protocol):
     """What a queue's own attributes, as last read, say about its messages: how often one is received before the queue moves it
     to its dead-letter queue, and whether they have an order."""

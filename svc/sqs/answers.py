@@ -212,8 +212,13 @@ def attributes(doing: str, answer: Mapping[str, Any]) -> dict[str, str]:
             value = str(value)
         if not isinstance(value, str):
             raise not_sqs(doing, "its Attributes are not all text")
-        texts[name] = value
+        texts[_sendable(name)] = _sendable(value)
     return texts
+
+
+def _sendable(text: str) -> str:
+    """JSON may hold halves of characters, which no answer of ours can carry on."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def is_fifo(attributes: Mapping[str, str]) -> bool:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import trio
 
-from svc.consumer.queue import MAX_BATCH, QueueError, Received, Refusal
+from svc.consumer.queue import MAX_BATCH, QueueError, Received, Refusal, number_in
 
 LOOK_SECONDS = 30
 """How long what is looked at stays hidden when it cannot be released."""
@@ -63,12 +63,9 @@ class Depth:
 async def depth(queue: DeadLetters) -> Depth:
     found = await queue.attributes()
 
-    def number(name: str) -> int:
-        text = found.get(name, "0")
-        return int(text) if text.isdecimal() else 0
-
-    hidden = number("ApproximateNumberOfMessagesNotVisible") + number("ApproximateNumberOfMessagesDelayed")
-    return Depth(number("ApproximateNumberOfMessages"), hidden)
+    names = ("", "NotVisible", "Delayed")
+    visible, in_flight, delayed = (number_in(found, f"ApproximateNumberOfMessages{name}") or 0 for name in names)
+    return Depth(visible, in_flight + delayed)
 
 
 async def look(dead: DeadLetters, most: int) -> list[Received]:

@@ -11,6 +11,7 @@ import trio
 from svc.consumer.queue import QueueError, QueueUnavailable, Refusal
 from svc.processors import Message
 from svc.sqs import answers
+from svc.sqs.dead_letters import Depth, depth
 from svc.sqs.messages import received
 from tests.border.calls import ARN, DELIVERY, USES, Canned, botocore, queue_of
 from tests.border.odd import LISTS, MESSAGE, ODD, OLD_PROTOCOL, POISON, Raw, message, page, said
@@ -214,9 +215,16 @@ def test_a_batch_answer_without_lists(name: str) -> None:
 def test_attributes_are_text() -> None:
     found = answers.attributes("reading", {"Attributes": {"QueueArn": "a", "VisibilityTimeout": 30, "FifoQueue": True}})
     assert found == {"QueueArn": "a", "VisibilityTimeout": "30", "FifoQueue": "true"}
+    assert answers.attributes("reading", {"Attributes": {"Policy\ud800": "ä\udfff"}}) == {"Policy?": "ä?"}
     for odd in ([], "x", 1, None, {}, {"QueueArn": []}, {"QueueArn": None}):
         with pytest.raises(QueueUnavailable, match="Attributes"):
             answers.attributes("reading", {"Attributes": odd})
+
+
+@pytest.mark.parametrize("text", ["many", "²", "٣", "9" * 5000, "-1", "1.5", ""])
+async def test_a_depth_that_is_no_number_is_none(text: str, autojump_clock) -> None:
+    queue = queue_of(Canned(said({"Attributes": {"QueueArn": ARN, "ApproximateNumberOfMessages": text}})))
+    assert await depth(queue) == Depth(0, 0)
 
 
 @pytest.mark.parametrize(
