@@ -117,14 +117,8 @@ MOVES: Mapping[tuple[State, Event], Move] = {
         for state in (State.HELD, State.COPY, State.STARTED)
     },
     # By others: the message tasks, the heartbeat, the settlement; while it lands, because its way could not be chosen (a defect).
-    (State.LANDED, Event.DECIDED): Move(State.SETTLING, Action.NONE),
-    (State.STARTED, Event.DECIDED): Move(State.SETTLING, Action.NONE),
-    (State.COPY, Event.DECIDED): Move(State.SETTLING, Action.NONE),
-    (State.SETTLING, Event.DECIDED): Move(State.SETTLING, Action.NONE),
-    **{
-        (state, Event.ENDED): Move(State.ENDED, Action.NONE)
-        for state in (State.LANDED, State.HELD, State.COPY, State.STARTED, State.SETTLING, State.ENDED)
-    },
+    **{(state, Event.DECIDED): Move(State.SETTLING, Action.NONE) for state in State if state is not State.ENDED},
+    **{(state, Event.ENDED): Move(State.ENDED, Action.NONE) for state in State},
 }
 
 
