@@ -7,6 +7,7 @@ decides about a message or changes a phase.
 One quirk of the libraries is met here (STACK 1.2): QuartTrio loses hypercorn's idle timer unless `send` is shielded.
 """
 
+import inspect
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import quart
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
-from quart.ctx import RequestContext
 from quart.json.provider import DefaultJSONProvider
 from quart.typing import ResponseTypes
 from quart_trio import QuartTrio
@@ -77,23 +77,32 @@ class _InOrder(DefaultJSONProvider):
     sort_keys = False
 
 
+_HANDS_CONTEXT_ON = len(inspect.signature(QuartTrio.handle_exception).parameters) == 3
+"""quart 0.23 (on Python 3.13 and later) hands a request's context from method to method, 0.22 keeps it to itself."""
+
+
 class _App(QuartTrio):
     asgi_http_class = _Connection
     json_provider_class = _InOrder
     request_class = _Request
     defects: Defects
 
-    async def full_dispatch_request(self, request_context: RequestContext | None = None) -> ResponseTypes:
+    async def full_dispatch_request(self, *context: Any) -> ResponseTypes:
         try:
-            return await super().full_dispatch_request(request_context)
+            return await super().full_dispatch_request(*context)
         except BaseExceptionGroup as group:
             # A route with a nursery in it: QuartTrio would raise the group on, and the client have no answer.
             _, others = group.split(trio.Cancelled)
             if not isinstance(others, ExceptionGroup):
                 raise
-            return await self.handle_exception(others)
+            answer: ResponseTypes = await self._handle(*(context if _HANDS_CONTEXT_ON else ()), others)
+            return answer
 
-    def log_exception(self, exception_info: object) -> None:
+    @property
+    def _handle(self) -> Any:
+        return self.handle_exception
+
+    def log_exception(self, *told: object) -> None:
         """What no error handler knows is a defect, and the request's answer is a 500."""
         error = sys.exception()
         if error is not None:
