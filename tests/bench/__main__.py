@@ -24,10 +24,11 @@ from .overhead import overhead
 from .processes import Process, prefer
 from .quiet import WINDOW, quiet
 from .reaction import reaction
+from .rest import rest
 from .saturation import saturate
 from .stubbed import Stub
 
-ROWS = ("saturation", "quiet", "latency", "reaction", "growth", "overhead")
+ROWS = ("saturation", "rest", "quiet", "latency", "reaction", "growth", "overhead")
 BY_DEFAULT = ROWS[:-1]
 PAGE, PICTURE = "docs/performance.md", "docs/pictures/growth.svg"
 LATEST = 12 * 60.0
@@ -183,6 +184,12 @@ class _Bench:
                     f"{done.stub_share:.0%}",
                     file=sys.stderr, flush=True,
                 )  # fmt: skip
+
+    def rest(self) -> None:
+        if SVC in self._able:
+            place = Place(self._stub.url, "svc-rest", self._etcd)
+            window = 10.0 if self._options.quick else 30.0
+            self._result["rest"] = rest(SVC, self._stub, place, window=window, core=self._core)
 
     def quiet(self) -> None:
         window = 20.0 if self._options.quick else WINDOW

@@ -67,7 +67,7 @@ class Consumer:
 @dataclass(frozen=True)
 class Svc(Consumer):
     def versions(self) -> str:
-        return _versions(sys.executable, ("svc", "trio", "trio-asyncio", "aiobotocore", "botocore"))
+        return _versions(sys.executable, ("svc", "trio", "httptools", "botocore"))
 
     def command(self, place: Place) -> list[str]:
         return [sys.executable, "-m", "svc", "run"]
@@ -92,7 +92,12 @@ class Floor(Consumer):
     kind: str = "asyncio"
 
     def versions(self) -> str:
-        return _versions(sys.executable, ("aiobotocore", *(["trio", "trio-asyncio"] if self.kind == "trio" else [])))
+        stands_on = {
+            "asyncio": ["aiobotocore"],
+            "trio": ["aiobotocore", "trio", "trio-asyncio"],
+            "direct": ["trio", "httptools"],
+        }
+        return _versions(sys.executable, tuple(stands_on[self.kind]))
 
     def command(self, place: Place) -> list[str]:
         return [sys.executable, str(FOLDER / "floor.py"), self.kind, place.endpoint, place.url, str(RECEIVERS)]
@@ -170,9 +175,13 @@ INSTALL_SECONDS = 240
 SVC = Svc("svc", "**svc**", "`svc run` as it comes")
 FLOOR = Floor("floor", "floor, asyncio", f"a bare aiobotocore loop, {RECEIVERS} receivers", kind="asyncio")
 FLOOR_TRIO = Floor("floor-trio", "floor, trio-asyncio", "the same through trio-asyncio", kind="trio")
+FLOOR_DIRECT = Floor(
+    "floor-direct", "floor, direct", "a bare loop without the SDK, over `svc`'s connections", kind="direct"
+)
 
 CONSUMERS: list[Consumer] = [
     SVC,
+    FLOOR_DIRECT,
     FLOOR_TRIO,
     FLOOR,
     Peer(
@@ -196,6 +205,11 @@ CONSUMERS: list[Consumer] = [
         packages=("celery[sqs]==5.7.0", "kombu==5.7.0"), script="bench_celery.py",
         runs=("celery", "-A", "bench_celery", "worker", "--pool", "threads", "--concurrency", "10",
               "--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "error"),
+    ),
+    Peer(
+        "onestep", "onestep (onestep-sqs)", "concurrency 100, batches of ten, deletes by batch",
+        packages=("onestep==1.15.0", "onestep-sqs==0.2.4", "boto3"), script="bench_onestep.py",
+        runs=("onestep", "run", "bench_onestep:app", "--log-level", "ERROR", "--no-task-events"),
     ),
     Peer(
         "fanferro", "fanferro (Rust core)", "concurrency 100",

@@ -294,7 +294,8 @@ class Connection(asyncio.Protocol):
         target = _header(lower, b"x-amz-target")
         try:
             if target:
-                at = lower.find(b"x-amz-target")
+                # At the beginning of a line: a signature's list of headers names it too, which some SDKs send before it.
+                at = lower.find(b"\r\nx-amz-target:") + 2
                 action = head[at : at + 200].split(b"\r\n", 1)[0].rpartition(b".")[2].strip().decode()
                 self._action(action, json.loads(body or b"{}"))
             elif head.startswith(b"POST /bench/"):
