@@ -15,7 +15,8 @@ class WakeUp:
 
     def notify(self) -> None:
         """Make everybody who waits look again."""
-        self._event.set()
+        if not self._event.is_set():
+            self._event.set()
 
     async def wait_until(self, satisfied: Callable[[], bool]) -> None:
         """Return as soon as `satisfied()` holds, looking again at every notification."""

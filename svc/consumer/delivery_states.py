@@ -30,6 +30,8 @@ class Mode(Enum):
 
 
 class State(Enum):
+    __hash__ = object.__hash__  # Enum's own is a function in Python, which every look at MOVES would call
+
     LANDED = "landed"
     """It stands in the ledger, nothing else is decided."""
     HELD = "held"
@@ -43,6 +45,8 @@ class State(Enum):
 
 
 class Event(Enum):
+    __hash__ = object.__hash__  # as State's
+
     # It lands, and …
     COMES_BACK = "its message was finished here before"
     FIRST_IS_DONE = "the delete of another delivery of its message is on the way"

@@ -35,6 +35,8 @@ RECENT_ERRORS = 10
 class Outcome(Enum):
     """How a delivery ended."""
 
+    __hash__ = object.__hash__  # Enum's own is a function in Python, and every delivery is counted by its outcome
+
     PROCESSED = "processed"
     """Its processor returned and the delete is confirmed."""
     FAILED = "failed"
@@ -50,6 +52,8 @@ class Outcome(Enum):
 
 class Action(Enum):
     """What is asked of the queue to settle a delivery."""
+
+    __hash__ = object.__hash__  # as Outcome's
 
     DELETE = "delete"
     CHANGE_VISIBILITY = "change_visibility"

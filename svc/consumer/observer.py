@@ -5,7 +5,7 @@ how many messages are in flight, is a snapshot and no event; here stands only wh
 took, and how often it happened.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from svc.consumer.ledger import Entry, Listener
@@ -86,43 +86,32 @@ class Unobserved:
 UNOBSERVED: Observer = Unobserved()
 
 
-class Several:
-    """Calls each of several observers, in their order. What one of them raises is logged as a defect, and goes no further."""
+_EVENTS = ("landed", "begins", "worked", "decided", "ended", "extended", "called", "received", "drain_ended")
+
+
+class Several(Unobserved):
+    """Calls each of several observers, in their order. What one of them raises is logged as a defect, and goes no further.
+
+    Five of the events happen to every message: those in which an observer does nothing (`Unobserved`'s own methods) are not
+    passed on to it, and what nobody wants costs a call of nothing."""
 
     def __init__(self, defects: Defects, *observers: Observer) -> None:
-        self._defects = defects
-        self._observers = observers
+        for name in _EVENTS:
+            wanting = [
+                getattr(one, name)
+                for one in observers
+                if getattr(type(one), name, None) is not getattr(Unobserved, name)
+            ]
+            if wanting:
+                setattr(self, name, _guarded(defects, wanting))
 
-    def _each(self, name: str, *args: object, **options: object) -> None:
-        for one in self._observers:
+
+def _guarded(defects: Defects, calls: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def each(*args: object, **options: object) -> None:
+        for call in calls:
             try:
-                getattr(one, name)(*args, **options)
+                call(*args, **options)
             except Exception as defect:
-                self._defects.note("observer", defect)
+                defects.note("observer", defect)
 
-    def landed(self, entry: Entry) -> None:
-        self._each("landed", entry)
-
-    def begins(self, entry: Entry) -> None:
-        self._each("begins", entry)
-
-    def worked(self, entry: Entry, error: BaseException | None) -> None:
-        self._each("worked", entry, error)
-
-    def decided(self, entry: Entry) -> None:
-        self._each("decided", entry)
-
-    def ended(self, entry: Entry) -> None:
-        self._each("ended", entry)
-
-    def extended(self, *, confirmed: int, refused: int, unanswered: int) -> None:
-        self._each("extended", confirmed=confirmed, refused=refused, unanswered=unanswered)
-
-    def called(self, action: Action, result: Result, seconds: float, entries: int) -> None:
-        self._each("called", action, result, seconds, entries)
-
-    def received(self, deliveries: Sequence[Received]) -> None:
-        self._each("received", deliveries)
-
-    def drain_ended(self, report: DrainReport) -> None:
-        self._each("drain_ended", report)
+    return each

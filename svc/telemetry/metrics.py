@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from svc.consumer.breaker_state import State
 from svc.consumer.ledger import Entry, Outcome
-from svc.consumer.observer import Action, Result
+from svc.consumer.observer import Action, Result, Unobserved
 from svc.consumer.queue import MAX_BATCH, Received
 from svc.consumer.worker import WorkerStatistics
 from svc.core import WatcherSnapshot
@@ -71,7 +71,7 @@ class Histogram:
         self.total += value
 
 
-class Metrics:
+class Metrics(Unobserved):
     """Observes the work, and renders it together with the snapshots that `look` takes."""
 
     def __init__(self, version: str, *, clock: Callable[[], float] = time.time) -> None:
@@ -109,15 +109,9 @@ class Metrics:
             # SQS's clock against ours: a small difference must not count as a negative time.
             self.waited.observe(max(0.0, self._clock() - sent_at.timestamp()))
 
-    def begins(self, entry: Entry) -> None:
-        pass
-
     def worked(self, entry: Entry, error: BaseException | None) -> None:
         assert entry.began_at is not None
         self.working.observe(trio.current_time() - entry.began_at)
-
-    def decided(self, entry: Entry) -> None:
-        pass
 
     def ended(self, entry: Entry) -> None:
         if entry.ended is Outcome.LOST:
