@@ -16,6 +16,7 @@ A request that SQS refused because of our clock was not acted on, and is sent ag
 import json
 import logging
 import random
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -31,7 +32,7 @@ from svc.sqs.connection import Answer, ConnectionBroke, NotAnAnswer
 from svc.sqs.credentials import Credentials
 from svc.sqs.handover import Handover
 from svc.sqs.pool import CannotConnect, CertificatesUnreadable, Endpoint, Network, TlsFailed, World
-from svc.sqs.signing import Keys, Signer, host
+from svc.sqs.signing import Form, Keys, host
 from svc.sqs.wire import refuses_credentials, short_code
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,10 @@ class Clock:
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self._offset
+
+    def second(self) -> int:
+        """Whole seconds since 1970, UTC."""
+        return int(time.time() + self._offset.total_seconds()) if self._offset else int(time.time())
 
     @property
     def is_corrected(self) -> bool:
@@ -140,8 +145,7 @@ class Sender:
         self._keys = keys
         self._connections = connections
         self._clock = clock
-        self._signer = Signer(handover.url)
-        self._heads: dict[str, tuple[str, list[tuple[str, str]]]] = {}
+        self._heads: dict[str, tuple[str, Form]] = {}
 
     async def answer(self, operation: str, body: bytes) -> dict[str, Any]:
         """One attempt; a second one only where the first was refused for our clock. Raises what the SDK raises where nobody has
@@ -173,16 +177,13 @@ class Sender:
             raise
 
     async def _sent(self, operation: str, body: bytes, keys: Keys) -> Answer:
-        head, signed = self._heads.get(operation) or self._make_head(operation)
-        added = self._signer.headers(
-            signed, body, keys=keys, region=self._handover.region, service="sqs", now=self._clock.now()
-        )
-        lines = "".join([f"{name}: {value}\r\n" for name, value in added.items()])
+        head, form = self._heads.get(operation) or self._make_head(operation)
+        lines = form.lines(body, keys=keys, second=self._clock.second())
         request = f"{head}{lines}Content-Length: {len(body)}\r\n\r\n".encode("latin-1") + body
         return await self._connections.exchange(request, repeatable=operation != _ONCE)
 
-    def _make_head(self, operation: str) -> tuple[str, list[tuple[str, str]]]:
-        """What is the same for each call of an operation: the text, and those of its headers that are signed."""
+    def _make_head(self, operation: str) -> tuple[str, Form]:
+        """What is the same for each call of an operation."""
         action = "".join(word.capitalize() for word in operation.split("_"))
         signed = [("X-Amz-Target", f"AmazonSQS.{action}"), ("Content-Type", "application/x-amz-json-1.0")]
         plain = [
@@ -192,7 +193,8 @@ class Sender:
             ("X-Amzn-Query-Mode", "true"),  # errors tell the older protocol's code too, which says more
         ]
         head = "".join(f"{name}: {value}\r\n" for name, value in (*plain, *signed))
-        made = self._heads[operation] = (f"POST / HTTP/1.1\r\n{head}", signed)
+        form = Form(self._handover.url, signed, region=self._handover.region, service="sqs")
+        made = self._heads[operation] = (f"POST / HTTP/1.1\r\n{head}", form)
         return made
 
     def _was_the_clock(self, found: Answer) -> bool:

@@ -21,6 +21,7 @@ import trio
 
 from svc.sqs.background import background
 from svc.sqs.connection import Answer, Connection, ConnectionBroke
+from svc.sqs.tcp import TcpStream
 
 CONNECT_SECONDS = 3.0
 """How long making a connection may take, the look-up and TLS's handshake included."""
@@ -92,14 +93,15 @@ class Network:
                 # Several addresses are tried side by side, each a quarter of a second after the one before (RFC 8305).
                 tcp = await trio.open_tcp_stream(endpoint.host, endpoint.port)
                 if context is None:
-                    return _connection(tcp, tcp)
+                    plain = TcpStream(tcp)
+                    return Connection(plain, plain.close, peer=plain.peer, is_readable=plain.is_readable)
                 try:
                     secured = trio.SSLStream(tcp, context, server_hostname=endpoint.host, https_compatible=True)
                     await secured.do_handshake()
                 except BaseException:
                     tcp.socket.close()
                     raise
-                return _connection(secured, tcp)
+                return Connection(secured, tcp.socket.close, peer=_peer(tcp.socket), is_readable=tcp.socket.is_readable)
         except trio.TooSlowError:
             raise CannotConnect("no connection in time") from None
         except trio.BrokenResourceError as error:
@@ -139,12 +141,11 @@ def _reason(error: ssl.SSLError) -> str:
     return (error.reason or type(error).__name__).replace("_", " ").lower()
 
 
-def _connection(stream: "trio.SocketStream | trio.SSLStream[trio.SocketStream]", tcp: trio.SocketStream) -> Connection:
+def _peer(socket: trio.socket.SocketType) -> str | None:
     try:
-        peer = str(tcp.socket.getpeername()[0])
+        return str(socket.getpeername()[0])
     except OSError:
-        peer = None  # gone again already: the first request finds out
-    return Connection(stream, tcp.socket.close, peer=peer, is_readable=tcp.socket.is_readable)
+        return None  # gone again already: the first request finds out
 
 
 class Pool:

@@ -10,9 +10,9 @@ raise anything that holds a key.
 """
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -87,11 +87,56 @@ class Signer:
 
     def _key_for(self, scope: _Scope) -> bytes:
         if scope != self._scope:
-            key = b"AWS4" + scope.secret.encode()
-            for part in (scope.day, scope.region, scope.service, "aws4_request"):
-                key = hmac.new(key, part.encode(), sha256).digest()
-            self._scope, self._key = scope, key
+            self._scope, self._key = scope, _key_for(scope)
         return self._key
+
+
+class Form:
+    """Requests to one endpoint that differ in their body, the second and the keys only: all else is made once.
+
+    `sent` are the headers that are signed, beside those of the signature itself and Host."""
+
+    def __init__(self, endpoint: str, sent: Sequence[tuple[str, str]], *, region: str, service: str) -> None:
+        self._signed = {"host": host(endpoint)} | {name.lower(): " ".join(value.split()) for name, value in sent}
+        self._region, self._service = region, service
+        self._keys: Keys | None = None
+        self._second = -1
+        self._key = b""
+        self._begin = self._to_sign = self._lines = ""
+
+    def lines(self, body: bytes, *, keys: Keys, second: int) -> str:
+        """The header lines to add. `second`: whole seconds since 1970, UTC."""
+        if second != self._second or keys is not self._keys:
+            self._prepare(keys, second)
+        request = f"{self._begin}{sha256(body).hexdigest()}"
+        to_sign = f"{self._to_sign}{sha256(request.encode()).hexdigest()}"
+        return f"{self._lines}{hmac.digest(self._key, to_sign.encode(), 'sha256').hex()}\r\n"
+
+    def _prepare(self, keys: Keys, second: int) -> None:
+        moment = datetime.fromtimestamp(second, UTC).strftime("%Y%m%dT%H%M%SZ")
+        token = {"x-amz-security-token": keys.token} if keys.token else {}
+        signed = {**self._signed, "x-amz-date": moment, **token}
+        names = sorted(signed)
+        listed = ";".join(names)
+        canonical = "".join([f"{name}:{signed[name]}\n" for name in names])
+        scope = _Scope(moment[:8], self._region, self._service, keys.secret_key)
+        self._begin = f"POST\n/\n\n{canonical}\n{listed}\n"
+        self._to_sign = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n"
+        self._lines = (
+            f"X-Amz-Date: {moment}\r\n"
+            + (f"X-Amz-Security-Token: {keys.token}\r\n" if keys.token else "")
+            + f"Authorization: AWS4-HMAC-SHA256 Credential={keys.access_key}/{scope}, SignedHeaders={listed}, Signature="
+        )
+        if keys is not self._keys or second // 86_400 != self._second // 86_400:
+            self._key = _key_for(scope)
+        self._keys, self._second = keys, second
+
+
+def _key_for(scope: _Scope) -> bytes:
+    key = b"AWS4" + scope.secret.encode()
+    for part in (scope.day, scope.region, scope.service, "aws4_request"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key
 
 
 def host(endpoint: str) -> str:
