@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 OF_ANY_ANSWER = frozenset({"ResponseMetadata", "RequestId", "requestId"})
 """What emulators may add."""
 
-_WHOLE = re.compile(r"[0-9]{1,18}")
 _CODE = re.compile(r"[A-Za-z0-9_.:/#-]{1,200}")
 _XML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<(?:[A-Za-z]*Response|Error)[\s>/]")
 _ARN = re.compile(r"arn:[^:\s]+:sqs:[^:\s]*:[^:\s]*:[^:\s]+")
@@ -190,10 +189,10 @@ def listed(doing: str, answer: Mapping[str, Any], name: str) -> list[Any]:
 
 def whole(value: object) -> int | None:
     """SQS sends numbers as text; some emulators send them as numbers."""
+    if isinstance(value, str):
+        return int(value) if len(value) < 19 and value.isascii() and value.isdigit() else None
     if isinstance(value, bool):
         return None
-    if isinstance(value, str):
-        return int(value) if _WHOLE.fullmatch(value) else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and 0 <= value < 10**18 else None

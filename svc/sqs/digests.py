@@ -17,8 +17,8 @@ def damaged(entry: Mapping[str, Any], body: str, attributes: Mapping[str, Mappin
     told = entry.get("MD5OfBody")
     if told is not None and told != _md5(body.encode("utf-8", "surrogatepass")):
         return "its body is not what was sent (MD5OfBody)"
-    told = entry.get("MD5OfMessageAttributes")
-    if told is not None and attributes and told != _md5(b"".join(_encoded(attributes))):
+    told = entry.get("MD5OfMessageAttributes") if attributes else None
+    if told is not None and told != _md5(b"".join(_encoded(attributes))):
         return "its attributes are not what was sent (MD5OfMessageAttributes)"
     return None
 

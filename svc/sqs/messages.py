@@ -60,7 +60,7 @@ class _Unreadable(Exception):
 
 
 def _delivery(entry: object) -> Received:
-    if not isinstance(entry, Mapping):
+    if type(entry) is not dict and not isinstance(entry, Mapping):  # the first is what JSON makes, and told at once
         raise _Unreadable("it is no object")
     # Without a handle or an id nothing can be done with it; without anything else, the processor can still decide.
     receipt, message_id = _text(entry, "ReceiptHandle"), _text(entry, "MessageId")
@@ -105,7 +105,7 @@ def _mapping(entry: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = entry.get(name)
     if value is None:
         return _NONE
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         raise _Unreadable(f"its {name} are no object")
     return value
 
