@@ -5,19 +5,17 @@ SQS, or something in its place, has answered; anything at all where nobody has. 
 it but the object and `QueueError`. It is not a list of known exceptions, because a library raises what it likes when it reads
 what nobody foresaw: what is not known by name is told by its type and place.
 
-`use_our_parser()` makes botocore read SQS's answers with `answers.py`: its own parser trusts what it reads.
 Never logs or raises anything that holds a secret: errors of libraries hold requests, so they are cut off (`from None`).
 """
 
 import ssl
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import trio
-from aiobotocore.parsers import AioResponseParserFactory
-from aiobotocore.session import AioSession
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 from botocore.utils import get_environ_proxies
@@ -32,6 +30,16 @@ _UNREADABLE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, Permiss
 
 Call = Callable[..., Awaitable[dict[str, Any]]]
 """`await call("receive_message", QueueUrl=…)`: one call of one client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One client to open, with connections of its own."""
+
+    connections: int
+    """Calls at once; a call beyond them waits for one to end, within its own deadline."""
+    attempts: int = 2
+    """Two by default: a connection that the server has closed meanwhile is no error worth reporting."""
 
 
 async def ask(
@@ -134,34 +142,3 @@ def _place(error: Exception) -> str:
     """Where it was raised: for whoever looks for what nobody foresaw. No values, which may be secrets."""
     frames = traceback.extract_tb(error.__traceback__)
     return f" at {'/'.join(frames[-1].filename.split('/')[-2:])}:{frames[-1].lineno}" if frames else ""
-
-
-# botocore's side
-
-
-def use_our_parser(session: AioSession) -> None:
-    """Let the clients that this session makes read SQS's answers with `answers.py`."""
-    session.register_component("response_parser_factory", _Parsers())
-
-
-class _Parsers(AioResponseParserFactory):  # type: ignore[misc]
-    def create_parser(self, protocol_name: str) -> Any:
-        # SQS's alone: the services that give credentials (STS, SSO) speak others.
-        return _Parser() if protocol_name == "json" else super().create_parser(protocol_name)
-
-
-class _Parser:
-    """In place of botocore's `JSONParser`."""
-
-    async def parse(self, response: Mapping[str, Any], shape: Any) -> dict[str, Any]:
-        if shape is not None and shape.metadata.get("exception"):
-            return {}  # the fields of an error that botocore knows: nobody here reads them
-        status = response["status_code"]
-        headers = {name.lower(): value for name, value in response["headers"].items()}
-        told = {"HTTPStatusCode": status, "HTTPHeaders": headers}
-        try:
-            found = answers.parsed(status, headers, response["body"], may_be_empty=shape is None)
-        except answers.ErrorAnswer as error:
-            # In botocore's form: it tries some of them again.
-            return {"Error": {"Code": error.code, "Message": error.text}, "ResponseMetadata": told}
-        return {**found, "ResponseMetadata": told}

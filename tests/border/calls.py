@@ -11,8 +11,9 @@ from svc.consumer.queue import Received
 from svc.processors import Message
 from svc.settings import Settings
 from svc.sqs import answers, creation, dead_letters
-from svc.sqs.calls import Call, use_our_parser
+from svc.sqs.calls import Call
 from svc.sqs.queue import SqsQueue
+from svc.sqs.sdk import use_our_parser
 from tests.border.odd import MESSAGE, Raw, said
 
 ARN = "arn:aws:sqs:us-east-1:000000000000:dead"

@@ -24,7 +24,7 @@ from svc.consumer.queue import (
 from svc.devstack.stack import Moto
 from svc.processors import Message
 from svc.settings import Settings
-from svc.sqs import answers, aws_client, creation, wire
+from svc.sqs import answers, aws_client, creation, sdk, wire
 from svc.sqs import queue as sqs
 from tests.roads import ROADS
 from tests.sqs.small_server import Server, answer, error
@@ -429,7 +429,7 @@ async def test_a_call_that_swallows_its_cancellation_is_cancelled_again(road: aw
 
     async with trio_asyncio.open_loop() as loop:
         with trio.fail_after(10), trio.move_on_after(0.1) as scope:
-            assert await aws_client._ended(loop.create_task(deaf()), loop) == "ended"
+            assert await sdk._ended(loop.create_task(deaf()), loop) == "ended"
         assert swallowed == 2
         assert scope.cancel_called
         assert not scope.cancelled_caught  # it did end: what it brought is not thrown away
@@ -488,17 +488,17 @@ async def test_stray_asyncio_errors_are_logged_and_kill_nothing(
 
 @one_road
 def test_which_road_is_taken() -> None:
-    assert [aws_client.sdk_road(asked, (3, 13)) for asked in ("auto", "direct", "asyncio", "native")] == [
+    assert [sdk.sdk_road(asked, (3, 13)) for asked in ("auto", "direct", "asyncio", "native")] == [
         "asyncio",
         "asyncio",
         "asyncio",
         "native",
     ]
-    assert [aws_client.sdk_road(asked, (3, 14)) for asked in ("auto", "direct", "native")] == ["native"] * 3
+    assert [sdk.sdk_road(asked, (3, 14)) for asked in ("auto", "direct", "native")] == ["native"] * 3
     with pytest.raises(QueueMisconfigured, match="leave SQS_TRANSPORT unset"):
-        aws_client.sdk_road("asyncio", (3, 14))
+        sdk.sdk_road("asyncio", (3, 14))
     with pytest.raises(QueueMisconfigured, match=r"svc\[native\]"):
-        aws_client.sdk_road("native", (3, 13), lambda package: None)
+        sdk.sdk_road("native", (3, 13), lambda package: None)
 
 
 async def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
