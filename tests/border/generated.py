@@ -124,3 +124,23 @@ headers = st.dictionaries(
 )
 
 raws = st.builds(Raw, statuses, bodies(), headers)
+
+
+@st.composite
+def wires(draw: st.DrawFn) -> bytes:
+    """An answer as it travels, most of them damaged on the way."""
+    wire = draw(raws).wire
+    how = draw(st.sampled_from(["whole", "truncated", "inserted", "changed", "chunked", "noise"]))
+    if how == "noise":
+        return draw(st.binary(max_size=300))
+    if how == "chunked":
+        body = wire.partition(b"\r\n\r\n")[2]
+        size = draw(st.sampled_from([b"%x" % len(body), b"ffffffffffffffffffff", b"-1", b"", b"zz", b"0", b"1"]))
+        return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + size + b"\r\n" + body + b"\r\n0\r\n\r\n"
+    at = draw(st.integers(0, len(wire)))
+    if how == "truncated":
+        return wire[:at]
+    more = draw(st.binary(max_size=6) | st.sampled_from([b"\r\n", b"\n", b"\0", b": ", b"Content-Length: 5\r\n"]))
+    if how == "inserted":
+        return wire[:at] + more + wire[at:]
+    return wire[:at] + more + wire[at + len(more) :] if how == "changed" else wire

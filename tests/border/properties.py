@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import trio
@@ -10,11 +11,15 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from svc.consumer.queue import QueueError, Received
+from svc.settings import Settings
 from svc.sqs import answers, messages
+from svc.sqs import queue as sqs
+from svc.sqs.aws_client import Road
 from svc.sqs.calls import Call
 from tests.border.calls import USES, Canned, botocore, queue_of
-from tests.border.generated import bodies, headers, raws, statuses, texts, values
+from tests.border.generated import bodies, headers, raws, statuses, texts, values, wires
 from tests.border.odd import Raw
+from tests.roads import ROADS
 
 
 @contextlib.contextmanager
@@ -96,6 +101,38 @@ def through_botocore(uses: list[tuple[str, int, Raw]]) -> None:
     trio.run(use, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def over_connections(road: Road, wires: list[bytes]) -> None:
+    """Receives over connections of a road of this Python, each answered with such bytes."""
+
+    async def use() -> None:
+        now = b""
+
+        async def answer(stream: trio.SocketStream) -> None:
+            async with stream:
+                received = b""
+                while not received.endswith(b"}"):  # the end of a request: all of it is sent before anybody reads
+                    more = await stream.receive_some()
+                    if not more:
+                        return
+                    received += more
+                await stream.send_all(now)
+
+        async with trio.open_nursery() as nursery:
+            [listener] = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+            url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+            chosen = Settings(sqs_queue_url=f"{url}/000000000000/q", aws_endpoint=url, sqs_transport=road)
+            async with sqs.opened(chosen, polls=1) as queue:
+                for now in wires:  # noqa: B007 - the server reads it
+                    with only_queue_errors(), trio.fail_after(10):
+                        await queue.receive(limit=10, wait=0, visibility=30)
+            nursery.cancel_scope.cancel()
+
+    trio.run(use)
+
+
+# aiohttp waits for the end of some answers until the call gives up after 5 s: tests/sqs/test_odd_answers.py is enough of that.
+_ROADS = [road for road in ROADS if road != "asyncio"]
+
 _use = (st.sampled_from(sorted(USES)), st.integers(0, 4), raws)
 
 PROPERTIES: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[Any], ...], int]] = {
@@ -103,6 +140,7 @@ PROPERTIES: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[Any], .
     "readers": (readers, (values,), 200),
     "policy": (policy, (texts | st.text(),), 50),
     "calls": (calls, _use, 100),
+    "over_connections": (over_connections, (st.sampled_from(_ROADS), st.lists(wires(), min_size=20, max_size=40)), 3),
     "through_botocore": (through_botocore, (st.lists(st.tuples(*_use), min_size=20, max_size=40),), 2),
 }
 """Each with its input, and how many examples the default run tries."""
