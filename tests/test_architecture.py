@@ -2,6 +2,7 @@
 each foreign library. DESIGN's table of suites, as data."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -70,24 +71,27 @@ def imports(path: Path) -> set[tuple[str, ...]]:
     return found
 
 
-MODULES = {path: imports(path) for path in FOLDER.rglob("*.py")}
+@cache
+def modules() -> dict[Path, set[tuple[str, ...]]]:
+    """What each file imports. Not at this file's import, which each of xdist's workers makes."""
+    return {path: imports(path) for path in FOLDER.rglob("*.py")}
 
 
 def own(path: Path) -> list[tuple[str, tuple[str, ...]]]:
     """What a module imports of svc: (suite, the path below svc)."""
-    below = [name[1:] for name in MODULES[path] if name[0] == "svc" and len(name) > 1]
+    below = [name[1:] for name in modules()[path] if name[0] == "svc" and len(name) > 1]
     return [(FILES.get(name[0], name[0] if name[0] in SUITES else "shared"), name) for name in below]
 
 
 def test_every_file_belongs_to_a_suite() -> None:
-    assert {suite_of(path) for path in MODULES} == set(SUITES)
+    assert {suite_of(path) for path in modules()} == set(SUITES)
     assert len(SUITES) <= 15
     assert len(list(FOLDER.glob("*.py"))) <= 10
 
 
 def test_imports_between_suites_point_down() -> None:
     crossed = 0
-    for path in MODULES:
+    for path in modules():
         here = suite_of(path)
         for there, name in own(path):
             if there != here:
@@ -98,7 +102,7 @@ def test_imports_between_suites_point_down() -> None:
 
 def test_nobody_reaches_past_the_door_of_a_suite() -> None:
     """What a suite's `__init__` names in `__all__` (a module, or a name of its own) may be used by others, and nothing else."""
-    for path in MODULES:
+    for path in modules():
         for there, name in own(path):
             if there != suite_of(path) and (FOLDER / there).is_dir() and len(name) > 1:
                 assert name[1] in offered(there), (
@@ -119,7 +123,7 @@ def test_a_suite_says_what_lives_there_and_what_never_does(suite: str) -> None:
     text = ast.get_docstring(ast.parse((FOLDER / suite / "__init__.py").read_text())) or ""
     assert "Never here:" in text
     assert "Begin reading at" in text
-    users = [path for path in MODULES if suite_of(path) != suite]
+    users = [path for path in modules() if suite_of(path) != suite]
     used = {name[1] for path in users for there, name in own(path) if there == suite and len(name) > 1}
     known = {path.stem for path in (FOLDER / suite).glob("*.py")}
     if suite not in {"testing", "processors", "settings"}:  # they offer names, not modules
@@ -133,21 +137,21 @@ def test_foreign_libraries_have_one_door() -> None:
     for suite, (_, libraries) in SUITES.items():
         for library in libraries:
             doors.setdefault(library, set()).add(suite)
-    for path, names in MODULES.items():
+    for path, names in modules().items():
         for library in {name[0] for name in names} & doors.keys():
             assert suite_of(path) in doors[library], f"{path} imports {library}, whose door is {doors[library]}"
 
 
 def test_what_decides_touches_no_foreign_library_and_no_wall_clock() -> None:
     world = {"asyncio", "time", "datetime", "socket", "os", "threading", "subprocess", "http", "urllib"}
-    for path, names in MODULES.items():
+    for path, names in modules().items():
         if suite_of(path) in PURE:
             assert not {name[0] for name in names} & world, path
 
 
 def test_circles_within_a_suite_are_none() -> None:
     for suite in SUITES:
-        files = {path.stem: path for path in MODULES if suite_of(path) == suite and path.parent.name == suite}
+        files = {path.stem: path for path in modules() if suite_of(path) == suite and path.parent.name == suite}
         edges = {
             stem: {name[1] for there, name in own(path) if there == suite and len(name) > 1 and name[1] in files}
             - {stem}
@@ -162,7 +166,7 @@ def test_circles_within_a_suite_are_none() -> None:
 def test_every_cancellation_says_why() -> None:
     """In the traceback of whoever was cancelled (`trio.Cancelled` shows the reason)."""
     cancelled = 0
-    for path in MODULES:
+    for path in modules():
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "cancel":
                 of_a_scope = ast.unparse(call.func.value).rpartition(".")[2] not in {

@@ -17,18 +17,6 @@ from svc.api.openapi import DESCRIPTION
 from svc.devstack.stack import Etcd, Moto
 from tests.faults.trial import Row, Trial, trial
 
-pytest.importorskip("schemathesis", reason='pip install -e ".[check]"')
-
-import hypothesis
-import requests
-import schemathesis
-from schemathesis.generation import GenerationMode
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
-
 PHASES = ("starting", "running", "draining", "maintenance", "stopping")
 ENDLESS = "3600"
 
@@ -67,6 +55,17 @@ async def in_phase(phase: str, moto: Moto, etcd: Etcd, name: str, folder: Path) 
 
 def fuzz(url: str, examples: int) -> int:
     """Every operation of the description, with what fits it and what does not; returns how many requests were made."""
+    # Not at this file's import: it takes a second, and each of xdist's workers makes it.
+    import hypothesis
+    import requests
+    import schemathesis
+    from schemathesis.generation import GenerationMode
+    from schemathesis.specs.openapi.checks import (
+        content_type_conformance,
+        response_schema_conformance,
+        status_code_conformance,
+    )
+
     schema = schemathesis.openapi.from_dict(DESCRIPTION)
     session = requests.Session()
     session.trust_env = False
