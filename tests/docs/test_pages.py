@@ -78,6 +78,12 @@ def test_every_figure_of_the_drain_report_is_explained() -> None:
     assert [name for name in figures if f"`{name}`" not in page] == []
 
 
+def test_every_suite_is_in_the_table_of_the_house() -> None:
+    page = (ROOT / "docs" / "contribute.md").read_text("utf-8")
+    suites = [path.parent.name for path in (ROOT / "svc").glob("*/__init__.py")]
+    assert [name for name in suites if f"`svc/{name}/`" not in page] == []
+
+
 def file_of(block: Block) -> str:
     """The name in its first line, or one that there is not."""
     named = re.match(r"# (\w+\.py)\n", block.text)
