@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-HEAD = """# What breaks, and what then happens
+HEAD = """# Every fault that was tried
 
 Made by the fault suite: `pytest tests/faults -m faults -n 4 --faults-table docs/faults.md`. Each row was tried: a real process
 of the service under load (some eight messages a second), real processes and sockets broken. The run fails, and no table is
