@@ -190,6 +190,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         breaker=_breaker(settings),
         fifo=settings.sqs_queue_url.endswith(".fifo"),
         most_bytes=settings.max_in_flight_bytes,
+        delete_rejected=settings.reject_without_dlq == "delete",
     )
 
 

@@ -27,6 +27,8 @@ class WorkerConfig:
     """None: no circuit breaker."""
     retry_backoff: tuple[float, float] | None = None
     """How long a failed message stays invisible: after its first receive, and at most. None: until its lease ends."""
+    delete_rejected: bool = False
+    """A rejected message is deleted where there is no dead-letter queue; else it fails."""
 
     @property
     def reserve(self) -> float:

@@ -26,7 +26,8 @@ log = structlog.get_logger(__name__)
 
 
 class Probe:
-    def __init__(self, queue: Queue, defects: Defects, rng: random.Random) -> None:
+    def __init__(self, queue: Queue, defects: Defects, rng: random.Random, *, delete_rejected: bool) -> None:
+        self._delete_rejected = delete_rejected
         self._queue = queue
         self._rng = rng
         self._defects = defects
@@ -77,7 +78,7 @@ class Probe:
     async def keep_policy_known(self) -> None:
         """Read the redrive policy again and again: it decides what may be released without ending in the dead-letter queue. Ends
         only by cancellation."""
-        failures = 0
+        failures, told = 0, False
         while True:
             try:
                 await self._queue.attributes()
@@ -90,5 +91,15 @@ class Probe:
                 self._defects.note("queue_attributes", defect)
             else:
                 failures = 0
+                told = told or self._tell_policy()
             pause = backoff(failures, first=1, cap=60, rng=self._rng) if failures else LEARN_EVERY
             await trio.sleep(pause)
+
+    def _tell_policy(self) -> bool:
+        if self._queue.max_receive_count is None:
+            log.warning(
+                "the queue has no dead-letter queue",
+                rejected_messages="are deleted" if self._delete_rejected else "fail and come back",
+                remedy="svc init with SQS_DLQ_NAME, or REJECT_WITHOUT_DLQ",
+            )
+        return True

@@ -9,7 +9,7 @@ Settlement has its own tasks and never runs within the cancel scope of the work 
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -67,6 +67,9 @@ class Settlement:
         self._calls: trio.Nursery | None = None
         self._without_loop: trio.Nursery | None = None
         self._failing = False
+        self.keep_rejected: Callable[[Entry], object] | None = None
+        """What becomes of a rejected message where there is no dead-letter queue; None: it is deleted."""
+        self._to_keep: set[str] = set()  # receipts
 
     @property
     def left(self) -> Mapping[str, int]:
@@ -179,6 +182,9 @@ class Settlement:
             if entry.fate.outcome is Outcome.FAILED:
                 # The redrive policy was removed after we had read it. Nobody meant this message to be deleted.
                 return {entry.delivery.receipt: NO_DEAD_LETTER_QUEUE}
+            if self.keep_rejected is not None:
+                self._to_keep.add(entry.delivery.receipt)
+                continue
             log.error(
                 "rejected message is deleted: the queue has no dead-letter queue",
                 message_id=entry.message.id,
@@ -188,6 +194,11 @@ class Settlement:
 
     def _confirmed(self, entry: Entry) -> None:
         assert entry.fate is not None
+        if entry.delivery.receipt in self._to_keep:
+            self._to_keep.remove(entry.delivery.receipt)
+            assert self.keep_rejected is not None
+            self.keep_rejected(entry)
+            return
         if entry.fate.action is Action.DEAD_LETTER:
             self.settle(entry, Fate(Action.DELETE, entry.fate.outcome))
             return

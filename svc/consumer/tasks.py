@@ -209,6 +209,21 @@ class MessageTasks(Listener):
         log.error("message failed", receive_count=receives, visible_again_in_seconds=after, exc_info=error)
         self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
 
+    def keep_rejected(self, entry: Entry) -> None:
+        """It was rejected, and there is no dead-letter queue to keep it: it fails, and comes back."""
+        assert entry.fate is not None
+        log.error(
+            "rejected message comes back: the queue has no dead-letter queue (see REJECT_WITHOUT_DLQ)",
+            message_id=entry.message.id,
+            reason=entry.fate.reason,
+        )
+        if self._retry_backoff is None:
+            self._ledger.end(entry, Outcome.FAILED)
+            return
+        first, cap = self._retry_backoff
+        after = redelivery(entry.message.receive_count, first=first, cap=cap, rng=self._rng)
+        self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
+
     def _moves_to_dead_letters(self, entry: Entry) -> bool:
         """Whether it is for us to move it, if it is not finished now. SQS would, at the next attempt to receive it. Until then
         its FIFO group waits, and what waits is received again and again in vain, until it is moved too."""

@@ -91,7 +91,7 @@ class Worker:
         self._config = config
         self._closing = trio.Event()
         self._life = trio.CancelScope()
-        self._probe = Probe(queue, defects, rng)
+        self._probe = Probe(queue, defects, rng, delete_rejected=config.delete_rejected)
         # In the order of a message's journey; what is met on it first is built last where it needs those behind it.
         self.ledger = ledger = Ledger()
         self.breaker = Breaker(config.breaker, ledger, rng)
@@ -120,6 +120,8 @@ class Worker:
             defects=defects,
             rng=rng,
         )
+        if not config.delete_rejected:
+            self.settlement.keep_rejected = self.tasks.keep_rejected
         self.tally = DrainTally(ledger)
         self.deliveries = Deliveries(
             ledger,

@@ -197,6 +197,11 @@ class Settings(BaseModel):
         "auto", "auto, trio, asyncio or thread",
         "where a processor runs that does not say it itself (@processor); auto: an async def on Trio, a plain def in threads",
     )  # fmt: skip
+    reject_without_dlq: Annotated[Literal["fail", "delete"], Lower] = _setting(
+        "fail", "fail or delete",
+        "what becomes of a message whose processor raises `Reject` where there is no dead-letter queue: it fails, and comes back "
+        "after its back-off; or it is deleted",
+    )  # fmt: skip
     simulated_work_seconds: SecondsRange = _setting(
         "1-3", "a duration, or a range of two such as 1-3, up to 12h", "range of the default processor's random work"
     )

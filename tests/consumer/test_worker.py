@@ -475,15 +475,45 @@ async def test_reject_goes_to_the_dead_letter_queue_with_its_reason(autojump_clo
 
 
 @pytest.mark.expects_errors
-async def test_reject_without_a_dead_letter_queue_deletes(autojump_clock) -> None:
+async def test_reject_without_a_dead_letter_queue_deletes_where_that_is_asked_for(autojump_clock) -> None:
     queue = SimulatedQueue()
     queue.put("bad")
 
     async def handle(message: Message) -> None:
         raise Reject("no")
 
-    async with SimulatedService(queue, handle) as service:
+    async with SimulatedService(queue, handle, REJECT_WITHOUT_DLQ="delete") as service:
         await service.idle()
+    assert len(queue.deleted) == 1
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize(("backoff", "comes_back"), [("10s-10s", (5, 10)), ("off", (30, 30))])
+@pytest.mark.parametrize("fifo", [False, True])
+async def test_reject_without_a_dead_letter_queue_fails(
+    autojump_clock, backoff: str, comes_back: tuple[int, int], fifo: bool
+) -> None:
+    """Nobody has asked for the message to be thrown away. It comes back after its back-off, and may be good by then."""
+    queue = SimulatedQueue(fifo=fifo)
+    queue.put("bad", **({"group_id": "g", "deduplication_id": "1"} if fifo else {}))
+    receives = []
+
+    async def handle(message: Message) -> None:
+        receives.append(trio.current_time())
+        if len(receives) == 1:
+            raise Reject("no")
+
+    async with SimulatedService(
+        queue, handle, REJECT_WITHOUT_DLQ="fail", RETRY_BACKOFF=backoff, SQS_VISIBILITY_TIMEOUT_SECONDS=30
+    ) as service:
+        await service.idle()
+        while len(receives) < 2:
+            await trio.sleep(1)
+        await service.idle()
+        counts = service.core.worker.statistics().counts
+    assert (counts.failed, counts.processed, counts.rejected) == (1, 1, 0)
+    least, most = comes_back
+    assert least <= receives[1] - receives[0] <= most + 1
     assert len(queue.deleted) == 1
 
 

@@ -170,6 +170,8 @@ class World:
             "BREAKER_WINDOW": "20s",
             "BREAKER_PAUSE": "1s-4s",
             "MAX_CONCURRENCY": str(setup.concurrency),
+            # What a processor rejects is finished, with a dead-letter queue or without (invariant 1).
+            "REJECT_WITHOUT_DLQ": "delete",
         }
 
     def _fault(self, call: Call) -> Fault | None:
