@@ -8,6 +8,7 @@ from svc import __version__
 from svc.cli.config import config
 from svc.cli.dev import dev
 from svc.cli.dlq import dlq
+from svc.cli.iam import iam
 from svc.cli.init import init
 from svc.cli.maintenance import maintenance
 from svc.cli.run import run
@@ -19,7 +20,7 @@ def cli() -> None:
     """An SQS consumer service that can be stopped safely. Settings come from environment variables; `svc config` shows them."""
 
 
-for command in (run, dev, init, config, maintenance, dlq):
+for command in (run, dev, init, config, maintenance, dlq, iam):
     cli.add_command(command)
 
 

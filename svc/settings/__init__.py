@@ -8,7 +8,7 @@ Begin reading at `settings.py`.
 """
 
 from svc.settings.loading import BadSettings, load, origins
-from svc.settings.queue_address import QueueAddress, is_aws, queue_address
+from svc.settings.queue_address import QueueAddress, is_aws, partition_of, queue_address
 from svc.settings.resolution import Profile
 from svc.settings.settings import Settings, is_secret, may_hold, variable
 from svc.settings.shown import masked
@@ -17,5 +17,5 @@ from svc.settings.values import Endpoint, seconds
 
 __all__ = [
     "BadSettings", "Endpoint", "Profile", "QueueAddress", "Settings", "is_aws", "is_secret", "load", "masked", "may_hold",
-    "misspelled",    "origins", "queue_address", "seconds", "variable",
+    "misspelled",    "origins", "partition_of", "queue_address", "seconds", "variable",
 ]  # fmt: skip

@@ -75,6 +75,17 @@ def _of_arn(text: str) -> QueueAddress:
     return QueueAddress(name, url, account, region, "")
 
 
+_PARTITIONS = {
+    "cn-": "aws-cn", "us-gov-": "aws-us-gov", "us-iso-": "aws-iso", "us-isob-": "aws-iso-b", "eu-isoe-": "aws-iso-e",
+    "us-isof-": "aws-iso-f", "eusc-": "aws-eusc",
+}  # fmt: skip
+
+
+def partition_of(region: str) -> str:
+    """As it stands in ARNs."""
+    return next((partition for start, partition in _PARTITIONS.items() if region.startswith(start)), "aws")
+
+
 def is_aws(endpoint: str) -> bool:
     """Whether requests to this SQS endpoint (as in AWS_ENDPOINT) reach AWS itself, and not something in its place."""
     host = (urlsplit(endpoint).hostname or "") if endpoint else ""

@@ -6,7 +6,7 @@ Journey: a message enters and leaves here. Begin reading at `queue.py`.
 The names below are the modules that other suites may use.
 """
 
-__all__ = ["access", "answers", "aws_client", "creation", "dead_letters", "profile", "queue", "wire"]
+__all__ = ["access", "answers", "aws_client", "creation", "dead_letters", "permissions", "profile", "queue", "wire"]
 
 
 def __getattr__(name: str) -> object:
