@@ -232,7 +232,7 @@ async def test_what_is_returned(autojump_clock, what: str) -> None:
         return returned if message.receive_count == 1 else None
 
     with capture_logs() as lines:
-        async with SimulatedService(queue, handle) as service:
+        async with SimulatedService(queue, handle, REJECT_WITHOUT_DLQ="delete") as service:
             await service.wait_for(lambda: len(service.endings) >= 3)
             assert {ending.outcome for ending in service.endings[:3]} == {outcome}
     assert sum("returned something" in line["event"] for line in lines) == warnings
