@@ -2,8 +2,11 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import cycle
+from typing import Any
 
 from svc.consumer.queue import QueueError, QueueMisconfigured, QueueUnavailable
 
@@ -113,6 +116,7 @@ POISON: dict[str, object] = {
     "an attribute that is null": attribute(None),
     "an attribute that is a text": attribute("x"),
     "Base64 that is none": attribute({"DataType": "Binary", "BinaryValue": "abc"}),
+    "Base64 with signs between": attribute({"DataType": "Binary", "BinaryValue": "AA!E="}),
     "Base64 of other characters": attribute({"DataType": "Binary", "BinaryValue": "ä==="}),
     "binary that is a number": attribute({"DataType": "Binary", "BinaryValue": 7}),
     "binary that is an object": attribute({"DataType": "Binary", "BinaryValue": {}}),
@@ -120,6 +124,16 @@ POISON: dict[str, object] = {
     "a type that is a number": attribute({"DataType": 7, "StringValue": "x"}),
 }
 """Messages that cannot be read, in an answer whose other messages can."""
+
+
+def poisoned() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Puts a message that cannot be read before those of each ReceiveMessage answer: each time the next of `POISON`."""
+    entries = cycle(POISON.values())
+    return lambda answer: {"Messages": [next(entries), *answer["Messages"]]} if answer.get("Messages") else answer
+
+
+FOREIGN = [raw.wire for raw, kind in ODD.values() if kind is QueueUnavailable]
+"""Those of `ODD` that may pass, as they travel."""
 
 LISTS = ["x", 17, True, {"0": 1}]
 """What a list may be instead of one."""

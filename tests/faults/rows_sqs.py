@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import cycle
-from typing import Any
 
 import trio
 
-from svc.consumer.queue import QueueUnavailable
 from svc.settings import load
 from svc.sqs import creation
-from tests.border.odd import ODD, POISON
+from tests.border.odd import FOREIGN, poisoned
 from tests.faults.proxy import Answer, SqsProxy
 from tests.faults.rows import outage, scenario
 from tests.faults.trial import Trial
@@ -225,7 +222,7 @@ for name, fault, sees, says, answer in ERROR_ANSWERS:
     by_default=True,
 )
 async def _(t: Trial) -> None:
-    t.sqs.odd([raw.wire for raw, kind in ODD.values() if kind is QueueUnavailable])
+    t.sqs.odd(FOREIGN)
     end, seen = trio.current_time() + HOLD, set()
     async with http_client(t.service.url) as client:
         while trio.current_time() < end:
@@ -244,12 +241,7 @@ async def _(t: Trial) -> None:
     calls_limit=SETTLING,
 )
 async def _(t: Trial) -> None:
-    entries = cycle(POISON.values())
-
-    def with_poison(answer: dict[str, Any]) -> dict[str, Any]:
-        return {"Messages": [next(entries), *answer["Messages"]]} if answer.get("Messages") else answer
-
-    t.sqs.rewrite("ReceiveMessage", with_poison)
+    t.sqs.rewrite("ReceiveMessage", poisoned())
     await trio.sleep(HOLD)
     assert (await t.health())[0] == 200
 

@@ -26,6 +26,7 @@ os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
 import trio
 
 from svc.devstack.stack import Etcd, Moto
+from tests.border.odd import FOREIGN, poisoned
 from tests.faults.proxy import Answer
 from tests.faults.rows_http import ODD_REQUESTS
 from tests.faults.trial import Footprint, Row, Trial, trial
@@ -317,6 +318,9 @@ on_the_line(
     4,
     12,
 )
+on_the_line("SQS answers oddly", lambda t: t.sqs.odd(FOREIGN), 2, 12)
+on_the_line("SQS hands out poison", lambda t: t.sqs.rewrite("ReceiveMessage", poisoned()), 2, 12)
+on_the_line("SQS confirms nothing", lambda t: t.sqs.rewrite("DeleteMessageBatch", lambda answer: {}), 2, 6)
 on_the_line("etcd resets", lambda t: t.etcd.reset(), 2, 12)
 on_the_line("etcd cut off", lambda t: t.etcd.hang(), 4, 15)
 on_the_line("etcd half-open", lambda t: t.etcd.half_open(), 0, 1)
