@@ -262,6 +262,8 @@ def test_a_refusal_does_not_quote_the_handle() -> None:
 
 # Dead letters
 
+TRACE = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
+
 
 async def test_a_dead_letter_keeps_attributes_and_their_types(moto: Moto, queue_name: str) -> None:
     here = settings(moto.url, queue_name, sqs_dlq_name=f"{queue_name}-dead")
@@ -272,12 +274,13 @@ async def test_a_dead_letter_keeps_attributes_and_their_types(moto: Moto, queue_
         "s": {"DataType": "String", "StringValue": "text"},
     }
     async with sqs.opened(here, polls=1) as queue:
-        assert await queue.dead_letter(Received(Message("id", "body"), "h", native), "why " * 1000)
+        assert await queue.dead_letter(Received(Message("id", "body"), "h", native, TRACE), "why " * 1000)
     at = here.model_copy(update={"sqs_queue_url": created.dead_letter_url})
     async with sqs.opened(at, polls=1) as dead:
         [letter] = await dead.receive(limit=1, wait=1, visibility=30)
     reason = {"DataType": "String", "StringValue": ("why " * 1000)[: wire.MAX_REASON]}
     assert letter.native == {**native, "RejectReason": reason}
+    assert letter.trace_header == TRACE
     assert letter.message.body == "body"
 
 
