@@ -4,14 +4,14 @@ import json
 import os
 import pty
 import re
-import subprocess
 from functools import partial
 
 import trio
 
 from svc.devstack.stack import Etcd
 from svc.etcd.watcher import KeyWatcher
-from tests.cli.test_cli import SVC, side_by_side, surroundings, svc
+from tests import preloaded
+from tests.cli.test_cli import side_by_side, surroundings, svc
 from tests.etcd.test_etcd_fleet import Instance, ctl, settings, until
 
 __all__ = ["surroundings"]  # a fixture
@@ -79,10 +79,7 @@ async def test_the_table_on_a_terminal(surroundings: dict[str, str], etcd: Etcd,
 
     async with Instance(its, "orders-1").running() as instance:
         instance.say("draining", in_flight=3)
-        command = [*SVC, "maintenance", "on", "--wait"]
-        process = await trio.lowlevel.open_process(
-            command, env=environ, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL
-        )
+        process = preloaded.popen(["maintenance", "on", "--wait"], env=environ, stdout=theirs, stderr=theirs)
         os.close(theirs)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, read)
@@ -91,7 +88,7 @@ async def test_the_table_on_a_terminal(surroundings: dict[str, str], etcd: Etcd,
             assert revision is not None
             instance.say("drained", int(revision[1]))
             with trio.fail_after(30):
-                await process.wait()
+                await preloaded.exited(process)
         os.close(ours)
     text = shown.decode()
     assert process.returncode == 0, text
