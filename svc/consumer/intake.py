@@ -19,8 +19,9 @@ import trio
 from svc.backoff import backoff
 from svc.consumer.breaker import Breaker
 from svc.consumer.config import WorkerConfig
-from svc.consumer.ledger import Entry, Ledger, Listener
-from svc.consumer.queue import Queue, QueueError, QueueMisconfigured, Received
+from svc.consumer.ledger import Entry, Ledger, Listener, Outcome
+from svc.consumer.queue import Queue, QueueError, QueueMisconfigured, Received, is_fifo
+from svc.consumer.waiting_groups import WaitingGroups
 from svc.defects import Defects
 from svc.wakeup import WakeUp
 
@@ -39,6 +40,10 @@ same, and so does each place that is free meanwhile."""
 
 FEW = 0.1
 """The part of the places that may be free for ten times as long."""
+
+
+WAY = 1.0
+"""Seconds that a receive may be on its way beside its long poll."""
 
 
 class Landing(Protocol):
@@ -81,6 +86,8 @@ class Intake(Listener):
         self._receivers_wanted = 1
         self._bytes_expected = 0.0  # of one receive
         self._wait = config.effective_wait
+        self._waiting = WaitingGroups(config.visibility)
+        self._reach: dict[object, float] = {}  # until when each receive for several messages may be answered
         self._pause_until = -math.inf
         self._last_full_at = -math.inf
         self._failures = 0
@@ -100,9 +107,42 @@ class Intake(Listener):
         """Whether more may come soon: a receive is on the wire, and the last one brought something within so many seconds."""
         return self._receivers > 0 and trio.current_time() < self.last_brought_at + seconds
 
+    def landed(self, entry: Entry) -> None:
+        if (group := self._fifo_group(entry)) is not None:
+            self._waiting.landed(group)
+
     def ended(self, entry: Entry) -> None:
         """A place is free."""
+        if (group := self._fifo_group(entry)) is not None:
+            self._note_end(entry, group)
         self._wake_up.notify()
+
+    def _note_end(self, entry: Entry, group: str) -> None:
+        now = trio.current_time()
+        retried = entry.ended is Outcome.RELEASED and entry.fate is not None and entry.fate.after > 0
+        if entry.is_finished:
+            self._waiting.finished(group)
+        elif retried or entry.ended is Outcome.FAILED:
+            self._waiting.failed(group, entry.hidden_until, now)
+        else:
+            self._waiting.given_back(group, now)
+
+    def _fifo_group(self, entry: Entry) -> str | None:
+        return entry.message.group_id if is_fifo(self._queue, self._config.fifo) else None
+
+    async def wait_for_receives(self, group: str) -> None:
+        """Return when no receive on the wire may bring several messages of this group, which waits for one that has failed."""
+
+        def none_reaches_it() -> bool:
+            visible_at = self._waiting.visible_at(group)
+            return visible_at is None or all(end < visible_at for end in self._reach.values())
+
+        await self.changed.wait_until(none_reaches_it)
+
+    def _one_by_one(self) -> bool:
+        """Whether a receive that begins now asks for one message only (`waiting_groups.py`)."""
+        now = trio.current_time()
+        return self._waiting.meets(now, now + self._wait + WAY)
 
     def verdict(self, entry: Entry, *, failed: bool) -> None:
         """The processor has failed with this message, or it has succeeded or asked for a retry or a rejection."""
@@ -146,9 +186,10 @@ class Intake(Listener):
                 return None
             if not self._fits():
                 return None
-            if free < self._batch and now < (until := self._last_full_at + self._gathering(free)):
+            one_by_one = self._one_by_one()
+            if not one_by_one and free < self._batch and now < (until := self._last_full_at + self._gathering(free)):
                 return until
-            limit = min(free, self._batch)
+            limit = 1 if one_by_one else min(free, self._batch)
             self._receivers += 1
             self._places_asked_for += limit
             wire.start_soon(self._receive, limit)
@@ -165,16 +206,19 @@ class Intake(Listener):
 
     async def _receive(self, limit: int) -> None:
         """One receive, from its sending to its landing. Raises nothing: it runs among the calls of all others."""
-        wait = self._wait
+        wait, this = self._wait, object()
         try:
             if not (self.is_open and self._may_begin() and self._breaker.grants()[0] >= 1):
                 return  # closed between the decision and this first step
             sent = trio.current_time()
+            asked = 1 if self._one_by_one() else limit
+            if asked > 1:
+                self._reach[this] = sent + wait + WAY
             self.outstanding += 1
             try:
                 # No checkpoint may come between the answer and the ledger.
-                deliveries = await self._queue.receive(limit=limit, wait=wait, visibility=self._config.visibility)
-                self._landed(deliveries, sent, limit, wait)
+                deliveries = await self._queue.receive(limit=asked, wait=wait, visibility=self._config.visibility)
+                self._landed(deliveries, sent, asked, wait)
             finally:
                 self.outstanding -= 1
         except QueueError as error:
@@ -183,6 +227,7 @@ class Intake(Listener):
             self._defects.note("receive", defect)
             self._failed(QueueError(f"internal error ({type(defect).__name__}); the log has its traceback"))
         finally:
+            self._reach.pop(this, None)
             self._receivers -= 1
             self._places_asked_for -= limit
             self.changed.notify()
@@ -215,7 +260,7 @@ class Intake(Listener):
         self._failures = 0
         self.received_once = True
         if len(deliveries) >= limit:
-            if limit == self._batch:
+            if limit == self._batch or self._one_by_one():
                 self._receivers_wanted = min(self._receivers_wanted + 1, config.receivers)
             self._last_full_at = now
         else:

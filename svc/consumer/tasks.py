@@ -23,10 +23,14 @@ from svc.processors import Process, Reject, Retry
 log = structlog.get_logger(__name__)
 
 
-class Verdicts(Protocol):
-    """Who wants to know how runs of the processor end."""
+class Receives(Protocol):
+    """Where further messages come from, as many as the work can take."""
 
-    def verdict(self, entry: Entry, *, failed: bool) -> None: ...
+    def verdict(self, entry: Entry, *, failed: bool) -> None:
+        """A run of the processor has ended."""
+
+    async def wait_for_receives(self, group: str) -> None:
+        """Return when what is given back of this FIFO group is not received in vain at once."""
 
 
 class MessageTasks(Listener):
@@ -37,7 +41,7 @@ class MessageTasks(Listener):
         process: Process,
         ledger: Ledger,
         settlement: Settlement,
-        verdicts: Verdicts,
+        receives: Receives,
         policy: RedrivePolicy,
         *,
         observer: Observer,
@@ -52,7 +56,7 @@ class MessageTasks(Listener):
         self._observer = observer
         self._fifo_by_name = fifo
         self._retry_backoff = retry_backoff
-        self._verdicts = verdicts
+        self._receives = receives
         self._policy = policy
         self._defects = defects
         self._rng = rng
@@ -95,6 +99,8 @@ class MessageTasks(Listener):
                 line.popleft()
                 came_back = bool(line) and line[0].message.id == entry.message.id
                 if not entry.is_finished and not came_back:
+                    if line:
+                        await self._receives.wait_for_receives(group)
                     break
         finally:
             del self._groups[group]
@@ -139,7 +145,7 @@ class MessageTasks(Listener):
                 self._settlement.settle(entry, RELEASED)
             elif error is None:
                 self._settlement.settle(entry, PROCESSED)
-                self._verdicts.verdict(entry, failed=False)
+                self._receives.verdict(entry, failed=False)
             else:
                 self._settle_raised(entry, error)
         except Exception as defect:  # ours: what the processor raised has its fate by now
@@ -167,20 +173,20 @@ class MessageTasks(Listener):
             match _single(error):
                 case Retry() as retry if self._moves_to_dead_letters(entry):
                     self._dead_letter(entry, f"its processor asked for a retry after the last receive: {retry}")
-                    self._verdicts.verdict(entry, failed=False)
+                    self._receives.verdict(entry, failed=False)
                     return
                 case Retry() as retry:
                     after, reason = math.ceil(retry.after), str(retry)
                     log.info("message will be retried", visible_again_in_seconds=after, reason=reason)
                     self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
-                    self._verdicts.verdict(entry, failed=False)
+                    self._receives.verdict(entry, failed=False)
                     return
                 case Reject() as reject:
                     reason = str(reject.reason)
                     log.warning("message rejected", reason=reason)
                     self._ledger.note_error(entry.message.id, f"rejected: {reason}")
                     self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.REJECTED, reason=reason))
-                    self._verdicts.verdict(entry, failed=False)
+                    self._receives.verdict(entry, failed=False)
                     return
         except Exception as broken:
             # The user's own class of it, which lacks something, or cannot be shown.
@@ -193,7 +199,7 @@ class MessageTasks(Listener):
         """The message has failed by this error; it comes back after its back-off."""
         text, receives = _described(error), entry.message.receive_count
         self._ledger.note_error(entry.message.id, text)
-        self._verdicts.verdict(entry, failed=True)
+        self._receives.verdict(entry, failed=True)
         if self._moves_to_dead_letters(entry):
             self._dead_letter(entry, f"failed after its last receive: {text}", error)
             return

@@ -35,14 +35,22 @@ async def m1_asks_for_a_retry(message: Message) -> None:
 
 
 @pytest.mark.parametrize("process", [m1_fails, m1_asks_for_a_retry])
-@pytest.mark.parametrize("backoff", ["off", "5s-15m"])
-@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("backoff", ["off", "5s-15m", "60s"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 5])
 async def test_only_the_message_that_fails_is_dead_lettered(autojump_clock, limit: int, backoff: str, process) -> None:
     queue, dead = fifo(limit)
-    async with SimulatedService(queue, process, RETRY_BACKOFF=backoff) as service:
+    others: list[Message] = []
+
+    async def noted(message: Message) -> None:
+        await process(message)
+        others.append(message)
+
+    async with SimulatedService(queue, noted, RETRY_BACKOFF=backoff) as service:
         await service.idle()
         assert service.processed == BODIES[1:]
         assert service.core.worker.statistics().counts.failed >= 1
+    # What is behind it was received with it once; from then on it is received alone, until it has left the queue.
+    assert {message.receive_count for message in others} == {1 if limit == 1 else 2}
     assert dead.bodies == ["m1"]
     assert len([run for run in service.runs if run.body == "m1"]) == limit
     (moved,) = [event for event in queue.history if isinstance(event, DeadLettered)]
@@ -99,3 +107,46 @@ async def test_a_drain_runs_what_had_its_last_receive_in_its_order(autojump_cloc
         assert service.processed == BODIES[1:]
     assert dead.bodies == ["m1"]
     assert len([event for event in queue.history if isinstance(event, Assigned)]) == len(BODIES)
+
+
+async def test_a_message_behind_it_keeps_its_own_tries(autojump_clock) -> None:
+    """m2 fails twice for a reason that passes, and succeeds within the receives that it is granted."""
+    queue, dead = fifo(4)
+    failed = 0
+
+    async def m2_fails_twice(message: Message) -> None:
+        nonlocal failed
+        await m1_fails(message)
+        if message.body == "m2" and failed < 2:
+            failed += 1
+            raise ValueError("not yet")
+
+    async with SimulatedService(queue, m2_fails_twice) as service:
+        await service.idle()
+        assert service.processed == BODIES[1:]
+    assert dead.bodies == ["m1"]
+
+
+async def test_other_groups_go_on_while_one_waits(autojump_clock) -> None:
+    queue, dead = fifo(3, request_seconds=(0.01, 0.01), answer_seconds=(0.01, 0.01))
+    for number in range(200):
+        queue.put(f"other {number}", group_id=f"h{number % 20}")
+    async with SimulatedService(queue, m1_fails) as service:
+        await service.wait_for(lambda: len(service.processed) >= 200)
+        assert trio.current_time() < 20  # m1 has its last run much later
+        await service.idle()
+    assert dead.bodies == ["m1"]
+
+
+async def test_a_drain_gives_back_what_waits_when_its_receives_have_landed(autojump_clock) -> None:
+    queue, _dead = fifo(3)
+    async with SimulatedService(queue, m1_fails) as service:
+        await service.wait_for(lambda: len(service.endings) == 1)
+        assert len(service.core.worker.ledger) == 6  # behind it, until the receive on the wire has landed
+        service.maintenance("on")
+        report = await service.drained()
+        assert report.outcome is DrainOutcome.DRAINED
+        assert not service.core.worker.ledger
+        assert report.ended == pytest.approx(20, abs=0.2)  # with the receive that was on the wire
+        assert queue.in_flight() == []
+        assert len([event for event in queue.history if isinstance(event, Assigned)]) == len(BODIES)
