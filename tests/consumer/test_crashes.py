@@ -58,7 +58,7 @@ SPOILT: dict[str, Callable[[Core], None]] = {
     "intake": lambda core: spoil(core.worker.intake, "_start_receives"),
     "heartbeat": lambda core: spoil(core.worker.heartbeat, "_look"),
     "settlement": lambda core: spoil(core.worker.settlement, "_look"),
-    "queue_attributes": lambda core: setattr(core.worker, "_learn_about_queue", ends_badly),
+    "queue_attributes": lambda core: setattr(core.worker._probe, "keep_policy_known", ends_badly),
     "watcher": lambda core: spoil_run(core.watcher),
     "registrar": lambda core: spoil_run(core.registrar),
     "fence": lambda core: spoil_run(core.fence),
