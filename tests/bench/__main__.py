@@ -9,12 +9,14 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from svc.devstack.stack import Etcd
+from tests.sqs.test_tls import certificate
 
 from . import picture, report
 from .consumers import CONSUMERS, ROOT, SVC, CannotRun, Consumer, Place
@@ -28,7 +30,7 @@ from .rest import rest
 from .saturation import saturate
 from .stubbed import Stub
 
-ROWS = ("saturation", "rest", "quiet", "latency", "reaction", "growth", "overhead")
+ROWS = ("saturation", "tls", "rest", "quiet", "latency", "reaction", "growth", "overhead")
 BY_DEFAULT = ROWS[:-1]
 PAGE, PICTURE = "docs/performance.md", "docs/pictures/growth.svg"
 LATEST = 12 * 60.0
@@ -102,7 +104,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     able = _prepared(chosen, result)
     if core is not None:
         os.sched_setaffinity(0, {other})  # the bench itself looks on from the stub's core
-    with tempfile.TemporaryDirectory() as folder, Stub(other) as stub, Etcd() as etcd:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
+        authority, _ = certificate(Path(folder), "127.0.0.1")  # signs itself: it is its own authority
+        stub = held.enter_context(Stub(other, (authority, authority.with_suffix(".key"))))
+        etcd = held.enter_context(Etcd())
         if options.first:
             Process.first = True
             for pid in (os.getpid(), stub.pid, etcd.pid):
@@ -184,6 +189,26 @@ class _Bench:
                     f"{done.stub_share:.0%}",
                     file=sys.stderr, flush=True,
                 )  # fmt: skip
+
+    def tls(self) -> None:
+        """svc over plain connections and over TLS, taking turns."""
+        if SVC not in self._able:
+            return
+        found: dict[str, list[float]] = {"plain": [], "tls": []}
+        for repeat in range(self._options.repeats):
+            for kind, url in (("plain", self._stub.url), ("tls", self._stub.tls_url)):
+                place = Place(url, f"svc-{kind}-{repeat}", self._etcd, {"AWS_CA_BUNDLE": str(self._stub.authority)})
+                done = saturate(
+                    SVC,
+                    self._stub,
+                    place,
+                    backlog=self._options.backlog,
+                    seconds=self._options.seconds,
+                    core=self._core,
+                )
+                found[kind].append(done.cpu_per_message)
+                print(f"        {kind:6} {done.cpu_per_message * 1e6:6.0f} µs/message", file=sys.stderr, flush=True)
+        self._result["tls"] = found
 
     def rest(self) -> None:
         if SVC in self._able:

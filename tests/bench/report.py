@@ -220,6 +220,13 @@ def goals_of(result: Result) -> list[dict[str, Any]]:
         best = max(among, key=lambda key: among[key], default=None)
         ratio = median(svc, "per_second") / among[best] if has and best is not None else None
         goal(text, ratio, 3.0, f"{{:.2f}} × {best}", at_least=True)
+    if tls := result.get("tls"):
+        goal(
+            "CPU per message over TLS ≤ 1.6 × plain",
+            statistics.median(tls["tls"]) / statistics.median(tls["plain"]),
+            1.6,
+            "{:.2f} ×",
+        )
     rest = result.get("rest", {})
     goal("≤ 1.5 ms of CPU per second at rest", rest.get("cpu_per_second"), 0.0015, _MS)
     goal("≤ 1.0 s of CPU until the first receive", rest.get("start_cpu"), 1.0, "{:.2f} s")

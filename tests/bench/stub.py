@@ -1,4 +1,5 @@
-"""A fast local SQS: `python -m tests.bench.stub [PORT]`, in a process of its own. It prints its port when it listens.
+"""A fast local SQS: `python -m tests.bench.stub [PORT [CERTIFICATE KEY]]`, in a process of its own. It prints its port when it
+listens, and with a certificate a second one, which speaks TLS.
 
 Speaks SQS's JSON protocol on keep-alive HTTP/1.1, without signatures, TLS or latency. An asyncio protocol without a
 framework: a receive of ten and a delete of ten together cost it a fraction of what they cost any consumer, so that the
@@ -14,9 +15,10 @@ import json
 import os
 import re
 import signal
+import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .stub_queue import MAX_BODY, MAX_VISIBILITY, Poll, Queue, Refused, message_id
@@ -415,22 +417,28 @@ def _header(lower: bytes, name: bytes) -> bytes | None:
     return lower[at : end if end >= 0 else len(lower)].strip()
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, certificate: Sequence[str] = ()) -> None:
     sqs = Sqs()
     control = Control(sqs)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(sqs, control), "127.0.0.1", port, backlog=1024)
     sqs.port = server.sockets[0].getsockname()[1]
+    ports = [sqs.port]
+    if certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*certificate)
+        secured = await loop.create_server(lambda: Connection(sqs, control), "127.0.0.1", 0, backlog=1024, ssl=context)
+        ports.append(secured.sockets[0].getsockname()[1])
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    print(sqs.port, flush=True)
+    print(*ports, flush=True)
     await stop.wait()
     server.close()
 
 
 if __name__ == "__main__":
     gc.disable()  # nothing here is a cycle, and a collection over 100,000 messages would stand in the way of a measurement
-    asyncio.run(serve(int(sys.argv[1]) if len(sys.argv) > 1 else 0))
+    asyncio.run(serve(int(sys.argv[1]) if len(sys.argv) > 1 else 0, sys.argv[2:]))
     sys.stdout.flush()
     os._exit(0)

@@ -15,9 +15,12 @@ class Stub(Child):
 
     name = "sqs-stub"
 
-    def __init__(self, core: int | None = None) -> None:
+    def __init__(self, core: int | None = None, certificate: tuple[Path, Path] | None = None) -> None:
+        """`certificate`, with its key: the stub speaks TLS too, at `tls_url`."""
         super().__init__()
         self._core = core
+        self._certificate = certificate
+        self._tls_port = 0
         self._connection: http.client.HTTPConnection | None = None
 
     @property
@@ -25,11 +28,21 @@ class Stub(Child):
         """Endpoint, as in `AWS_ENDPOINT`."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def authority(self) -> Path:
+        """What a client has to trust."""
+        assert self._certificate is not None
+        return self._certificate[0]
+
+    @property
+    def tls_url(self) -> str:
+        return f"https://127.0.0.1:{self._tls_port}"
+
     def queue_url(self, name: str) -> str:
         return f"{self.url}/000000000000/{name}"
 
     def _program(self) -> list[str]:
-        return [sys.executable, "-m", "tests.bench.stub", *([str(self.port)] if self.port else [])]
+        return [sys.executable, "-m", "tests.bench.stub", str(self.port or 0), *map(str, self._certificate or ())]
 
     def _environ(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -37,7 +50,8 @@ class Stub(Child):
     def _ready(self, lines: list[str]) -> bool:
         if not lines:
             return False
-        self.port = int(lines[0])
+        self.port, *more = map(int, lines[0].split())
+        self._tls_port = more[0] if more else 0
         if self._core is not None:
             os.sched_setaffinity(self.pid, {self._core})
         return True
