@@ -1,4 +1,4 @@
-"""A wake-up that carries no data and means "look again".
+"""A wake-up that carries no data and means "look again"; and when those look whom nobody tells (`next_tick`).
 
 Whoever waits looks at the state first and waits after; whoever changes the state notifies after. The event is replaced before the
 waiter looks, so a notification between the look and the wait is not lost, and a thousand of them cost one look.
@@ -37,3 +37,11 @@ class WakeUp:
         if self._event.is_set():
             self._event = trio.Event()
         return self._event
+
+
+def next_tick(every: float) -> float:
+    """The next multiple of `every` seconds on Trio's clock. Parts that look at something twice a second look in the same moment,
+    so that an idle process wakes up once for all of them."""
+    now = trio.current_time()
+    until = (now // every + 1) * every
+    return until if until > now else now + every

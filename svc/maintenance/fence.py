@@ -21,6 +21,8 @@ from collections.abc import Callable
 import structlog
 import trio
 
+from svc.wakeup import next_tick
+
 log = structlog.get_logger(__name__)
 
 STALL = 2.0
@@ -113,5 +115,5 @@ class Fence:
     async def run(self) -> None:
         """Tick for ever."""
         while self._stall < math.inf:
-            await trio.sleep(TICK)
+            await trio.sleep_until(next_tick(TICK))
             self.tick()

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 import trio
 
 from svc.sqs.background import background
+from svc.wakeup import next_tick
 
 TICK = 0.5
 """Seconds between two looks: a deadline is met as much later at most."""
@@ -40,7 +41,7 @@ class RunningTime:
         """Ends only by cancellation."""
         while True:
             before = trio.current_time()
-            await trio.sleep(TICK)
+            await trio.sleep_until(next_tick(TICK))
             lived = min(trio.current_time() - before, 2 * TICK)
             for scope, left in self._left.items():
                 self._left[scope] = left - lived

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import trio
 
+from svc.wakeup import next_tick
+
 EVERY = 0.5
 """Seconds between two looks: two wake-ups a second cost nothing, and a hold-up that is longer than this is never missed."""
 
@@ -15,6 +17,6 @@ EVERY = 0.5
 async def measure_lag(tell: Callable[[float], None]) -> None:
     """Tell each lag in seconds. Ends only by cancellation."""
     while True:
-        due = trio.current_time() + EVERY
+        due = next_tick(EVERY)
         await trio.sleep_until(due)
         tell(max(0.0, trio.current_time() - due))
