@@ -1,6 +1,8 @@
 """The pool: which connection is used, when one is dropped, what is sent twice. In memory and virtual time; TLS and addresses
 on real sockets of the loopback."""
 
+import os
+import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -335,3 +337,43 @@ async def test_where_nobody_is(host: str, nursery: trio.Nursery) -> None:
     async with pool.opened(Endpoint(host, 1, tls=False), Network()) as connections:
         with trio.fail_after(5), pytest.raises(CannotConnect):
             await connections.exchange(REQUEST, repeatable=True)
+
+
+async def test_a_reset_after_every_byte(nursery: trio.Nursery) -> None:
+    """On real sockets: the server resets the connection after so many bytes of its answer."""
+    sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    cuts = iter([*range(len(sent)), len(sent)])
+
+    async def serve(stream: trio.SocketStream) -> None:
+        cut = next(cuts)
+        await stream.receive_some()
+        if cut:
+            await stream.send_all(sent[:cut])
+        if cut < len(sent):
+            stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await trio.aclose_forcefully(stream)
+
+    [listener] = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+    at = Endpoint("127.0.0.1", listener.socket.getsockname()[1], tls=False)
+    async with pool.opened(at, Network()) as connections:
+        with trio.fail_after(20):
+            for _ in range(len(sent)):
+                with pytest.raises(ConnectionBroke):
+                    await connections.exchange(REQUEST, repeatable=True)
+                assert connections.idle == 0
+            assert (await connections.exchange(REQUEST, repeatable=True)).body == b"{}"
+
+
+async def test_cancelled_at_any_moment_nothing_is_left_open(nursery: trio.Nursery) -> None:
+    seen: list[str] = []
+    port = await listening(nursery, seen)
+    before = len(os.listdir("/proc/self/fd"))
+    async with pool.opened(Endpoint("127.0.0.1", port, tls=False), Network()) as connections:
+        for number in range(60):
+            with trio.move_on_after(number / 20_000):
+                await ask(connections, 3)
+        await ask(connections, 3)
+        assert connections.idle <= 6
+    with trio.fail_after(5):  # the server's ends go when it notices
+        while len(os.listdir("/proc/self/fd")) > before:
+            await trio.sleep(0.01)
