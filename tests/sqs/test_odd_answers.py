@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import trio
+from click.testing import CliRunner
 
+from svc.cli.main import cli
 from svc.consumer.queue import QueueError, QueueMisconfigured, QueueUnavailable
 from svc.settings import Settings
 from svc.sqs import creation
@@ -102,6 +104,19 @@ async def test_init_says_what_it_met(road: Road, nursery: trio.Nursery) -> None:
     url = await Server(lambda operation, number: ODD["403 and a page in Latin-1"][0].wire).start(nursery)
     with pytest.raises(QueueUnavailable, match=r"looking for queue q: the answer is not SQS's \(HTTP 403"):
         await creation.create(settings(url, road))
+
+
+@pytest.mark.parametrize("arguments", [["init"], ["dlq", "list"]], ids=" ".join)
+async def test_a_command_ends_with_a_sentence(
+    arguments: list[str], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await Server(lambda operation, number: ODD["200, nested"][0].wire).start(nursery)
+    monkeypatch.setenv("SQS_QUEUE_URL", f"{url}/000000000000/q")
+    monkeypatch.setenv("AWS_ENDPOINT", url)
+    ended = await trio.to_thread.run_sync(lambda: CliRunner().invoke(cli, arguments))
+    assert (ended.exit_code, type(ended.exception)) == (1, SystemExit)
+    assert "the answer is not SQS's (it is no JSON object)" in ended.output
+    assert "Traceback" not in ended.output
 
 
 # What stands in the way of a connection
