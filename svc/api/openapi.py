@@ -10,7 +10,7 @@ from svc import __version__
 from svc.api import openapi_examples as examples
 from svc.api import request_bodies
 from svc.api.openapi_fleet import PATHS
-from svc.api.openapi_parts import ERROR, answer, errors, page
+from svc.api.openapi_parts import ERROR, answer, errors, events, page
 from svc.telemetry import logs
 
 _HEALTH = {
@@ -276,7 +276,7 @@ DESCRIPTION: dict[str, Any] = {
                 "description": "`state` once a second, `charts` every five seconds, `end` when the service stops; each with "
                 "JSON. What it holds is the page's own business and may change. Answers in maintenance too. A stream ends "
                 "after 15 minutes, when a browser connects again by itself.",
-                "responses": {**page("A stream of events", "text/event-stream"), **errors(503)},
+                "responses": {**events("A stream of events", "state", "charts", "end"), **errors(503)},
             }
         },
         "/page.css": {"get": {"summary": "The page's style", "responses": page("CSS", "text/css")}},

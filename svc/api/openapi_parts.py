@@ -26,6 +26,20 @@ def page(text: str, kind: str) -> dict[str, Any]:
     return {"200": {"description": text, "content": {kind: {"schema": {"type": "string"}}}}}
 
 
+def events(text: str, *kinds: str) -> dict[str, Any]:
+    """A stream of server-sent events, with JSON in each. The schema is that of one event, as OpenAPI 3.1's readers take it."""
+    event = {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"enum": list(kinds)},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+            "retry": {"type": "integer", "description": "milliseconds until a browser connects again"},
+        },
+    }
+    return {"200": {"description": text, "content": {"text/event-stream": {"schema": event}}}}
+
+
 def errors(*codes: int, **told: str) -> dict[str, Any]:
     """Answers in the error form. What is not as usual is told by status (`_409="…"`): a text, and the same as the example."""
     texts = {
