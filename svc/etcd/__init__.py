@@ -6,4 +6,4 @@ Journey: a switch begins here (`watcher.py`) and its answer ends here (`registra
 Begin reading at `watcher.py`. The names below are the modules that other suites may use.
 """
 
-__all__ = ["channel", "fleet", "keys", "registration", "registration_thread", "watcher"]
+__all__ = ["channel", "fleet", "keys", "link", "registration", "registration_thread", "watcher"]

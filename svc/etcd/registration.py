@@ -106,6 +106,7 @@ class Registrar:
         on_settled: Callable[[float, bool], None],
         *,
         connect: Connect = connected,
+        rng: random.Random | None = None,
     ) -> None:
         self._settings = settings
         self._connect = connect
@@ -126,7 +127,7 @@ class Registrar:
         self._error: str | None = None
         self._told = False
         self._told_undone = False
-        self._rng = random.Random()
+        self._rng = rng or random.Random()
         self._endpoints = list(settings.etcd_endpoints)
         self._rng.shuffle(self._endpoints)
 

@@ -98,6 +98,7 @@ class KeyWatcher:
         on_own_value: Callable[[bytes | None, int], None] = lambda value, revision: None,
         on_looked: Callable[[float, bool], None] = lambda began, answered: None,
         connect: Connect = connected,
+        rng: random.Random | None = None,
     ) -> None:
         self._settings = settings
         self._connect = connect
@@ -115,7 +116,7 @@ class KeyWatcher:
         self._told_lost = False
         self._told_denied = False
         self._failures = 0
-        self._rng = random.Random()
+        self._rng = rng or random.Random()
         # A fleet spreads over the members; each instance goes on from the one that it lost.
         self._endpoints = list(settings.etcd_endpoints)
         self._rng.shuffle(self._endpoints)

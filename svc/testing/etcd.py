@@ -20,6 +20,7 @@ import trio
 
 from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.keys import Change, Found, Held, News, Put
+from svc.etcd.link import Connect
 from svc.settings import Endpoint, Settings
 from svc.wakeup import WakeUp
 
@@ -47,6 +48,8 @@ class SimulatedEtcd:
     """How the names of the keys begin that may not be read or written."""
     mute: bool = False
     """Nothing is answered, and nothing is told."""
+    cut_off: set[str] = field(default_factory=set)
+    """The same for these clients alone; `client()` gives them their names."""
     calls: int = 0
 
     def __post_init__(self) -> None:
@@ -113,9 +116,11 @@ class SimulatedEtcd:
     def look(self) -> dict[str, Held]:
         """All keys as they are now: leases that have run out have ended."""
         now = trio.current_time()
-        for lease in [lease for lease, (_, ends) in self._leases.items() if ends <= now and not self._away]:
+        over = {lease for lease, (_, ends) in self._leases.items() if ends <= now and not self._away}
+        for lease in over:
             del self._leases[lease]
-            self.delete(*[key for key, held in self._keys.items() if held.lease == lease])
+        if over:
+            self.delete(*[key for key, held in self._keys.items() if held.lease in over])
         return self._keys
 
     def below(self, prefix: str) -> dict[str, bytes]:
@@ -129,7 +134,16 @@ class SimulatedEtcd:
         self, settings: Settings, key: str, endpoints: Sequence[Endpoint]
     ) -> AsyncIterator[tuple["SimulatedConnection", Found]]:
         """In the place of `svc.etcd.connection.connected`."""
-        connection = SimulatedConnection(self, self._life)
+        async with self._connected(key, "") as held:
+            yield held
+
+    def client(self, name: str) -> Connect:
+        """`connect` for a client of this name."""
+        return lambda settings, key, endpoints: self._connected(key, name)
+
+    @asynccontextmanager
+    async def _connected(self, key: str, client: str) -> AsyncIterator[tuple["SimulatedConnection", Found]]:
+        connection = SimulatedConnection(self, self._life, client)
         found, said = None, "no answer within 3 s"
         with trio.move_on_after(3):
             try:
@@ -139,6 +153,10 @@ class SimulatedEtcd:
         if found is None:
             raise EtcdError(f"etcd cannot be used (simulated: {said})")
         yield connection, found
+
+    def is_mute(self, client: str) -> bool:
+        """Whether this client hears nothing."""
+        return self.mute or client in self.cut_off
 
     def _remember(self) -> None:
         self._past.append(Data(dict(self._keys), self._revision, trio.current_time()))
@@ -155,17 +173,19 @@ class SimulatedEtcd:
         then = next((data for data in self._past if data.at > since), None)
         return (self._keys, self._revision) if then is None else (then.keys, then.revision)
 
-    def _next_end(self) -> float:
-        return min((ends for _, ends in self._leases.values()), default=math.inf)
+    def next_end(self) -> float:
+        """Trio time at which the next lease runs out; infinite when there is none, or while etcd is away."""
+        return math.inf if self._away else min((ends for _, ends in self._leases.values()), default=math.inf)
 
 
 class SimulatedConnection:
     """In the place of `svc.etcd.connection.Connection`."""
 
-    def __init__(self, etcd: SimulatedEtcd, life: int) -> None:
+    def __init__(self, etcd: SimulatedEtcd, life: int, client: str) -> None:
         self.endpoint = "simulated:2379"
         self._etcd = etcd
         self._life = life
+        self._client = client
 
     async def find(self, names: Sequence[str], prefixes: Sequence[str] = (), *, serializable: bool = False) -> Found:
         await self._call(*names, *prefixes)
@@ -212,14 +232,14 @@ class SimulatedConnection:
         self._etcd.expire(lease)
 
     def watch(self, names: Sequence[str], revision: int, *, prefixes: Sequence[str] = ()) -> "SimulatedWatch":
-        return SimulatedWatch(self._etcd, self._life, names, prefixes, revision)
+        return SimulatedWatch(self._etcd, self._life, self._client, names, prefixes, revision)
 
     async def _call(self, *names: str) -> None:
         """A call goes to etcd, and an answer comes back; raises `Trouble`."""
         etcd = self._etcd
         etcd.calls += 1
         await trio.sleep(etcd.rng.uniform(*etcd.latency) if etcd.latency[1] else 0)
-        while etcd.mute and not etcd._away:
+        while etcd.is_mute(self._client) and not etcd._away:
             await etcd.changed.wait(lambda: trio.current_time() + 0.5)
         if etcd._away or etcd._life != self._life:
             raise Trouble("Socket closed", "")
@@ -232,9 +252,9 @@ class SimulatedWatch:
     """In the place of `svc.etcd.stream.Stream`."""
 
     def __init__(
-        self, etcd: SimulatedEtcd, life: int, names: Sequence[str], prefixes: Sequence[str], revision: int
+        self, etcd: SimulatedEtcd, life: int, client: str, names: Sequence[str], prefixes: Sequence[str], revision: int
     ) -> None:
-        self._etcd, self._life = etcd, life
+        self._etcd, self._life, self._client = etcd, life, client
         self._names, self._prefixes = names, tuple(prefixes)
         self._next = revision
         self._begun = False
@@ -264,7 +284,7 @@ class SimulatedWatch:
         return found
 
     def _until(self) -> float:
-        return math.inf if self._etcd.mute else self._etcd._next_end()
+        return math.inf if self._etcd.is_mute(self._client) else self._etcd.next_end()
 
     def _news(self) -> News | Trouble | None:
         etcd = self._etcd
@@ -272,7 +292,7 @@ class SimulatedWatch:
             return self._trouble
         if etcd._life != self._life:
             return Trouble("Socket closed", "")
-        if etcd.mute:
+        if etcd.is_mute(self._client):
             return None
         etcd.look()
         begins, self._begun = not self._begun, True
