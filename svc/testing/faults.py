@@ -38,6 +38,10 @@ What = Literal[
 ]
 
 
+class SimulatedDefect(Exception):
+    """What the client breaks by: no `QueueError`, and nobody expects it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call to the simulated queue, as it begins."""
@@ -129,7 +133,7 @@ def error_of(fault: Fault | None, call: Call) -> Exception | None:
         case "no-queue":
             return wire.service_error(call.kind, "QueueDoesNotExist", "The specified queue does not exist.", 400)
         case "defect" | "defect-after":
-            return RuntimeError(f"a simulated defect in {call.kind}")
+            return SimulatedDefect(f"in {call.kind}")
         case _:
             return None
 

@@ -101,7 +101,7 @@ async def test_a_look_of_the_page_that_breaks_is_one_look(autojump_clock) -> Non
             assert watcher is not None
             with capture_logs() as lines:
                 await trio.sleep(1.5)
-                assert "internal error (RuntimeError)" in str(await watcher.next())
+                assert "internal error (SimulatedDefect)" in str(await watcher.next())
                 state, core.manager.state = core.manager.state, broken  # type: ignore[method-assign]
                 await trio.sleep(2)
                 core.manager.state = state  # type: ignore[method-assign]

@@ -285,7 +285,7 @@ async def test_an_unexpected_exception_in_a_call_is_that_calls_failure(autojump_
             counts = service.core.worker.statistics().counts
             told = [line for line in criticals(lines) if "internal error" in line["event"]]
     assert len(told) == 3
-    assert all("simulated defect" in str(line["exc_info"]) for line in told)
+    assert all("SimulatedDefect" in repr(line["exc_info"]) for line in told)
     assert {line["part"] for line in told} <= {"receive", "settlement", "heartbeat", "queue_attributes"}
     assert sum(service.core.defects.counts.values()) == 3
     assert len(queue.deleted) == 12
@@ -301,7 +301,7 @@ async def test_unexpected_exceptions_are_backed_off(autojump_clock) -> None:
         async with SimulatedService(queue, SQS_WAIT_TIME_SECONDS="1") as service:
             await trio.sleep(290)
             held = service.core.worker.statistics()
-            assert held.queue_error == "internal error (RuntimeError); the log has its traceback"
+            assert held.queue_error == "internal error (SimulatedDefect); the log has its traceback"
             assert 290 / 5 <= queue.calls["receive"] <= 290 / 2.5 + 8
             assert not await service.core.worker.health()
             await service.idle()

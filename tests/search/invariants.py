@@ -40,6 +40,10 @@ strongest form that nothing but the service itself can break:
 19. *No false "drained".* When the wait for the fleet says that all have drained at a revision of the key, no instance that lives
     has anything in flight, at work or on the wire; and while the key stands so, none begins a receive. Exempt are instances that
     were killed, or told twice to stop.
+20. *What ends gives back.* When an instance was told twice to stop, or a part of it has failed, it ends within `LAST_RELEASE` (if
+    its processors let it), and by then there was a settlement call for everything that landed there and stays invisible, unless
+    a heartbeat on the wire could have overtaken it, or it had failed or was lost before. No part fails but where the schedule
+    says so, and no call by a defect.
 """
 
 import math
@@ -335,6 +339,26 @@ class Invariants:
                 self._violated(f"14 {instance}: a {kind} for {receipt} that a heartbeat on the wire may overtake")
 
     # -- the end --
+
+    def ended(self, instance: "Instance") -> None:
+        """It has ended, in whatever way."""
+        witness, now = self._witness, trio.current_time()
+        if instance.crashed or instance.cancelled_at is None or instance.core is None:
+            return
+        witness._catch_up()
+        stubborn = max((run.stubborn for arrival in witness.schedule.arrivals for run in arrival.runs), default=0.0)
+        if now > instance.cancelled_at + LAST_RELEASE + stubborn + EPSILON:
+            self._violated(f"20 {instance}: it ended at {now:g}, and was to end at {instance.cancelled_at:g}")
+        gone = {one.message_id for one in instance.service.endings if one.outcome in ("failed", "lost")}
+        for message_id, hold in witness.held.items():
+            receipt = hold.receipt
+            if receipt not in instance.landed or hold.until <= now + EPSILON or hold.late or message_id in gone:
+                continue
+            held_up = instance.extending[receipt] or instance.extended_at.get(receipt, 0.0) > instance.cancelled_at
+            if receipt not in instance.asked and not held_up:
+                self._violated(
+                    f"20 {instance}: it ended without giving back {receipt}, which stays until {hold.until:g}"
+                )
 
     def at_end(self, *, in_time: bool) -> None:
         witness = self._witness

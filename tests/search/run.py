@@ -16,6 +16,7 @@ import trio.testing
 
 from svc.consumer.worker import LAST_RELEASE, LATE
 from svc.core import Core
+from svc.defects import PartFailed
 from svc.maintenance.fleet import Request, Wait
 from svc.maintenance.fleet import Result as FleetResult
 from svc.maintenance.switch_value import parse_switch
@@ -24,6 +25,7 @@ from svc.testing import SimulatedQueue, SimulatedSwitch
 from svc.testing.faults import Call, Fault, fault_for
 from svc.testing.service import SimulatedService
 
+from .defects import NotedDefects, may_fail
 from .invariants import EPSILON
 from .schedule import Flip, Life, Schedule, Work
 from .witness import Instance, WatchedQueue, Witness, cancel_everything
@@ -50,6 +52,8 @@ class Result:
     violations: list[str] = field(default_factory=list)
     tried: Counter[str] = field(default_factory=Counter)
     """schedules, messages, runs, calls, faults, drains, crashes, flips, …"""
+    errors: list[BaseException] = field(default_factory=list)
+    """What nobody caused on purpose: it stands among the violations, too."""
     queue: SimulatedQueue | None = None
     witness: Witness | None = None
 
@@ -61,7 +65,8 @@ def run_schedule(schedule: Schedule, make_core: MakeCore = Core) -> Result:
     with deterministic_scheduling(schedule.seed):
         try:
             trio.run(_main, schedule, make_core, result, clock=trio.testing.MockClock(autojump_threshold=0))
-        except Exception:
+        except Exception as error:
+            result.errors.append(error)
             result.violations.append("15 crashed:\n" + traceback.format_exc())
     return result
 
@@ -85,12 +90,16 @@ def deterministic_scheduling(seed: int) -> Iterator[None]:
         run._r.setstate(state)
 
 
+def _drop(*_: object) -> Any:
+    raise structlog.DropEvent
+
+
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
     """Within, nobody logs: it costs more than all the rest."""
     before, level = structlog.get_config(), logging.root.manager.disable
     structlog.configure(
-        processors=[],
+        processors=[_drop],
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
         cache_logger_on_first_use=False,
     )
@@ -105,7 +114,7 @@ def muted() -> Iterator[None]:
 async def _main(schedule: Schedule, make_core: MakeCore, result: Result) -> None:
     world = World(schedule, make_core, result.tried)
     result.queue, result.witness = world.queue, world.witness
-    result.violations = world.witness.violations
+    result.violations, result.errors = world.witness.violations, world.witness.errors
     trio.lowlevel.add_instrument(world.witness)
     trio.lowlevel.spawn_system_task(_end_in_time, world)
     await world.run()
@@ -311,12 +320,18 @@ class World:
         try:
             with instance.scope:
                 await instance.service.run()
+        except* PartFailed:
+            pass  # the schedule's doing, or noted in `NotedDefects`
         finally:
+            self.witness.check.ended(instance)
             instance.ended.set()
 
     def _build(self, number: int, settings: Any, queue: Any, *args: Any, **options: Any) -> Core:
         instance = self._instance(number)
+        options["defects"] = NotedDefects(self.witness, instance)
         instance.core = self._make_core(settings, WatchedQueue(queue, self.witness, instance), *args, **options)
+        if number < len(self.schedule.lives) and (part := self.schedule.lives[number].part):
+            may_fail(instance.core, part, instance.fails)
         instance.core.worker.heartbeat._queue = WatchedQueue(queue, self.witness, instance, heartbeat=True)
         return instance.core
 
@@ -332,8 +347,14 @@ class World:
             self.witness.crashed(instance)
             instance.service.crash()
             return
+        if instance.ended.is_set():
+            return
         instance.cancelled_at = trio.current_time()
-        instance.scope.cancel(reason="second signal")
+        if life.how == "fail":
+            self.tried["parts failed"] += 1
+            instance.fails.set()
+        else:
+            instance.scope.cancel(reason="second signal")
 
     def _stop(self, instance: Instance) -> None:
         if instance.core is None:

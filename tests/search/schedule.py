@@ -124,8 +124,10 @@ class Life(_Short):
     start: float = 0.0
     end: float | None = None
     """None: at the very end of the schedule, by a stop."""
-    how: Literal["stop", "crash", "cancel"] = "stop"
-    """`cancel`: as a second SIGTERM."""
+    how: Literal["stop", "crash", "cancel", "fail"] = "stop"
+    """`crash`: SIGKILL. `cancel`: as a second SIGTERM. `fail`: a part of it ends by an exception that nobody expects."""
+    part: str = ""
+    """Which one fails, of `PARTS`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -159,6 +161,9 @@ class Schedule(_Short):
         return tuple(Notice(change.delay, change.copies) for change in told)
 
 
+PARTS = ("intake", "heartbeat", "settlement", "watcher", "registrar", "fence", "manager")
+"""Of an instance, those that may fail."""
+
 FAULT_SECONDS = 8.0
 """The longest delay that a fault causes."""
 
@@ -173,6 +178,7 @@ FAULTS: tuple[What, ...] = (
     "partial",
     "denied",
 )
+DEFECTS: tuple[What, ...] = ("defect", "defect-after", "unnamed", "unnamed-after")
 WORKS = (
     "succeed",
     "succeed",
@@ -273,6 +279,14 @@ def random_schedule(seed: int) -> Schedule:
             flips.append(Flip(off, "off"))
             asks = (*asks, Ask(round(off + rng.choice((0.1, 0.4, 0.8)), 1), rng.choice((0.0, 0.3))))
         flips += [Flip(moment(), rng.choice(("on", None)), instance=0) for _ in range(rng.choice((0, 0, 2)))]
+    # And from one more: what only a defect does, of ours or of whoever answers for SQS.
+    rng = random.Random(f"defects {seed}")
+    if rng.random() < 0.3:
+        faults += random_faults(rng, most=rng.choice((1, 2, 4)), calls=12, until=float(span), what=DEFECTS)
+    for number, life in enumerate(lives):
+        if rng.random() < (0.4 if life.end is not None else 0.1):
+            end = life.end if life.end is not None else max(life.start, moment())
+            lives[number] = Life(life.start, end, "fail", rng.choice(PARTS))
     return Schedule(
         seed=seed,
         setup=setup,
@@ -326,16 +340,19 @@ def schedules(draw: st.DrawFn) -> Schedule:
         Flip, moments, st.sampled_from(VALUES), st.sampled_from((0.0, 0.5, 5.0)), st.sampled_from((1, 0, 2))
     )
     lives = st.builds(
-        lambda start, lasts, how: Life(start, None if lasts is None else start + lasts, how),
+        lambda start, lasts, how, part: Life(
+            start, None if lasts is None else start + lasts, how, part if how == "fail" else ""
+        ),
         moments,
         st.one_of(st.none(), moments),
-        st.sampled_from(ENDS),
+        st.sampled_from((*ENDS, "fail")),
+        st.sampled_from(PARTS),
     )
     outages = st.builds(lambda start, lasts: (Outage(start, start + lasts),), moments, st.sampled_from((0.5, 3.0, 8.0)))
     seconds = st.sampled_from((1.0, 0.3, 3.0, FAULT_SECONDS))
     single_faults = st.builds(
         lambda what, kind, nth, late: Fault(what, kind, nth, 0.0, 20.0, late if what == "delay" else 0.0),
-        st.sampled_from(FAULTS),
+        st.sampled_from(FAULTS + DEFECTS),
         st.sampled_from(("delete", "receive", "change_visibility", "dead_letter", "attributes")),
         st.integers(1, 8),
         seconds,
@@ -344,7 +361,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
         lambda what, kind, start, lasts, late: Fault(
             what, kind, None, start, start + lasts, late if what == "delay" else 0.0
         ),
-        st.sampled_from(FAULTS),
+        st.sampled_from(FAULTS + DEFECTS),
         st.sampled_from(("delete", "receive", "change_visibility", None)),
         moments,
         st.sampled_from((1.0, 3.0, 10.0)),

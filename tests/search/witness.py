@@ -95,6 +95,8 @@ class Instance:
     service: SimulatedService
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
+    fails: trio.Event = field(default_factory=trio.Event)
+    """Set when one of its parts is to fail."""
     core: Core | None = None
     crashed: bool = False
     cancelled_at: float | None = None
@@ -142,6 +144,8 @@ class Witness(trio.abc.Instrument):
         self.queue = queue
         self.switch = switch
         self.violations: list[str] = []
+        self.errors: list[BaseException] = []
+        """Unexpected exceptions of the service's own."""
         self.instances: list[Instance] = []
         self.order: dict[str | None, list[str]] = {}
         """Group → message ids, in the order of sending."""
