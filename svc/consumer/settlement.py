@@ -92,6 +92,8 @@ class Settlement:
     def look_again(self) -> None:
         """Something that settlement waits for has changed."""
         self._wake_up.notify()
+        if self._without_loop is not None:
+            self.run_out(self._without_loop)
 
     async def run(self, wire: trio.Nursery) -> None:
         """Send batches in `wire`, which outlives this. Ends only by cancellation."""

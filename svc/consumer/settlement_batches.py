@@ -81,10 +81,7 @@ class Batches:
         while self._put_off and self._put_off[0][0] <= now:
             _, _, action, entry = heapq.heappop(self._put_off)
             self._ready[action].append((now, entry))
-        if self._overtaken:
-            free = [held for held in self._overtaken if not held[1].lease.extending]
-            self._ready[Action.CHANGE_VISIBILITY].extend(free)
-            self._overtaken = [held for held in self._overtaken if held[1].lease.extending]
+        self._take_overtaken()
         next_look = self._put_off[0][0] if self._put_off else math.inf
         batches: list[Batch] = []
         for action, ready in self._ready.items():
@@ -97,14 +94,20 @@ class Batches:
         return batches, next_look
 
     def take_all(self) -> Iterator[Batch]:
-        """Everything, whatever it waits for."""
+        """Everything, whatever it waits for, but for heartbeats on the wire."""
         for _, _, action, entry in self._put_off:
             self._ready[action].append((0, entry))
-        self._ready[Action.CHANGE_VISIBILITY].extend(self._overtaken)
-        self._put_off, self._overtaken = [], []
+        self._put_off = []
+        self._take_overtaken()
         for action, ready in self._ready.items():
             while ready:
                 yield self._leave("flush", action)
+
+    def _take_overtaken(self) -> None:
+        if self._overtaken:
+            free = [held for held in self._overtaken if not held[1].lease.extending]
+            self._ready[Action.CHANGE_VISIBILITY].extend(free)
+            self._overtaken = [held for held in self._overtaken if held[1].lease.extending]
 
     def answered(self, action: Action) -> None:
         """The queue has answered a call of this kind."""
