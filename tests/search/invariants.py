@@ -192,18 +192,20 @@ class Invariants:
             run = next((run for run in self._witness.runs.get(event.message_id, ()) if run.receipt == last), None)
             if run is None:
                 given_back = asked is not None and asked.kind == "change_visibility"
-                if given_back and asked is not None and self._was_first(event.message_id, asked.first_at):
+                if given_back and asked is not None and self._was_first(instance, event.message_id, asked.first_at):
                     self._violated(f"17 {instance}: {last} was given back unprocessed, and so it is dead-lettered")
             elif self._setup.fifo and run.failed and asked is None and self._in_time(run):
                 self._violated(f"17 {instance}: {last} failed for the last time, and was left to SQS to dead-letter")
 
-    def _was_first(self, message_id: str, at: float) -> bool:
-        """Whether nothing of its group came before it at that time."""
+    def _was_first(self, instance: "Instance", message_id: str, at: float) -> bool:
+        """Whether nothing of its group came before it at that time, as far as the instance can know: what it has lost may come
+        back, even if the queue has moved it to the dead-letter queue."""
         if not self._setup.fifo:
             return True
         order = self._witness.order[self._witness.groups[message_id]]
         earlier = order[: order.index(message_id)]
-        return all(self._witness.gone.get(one, math.inf) <= at for one in earlier)
+        lost = {one.message_id for one in instance.service.endings if one.outcome == "lost"}
+        return all(self._witness.gone.get(one, math.inf) <= at and one not in lost for one in earlier)
 
     def _in_time(self, run: "Running") -> bool:
         """Whether it ended under its lease."""
