@@ -310,9 +310,11 @@ async def test_unexpected_exceptions_are_backed_off(autojump_clock) -> None:
 
 
 async def test_an_observer_that_breaks_disturbs_nobody(autojump_clock) -> None:
-    class Broken(Unobserved):
-        def __getattribute__(self, name: str) -> Any:
-            raise Defect(name)
+    class Broken:
+        def breaks(self, *_: object, **__: object) -> None:
+            raise Defect("in the observer")
+
+        landed = begins = worked = decided = ended = extended = called = received = drain_ended = breaks
 
     queue = SimulatedQueue()
     queue.put("1")
