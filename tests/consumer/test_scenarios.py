@@ -93,6 +93,7 @@ async def test_a_successor_passed_a_finished_message_whose_delete_was_not_confir
         assert 3 <= deleted.at <= service.runs[1].began
 
 
+@pytest.mark.expects_errors
 async def test_a_successor_passed_a_message_that_came_back_before_its_release_was_confirmed(autojump_clock):
     # "bad" is tried twice and dead-lettered; "good", which waited behind it, is given back, and the queue hands it out again
     # before the release is confirmed (the third change of visibility acts and ends in an error).

@@ -146,8 +146,8 @@ def waits_for_no_predecessor(core: Core) -> None:
 
 
 async def a_redelivery_waits_until_its_predecessor_is_settled(make: Make) -> Holds:
-    # m1 fails, and m2 behind it is given back, by a call that acts at once and is answered four seconds later. One second later
-    # both come again, and m1 succeeds.
+    # m1 fails, and m2 behind it is given back, by a call that acts at once and is answered four seconds later. Soon both come
+    # again, and m1 succeeds.
     queue = SimulatedQueue(fifo=True, content_deduplication=True)
     change = queue.change_visibility
 
@@ -165,12 +165,14 @@ async def a_redelivery_waits_until_its_predecessor_is_settled(make: Make) -> Hol
         if message.body == "m1" and message.receive_count == 1:
             raise ValueError("once")
 
-    async with SimulatedService(queue, m1_fails_once, make_core=make, RETRY_BACKOFF="1s") as service:
+    async with SimulatedService(
+        queue, m1_fails_once, make_core=make, RETRY_BACKOFF="1s", SQS_WAIT_TIME_SECONDS="1"
+    ) as service:
         await service.idle()
         (given_back,) = [ending for ending in service.endings if ending.outcome == "released"]
         failed, succeeded, m2 = service.runs
         assert (failed.body, succeeded.body, given_back.body, m2.body) == ("m1", "m1", "m2", "m2")
-        assert succeeded.ended < 2 < 3 < given_back.at
+        assert succeeded.ended < 4 < given_back.at
         return m2.began >= given_back.at
 
 
