@@ -96,10 +96,8 @@ class Probe:
             await trio.sleep(pause)
 
     def _tell_policy(self) -> bool:
-        if self._queue.max_receive_count is None:
-            log.warning(
-                "the queue has no dead-letter queue",
-                rejected_messages="are deleted" if self._delete_rejected else "fail and come back",
-                remedy="svc init with SQS_DLQ_NAME, or REJECT_WITHOUT_DLQ",
-            )
+        if self._queue.max_receive_count is None and self._delete_rejected:
+            log.warning("the queue has no dead-letter queue: rejected messages are deleted (REJECT_WITHOUT_DLQ)")
+        elif self._queue.max_receive_count is None:
+            log.warning("the queue has no dead-letter queue: rejected messages fail and come back (REJECT_WITHOUT_DLQ)")
         return True
