@@ -297,7 +297,7 @@ class World:
         result = wait.standing().result
         assert result is not None
         self.tried[f"asks {result.value}"] += 1
-        if result is FleetResult.DONE:
+        if result in (FleetResult.DONE, FleetResult.NONE):  # nobody there: then nobody may be at work either
             self.witness.check.fleet_has_drained(request.revision)
 
     def _start(self, number: int) -> None:
