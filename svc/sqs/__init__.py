@@ -1,6 +1,7 @@
-"""The door to SQS: the one place that imports aiobotocore, botocore and trio_asyncio.
+"""The door to SQS: the one place that imports aiobotocore, botocore, trio_asyncio and httptools.
 
-Lives here: clients, signatures, SQS"s language (`answers.py`: answers → our types or a `QueueError`), the dead-letter queue.
+Lives here: calls over connections of our own (`direct.py`, `pool.py`, `connection.py`, `tcp.py`) and by the AWS SDK (`sdk.py`),
+credentials, signatures, SQS's language (`answers.py`: answers → our types or a `QueueError`), the dead-letter queue.
 Never here: loops and decisions about messages (`svc.consumer`).
 Journey: a message enters and leaves here. Begin reading at `queue.py`.
 The names below are the modules that other suites may use.

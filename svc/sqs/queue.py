@@ -1,4 +1,4 @@
-"""The real queue: SQS through aiobotocore, whose clients `aws_client.py` opens.
+"""The real queue: SQS, through clients that `aws_client.py` opens.
 
 `opened()` opens two clients and yields an `SqsQueue`; everything that uses the queue runs inside of it. One client
 holds the long polls, the other everything else, because a poll keeps its connection for up to 20 seconds and a delete

@@ -255,7 +255,7 @@ async def test_without_dead_letters_it_is_said(surroundings: dict[str, str], svc
 async def test_bad_arguments_and_settings_end_with_2(surroundings: dict[str, str]) -> None:
     for arguments in (("dlq", "list", "--max", "0"), ("dlq", "redrive", "--max", "none"), ("dlq", "empty")):
         assert (await svc(*arguments, environ=surroundings))[0] == 2
-    assert (await svc("dlq", "list", environ={**surroundings, "SQS_QUEUE_URL": "x"}))[0] == 2
+    assert (await svc("dlq", "list", environ={**surroundings, "SQS_QUEUE_URL": "no queue"}))[0] == 2
 
 
 async def test_it_finds_the_running_svc_dev(surroundings: dict[str, str]) -> None:
