@@ -13,6 +13,7 @@ run out, and the same from the start. Nothing waits for it, except for the fence
 one attempt.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -171,7 +172,7 @@ class Registrar:
 
     async def close(self) -> None:
         """Say the last word and take the registration away. Takes 1.5 s at most; call it when `run` has ended."""
-        if not self._revision:
+        if not self._lease:
             return
         with trio.move_on_after(_LAST_WORD, shield=True):
             try:
@@ -179,11 +180,14 @@ class Registrar:
                     connection,
                     _,
                 ):
-                    await self._write(connection)
-                    # First: who sees the registration go, and the membership stay, takes us for vanished.
-                    await connection.revoke(self._member_lease)
-                    await connection.revoke(self._lease)
-            except (EtcdError, Trouble) as error:
+                    with contextlib.suppress(Trouble):  # the lease has run out, or a permission is missing
+                        await self._write(connection)
+                    # The membership first: who sees the registration go, and that stay, takes us for vanished.
+                    for lease in (self._member_lease, self._lease):
+                        if lease:
+                            with contextlib.suppress(Trouble):
+                                await connection.revoke(lease)
+            except EtcdError as error:
                 log.debug("the registration could not be taken away; its lease ends it", error=str(error))
 
     async def _keep(self, connection: Link) -> None:

@@ -224,3 +224,23 @@ async def test_two_with_one_id_find_each_other_out(autojump_clock: MockClock) ->
             key.replace("members", "instances") for key in etcd.below(members(KEY))
         }
         assert first.registrar.snapshot().id == "a"
+
+
+async def test_a_clean_stop_leaves_nothing_even_when_the_lease_had_run_out(autojump_clock: MockClock) -> None:
+    etcd = SimulatedEtcd()
+    async with Instance(etcd).running() as one:
+        etcd.expire(one.registrar._lease)
+        assert MEMBER in etcd.below(KEY)
+    await one.registrar.close()
+    assert etcd.below(KEY) == {}
+
+
+async def test_a_stop_in_the_middle_of_the_first_write_leaves_nothing(autojump_clock: MockClock) -> None:
+    for delay in (0.5, 1.5, 2.5, 3.5, 4.5):
+        etcd = SimulatedEtcd(latency=(0.9, 1.0))
+        one = Instance(etcd)
+        with trio.move_on_after(delay):
+            await one.registrar.run()
+        etcd.latency = (0.0, 0.0)
+        await one.registrar.close()
+        assert etcd.below(KEY) == {}, delay
