@@ -1,6 +1,6 @@
 """The door to etcd: the one place that imports etcd3 and grpc.
 
-Lives here: connections and what their errors mean, the watch on the maintenance key, this instance"s registration, and what
+Lives here: connections and what their errors mean, the watch on the maintenance key, this instance's registration, and what
 operators do with the key and the fleet. Never here: what a value means, or when a fleet has drained (`svc.maintenance`).
 Journey: a switch begins here (`watcher.py`) and its answer ends here (`registration.py`).
 Begin reading at `watcher.py`. The names below are the modules that other suites may use.

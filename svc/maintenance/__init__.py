@@ -1,4 +1,4 @@
-"""What maintenance means: the key"s value, the phases as a table, the handlers that drain, the fleet and its answers.
+"""What maintenance means: the key's value, the phases as a table, the handlers that drain, the fleet and its answers.
 
 Never here: etcd, HTTP, SQS. All of it runs in virtual time.
 Journey: a switch (`switch_value.py` → `manager.py` by the table in `phases.py` → handlers such as `gate.py` → `fleet.py`).

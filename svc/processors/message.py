@@ -59,7 +59,8 @@ class Retry(Exception):
 
 class Reject(Exception):
     """Raised by a processor: this message can never be processed. It goes to the dead-letter queue at once, with the reason as
-    a message attribute; where the queue has none it is deleted, with an error in the log."""
+    a message attribute; where the queue has none it fails and comes back (`REJECT_WITHOUT_DLQ=delete`: is deleted), with an
+    error in the log."""
 
     def __init__(self, reason: str = "rejected by the processor") -> None:
         super().__init__(reason)
