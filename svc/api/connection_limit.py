@@ -25,7 +25,7 @@ FOR_HEALTH = 32
 """Connections beyond the limit, for /health only."""
 
 LARGE_BODIES = 32
-"""Requests with a large body at once: together with `request_bodies.BODY_LIMIT` this bounds the memory that bodies take (200 MiB)."""
+"""Requests with a large body at once: together with `request_bodies.BODY_LIMIT` this bounds the memory of bodies (200 MiB)."""
 
 SHORT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What accept(2) fails with although the listener is well."""

@@ -36,7 +36,7 @@ def list_(most: int) -> None:
 
 @dlq.command()
 @click.option(
-    "--max", "most", type=click.IntRange(1), help="So many at most; without it, as many as there are at the begin."
+    "--max", "most", type=click.IntRange(1), help="So many at most; without it, as many as there are at the start."
 )
 def redrive(most: int | None) -> None:
     """Move messages of the dead-letter queue back to the queue, without their RejectReason."""

@@ -18,7 +18,7 @@ from svc.cli.commands import settings_of, unusable
 @click.option("--no-send", is_flag=True, help="Without sending messages over the API.")
 @click.option(
     "--queue-policy", metavar="PRINCIPAL",
-    help="Print the policy of the queue instead, for a queue of another account: PRINCIPAL is the ARN of who runs the service.",
+    help="Print the policy of the queue instead, for a queue of another account: PRINCIPAL is the ARN of whoever runs it.",
 )  # fmt: skip
 @click.option("--assume", is_flag=True, help="Print the policy of who assumes SQS_ROLE_ARN instead.")
 def iam(
@@ -32,7 +32,7 @@ def iam(
 ) -> None:
     """Print the least IAM policy for the features that are switched on.
 
-    It is the policy of who runs the service, or of the role of SQS_ROLE_ARN. Where the queue belongs to another account, it needs
+    It is the policy of whoever runs the service, or of the role of SQS_ROLE_ARN. Where the queue belongs to another account, it needs
     a policy too: --queue-policy.
     """
     settings = settings_of()

@@ -53,7 +53,7 @@ class Settings(BaseModel):
         "the queue: its URL, ARN or name",
     )  # fmt: skip
     sqs_queue: Queue | None = _setting(
-        None, "as SQS_QUEUE_URL", "the same as SQS_QUEUE_URL, for who has a name or an ARN"
+        None, "as SQS_QUEUE_URL", "the same as SQS_QUEUE_URL, for those who have a name or an ARN"
     )
     sqs_queue_owner: str | None = _setting(
         None, "an AWS account's 12 digits", "the account of a queue that is given by name and belongs to another",

@@ -63,7 +63,7 @@ class Record:
         self.runs: list[Run] = []
         """The processor's finished runs, in the order of their ends."""
         self.running: dict[str, float] = {}
-        """Messages in the processor's hands now: id → Trio time of the begin."""
+        """Messages in the processor's hands now: id → Trio time of the start."""
         self.endings: list[Ending] = []
         """How the deliveries ended, in order."""
         self.messages: dict[str, Message] = {}

@@ -71,7 +71,7 @@ class SimulatedService:
         self.runs = self._record.runs
         """The processor's finished runs, in the order of their ends."""
         self.running = self._record.running
-        """Messages in the processor's hands now: id → Trio time of the begin."""
+        """Messages in the processor's hands now: id → Trio time of the start."""
         self.endings = self._record.endings
         """How the deliveries ended, in order."""
         self._processor = checked_processor(processor)
