@@ -32,8 +32,8 @@ def iam(
 ) -> None:
     """Print the least IAM policy for the features that are switched on.
 
-    It is the policy of whoever runs the service, or of the role of SQS_ROLE_ARN. Where the queue belongs to another account, it needs
-    a policy too: --queue-policy.
+    It is the policy of whoever runs the service, or of the role of SQS_ROLE_ARN. Where the queue belongs to another account, it
+    needs a policy too: --queue-policy.
     """
     settings = settings_of()
     from svc.sqs import permissions
