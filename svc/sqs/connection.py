@@ -26,6 +26,9 @@ MAX_BODY = 72 * 1_048_576
 
 _READ = 65_536
 
+_MAX_MEMBERS = 16
+"""Of a compressed body; servers make one. Each costs a copy of what follows it: thousands would hold up the process."""
+
 
 class Stream(Protocol):
     """What a connection needs of a `trio.abc.Stream`."""
@@ -236,6 +239,8 @@ def _decompressed(body: bytes) -> bytes:
     left = MAX_BODY
     try:
         while body:
+            if len(parts) == _MAX_MEMBERS:
+                raise NotAnAnswer(f"its compressed body has more than {_MAX_MEMBERS} members")
             decompressor = zlib.decompressobj(form)
             parts.append(decompressor.decompress(body, left))
             left -= len(parts[-1])

@@ -15,7 +15,7 @@ def damaged(entry: Mapping[str, Any], body: str, attributes: Mapping[str, Mappin
     """What of a received message is not what its digests say; None when all is well, or no digest came. `attributes` in SQS's
     form, binary values as bytes."""
     told = entry.get("MD5OfBody")
-    if told is not None and told != _md5(body.encode("utf-8", "surrogatepass")):
+    if told is not None and told != _md5(_utf8(body)):
         return "its body is not what was sent (MD5OfBody)"
     told = entry.get("MD5OfMessageAttributes") if attributes else None
     if told is not None and told != _md5(b"".join(_encoded(attributes))):
@@ -31,12 +31,17 @@ def _md5(data: bytes) -> str:
 def _encoded(attributes: Mapping[str, Mapping[str, Any]]) -> Iterator[bytes]:
     for name in sorted(attributes):
         attribute = attributes[name]
-        yield _sized(name.encode())
-        yield _sized(attribute["DataType"].encode())
+        yield _sized(_utf8(name))
+        yield _sized(_utf8(attribute["DataType"]))
         if "BinaryValue" in attribute:
             yield _BINARY + _sized(attribute["BinaryValue"])
         else:
-            yield _TEXT + _sized(attribute["StringValue"].encode("utf-8", "surrogatepass"))
+            yield _TEXT + _sized(_utf8(attribute["StringValue"]))
+
+
+def _utf8(text: str) -> bytes:
+    """JSON may hold halves of characters, in names too."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _sized(data: bytes) -> bytes:

@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 SKEW_SECONDS = 240.0
 """How far our clock may be from SQS's, before signatures go by SQS's. SQS refuses what differs by five minutes."""
 
+_YEARS = range(2006, 2200)
+"""Those that SQS may live in. At the ends of the calendar a clock that is taken over cannot be read any more: no call would ever
+work again."""
+
 RETRY_SECONDS = 1.0
 """The longest pause before a second attempt; it is a random part of this, as the SDK's is."""
 
@@ -84,7 +88,9 @@ class Clock:
         """Take over what an answer's `Date` says, where it is far from what was thought. Returns whether it was."""
         try:
             told = parsedate_to_datetime(date or "")
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
+            return False
+        if told.year not in _YEARS:
             return False
         if told.tzinfo is None:
             told = told.replace(tzinfo=UTC)

@@ -122,6 +122,12 @@ POISON: dict[str, object] = {
     "binary that is an object": attribute({"DataType": "Binary", "BinaryValue": {}}),
     "a text that is a number": attribute({"DataType": "Number", "StringValue": 7}),
     "a type that is a number": attribute({"DataType": 7, "StringValue": "x"}),
+    "a name of half a character, and a digest": message(
+        MD5OfMessageAttributes="x", MessageAttributes={"\ud800": {"DataType": "String", "StringValue": "x"}}
+    ),
+    "a type of half a character, and a digest": message(
+        MD5OfMessageAttributes="x", MessageAttributes={"a": {"DataType": "\ud800", "StringValue": "x"}}
+    ),
 }
 """Messages that cannot be read, in an answer whose other messages can."""
 

@@ -170,6 +170,7 @@ WRONG = {
     "gzip that is none": gzipped(BODY),
     "gzip that is cut off": gzipped(gzip.compress(BODY * 50)[:-12]),
     "gzip with a wrong checksum": gzipped(gzip.compress(BODY)[:-8] + b"\x00" * 8),
+    "gzip of many members": gzipped(gzip.compress(b"") * 100 + gzip.compress(BODY)),
     "gzip with something behind it": gzipped(gzip.compress(BODY) + b"garbage"),
     "an encoding that was not asked for": gzipped(b"\x1b\x0f\x00\xf8", "br"),
     "encodings upon encodings": gzipped(gzip.compress(gzip.compress(BODY)), "gzip, gzip"),

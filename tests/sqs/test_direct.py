@@ -229,6 +229,21 @@ async def test_a_clock_that_is_set_meanwhile_is_believed_again() -> None:
         assert not clock.learn(nonsense)
 
 
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Mon, 01 Jan 0001 00:00:00 +0100",
+        "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+        "Mon, 01 Jan 2030 00:00:00 +99999999999999999999",
+    ],
+)
+async def test_a_date_at_the_end_of_the_calendar_is_not_believed(date: str) -> None:
+    clock = direct.Clock()
+    assert not clock.learn(date)
+    assert not clock.is_corrected
+
+
 async def test_a_wrong_signature_without_a_wrong_clock_is_an_error(
     nursery: trio.Nursery, autojump_clock: object
 ) -> None:
