@@ -14,6 +14,7 @@ A processor is one of
 import contextlib
 import functools
 import inspect
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -121,19 +122,40 @@ def asyncio_loop(process: Process) -> AsyncioThread | None:
     return loop if isinstance(loop, AsyncioThread) else None
 
 
+class _OneProcess:
+    """The process in which the service runs: no other may go on in it."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def leave_if_forked(self) -> None:
+        """End a child that the processor has forked and that comes back from it, by returning or raising (`sys.exit` too). It
+        would be the service a second time, on the same sockets: settle the message while the parent still works on it, and
+        outlive the stop."""
+        if os.getpid() != self._pid:
+            log.error(
+                "a child process that the processor has forked came back from it, and is ended: end it with os._exit"
+            )
+            os._exit(1)
+
+
 class _Direct:
     """An `async def`."""
 
     def __init__(self, function: Callable[..., object], prepare: Prepare | None) -> None:
         self._function: Any = function
         self._prepare = prepare
+        self._stay = _OneProcess()
         self._warned = False
 
     async def __call__(self, message: Message) -> None:
         arguments = (message,) if self._prepare is None else self._prepare(message)
         if arguments is None:
             return
-        result = await self._function(*arguments)
+        try:
+            result = await self._function(*arguments)
+        finally:
+            self._stay.leave_if_forked()
         if result is not None:
             await self._returned(result)
 
@@ -162,8 +184,15 @@ class _OnAsyncio(_Direct):
     """An `async def` for asyncio."""
 
     def __init__(self, function: Callable[..., object], prepare: Prepare | None, loop: AsyncioLoop) -> None:
-        super().__init__(functools.partial(loop.call, function), prepare)
+        super().__init__(functools.partial(loop.call, self._in_its_thread), prepare)
+        self._asynchronous: Any = function
         self.loop = loop
+
+    async def _in_its_thread(self, *arguments: object) -> object:
+        try:
+            return await self._asynchronous(*arguments)
+        finally:
+            self._stay.leave_if_forked()
 
 
 class _InThreads(_Direct):
@@ -206,6 +235,7 @@ class _InThreads(_Direct):
             arguments = (message,) if self._prepare is None else self._prepare(message)
             return None if arguments is None else self._function(*arguments)
         finally:
+            self._stay.leave_if_forked()
             del self._running[this]
             if this.abandoned_at is not None:
                 log.info("the thread that went on has ended", message_id=message.id, thread=this.name)

@@ -3,6 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import os
+import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -432,3 +435,46 @@ def test_what_users_import() -> None:
     assert svc.Settings is Settings
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         svc.nothing  # noqa: B018
+
+
+# -- a processor that forks --
+
+children: list[int] = []
+
+
+def forked() -> bool:
+    """Whether this is the child, which is killed if nothing else ends it."""
+    if child := os.fork():
+        children.append(child)
+        return False
+    signal.alarm(5)
+    return True
+
+
+async def forks_on_trio(message: Message) -> None:
+    await trio.lowlevel.checkpoint()
+    forked()
+
+
+async def forks_on_asyncio(message: Message) -> None:
+    forked()
+
+
+def forks_in_a_thread(message: Message) -> None:
+    forked()
+
+
+async def forks_and_exits(message: Message) -> None:
+    await trio.lowlevel.checkpoint()
+    if forked():
+        sys.exit(0)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("processor", [forks_on_trio, forks_on_asyncio, forks_in_a_thread, forks_and_exits])
+async def test_a_forked_child_does_not_go_on_as_the_service(processor: Callable[..., object]) -> None:
+    runtime: Any = "asyncio" if processor is forks_on_asyncio else "auto"
+    async with opened(processor, Settings(), threads=1, runtime=runtime) as process:
+        await process(MESSAGE)
+    _, status = await trio.to_thread.run_sync(os.waitpid, children.pop(), 0)
+    assert os.waitstatus_to_exitcode(status) == 1
