@@ -80,12 +80,12 @@ def _reader(function: Callable[..., object], name: str) -> Callable[[Message], t
         if second is not None and second in needed:
             raise UnusableProcessor(f"{name!r}: its first parameter is the message, so it cannot have a second one")
         return lambda message: (message,)
-    if second is not None and second.annotation not in (second.empty, Message):
+    if second is not None and second.annotation not in (second.empty, Message, Message | None):
         if second in needed:
             raise UnusableProcessor(f"{name!r}: its second parameter can only be a svc.Message")
         second = None
     validate = _validator(first.annotation, name)
-    if second is None or (second.annotation is second.empty and second not in needed):
+    if second is None or (second.annotation is second.empty and second not in needed):  # a default of the user's own
         return lambda message: (validate(message.body),)
     return lambda message: (validate(message.body), message)
 
@@ -119,7 +119,7 @@ def _fields(error: pydantic.ValidationError) -> str:
     """Which fields are wrong, and how; nothing of what they held."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     told = [f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}" for fault in faults]
-    return _short(f"not a {error.title}: {'; '.join(told)}")
+    return _short(f"not a valid {error.title}: {'; '.join(told)}")
 
 
 def _named(peel: Peel) -> str:

@@ -139,7 +139,7 @@ async def test_what_is_not_valid_is_rejected_with_its_fields_and_without_its_val
     with pytest.raises(Reject) as raised:
         await seen(Order, body)
     assert reason in raised.value.reason
-    assert raised.value.reason.startswith("not a Order: ")
+    assert raised.value.reason.startswith("not a valid Order: ")
     assert "secret" not in raised.value.reason
     with pytest.raises(InvalidMessage, match=reason.replace("(", r"\(")):
         await seen(Order, body, invalid="fail")
@@ -197,8 +197,19 @@ async def test_a_plain_def_and_a_method_and_one_parameter() -> None:
             got.append(message.id)
 
     await called(in_a_thread, '{"id": 1}')
+
+    @processor()
+    async def optional(order: Order, message: Message | None = None) -> None:
+        got.append(message and message.id)
+
+    @processor()
+    async def with_a_default(order: Order, retries: int = 3) -> None:
+        got.append(retries)
+
     await called(Shop().handle, '{"id": 2}')
-    assert got == [Order(id=1), "m-1"]
+    await called(optional, '{"id": 3}')
+    await called(with_a_default, '{"id": 4}')
+    assert got == [Order(id=1), "m-1", "m-1", 3]
 
 
 async def test_a_context_manager_says_it_for_what_it_yields() -> None:
