@@ -290,3 +290,17 @@ async def test_a_queue_s_attributes_say_whether_it_is_fifo(found: dict[str, str]
     canned.odd = None
     await queue.take_back(DELIVERY)
     assert ("MessageDeduplicationId" in canned.requests[-1]) is fifo
+
+
+def test_an_answer_of_a_million_lists_is_not_read() -> None:
+    """They hold up the loop for seconds; and a few kilobytes of gzip hold them."""
+    with pytest.raises(answers.OddAnswer):
+        answers.parsed(200, {}, b'{"Messages": [' + b"[]," * 1_000_000 + b"[]]}")
+    with pytest.raises(answers.OddAnswer):
+        answers.parsed(200, {}, b'{"' + b"a[" * 20 + b'": [' + b"{}," * 30_000 + b"{}]}")
+
+
+def test_a_message_may_hold_a_million_lists() -> None:
+    body = "[]," * 300_000 + '"\\'
+    found = answers.parsed(200, {}, json.dumps({"Messages": [{"Body": body}]}).encode())
+    assert found["Messages"][0]["Body"] == body
