@@ -1,5 +1,6 @@
 """The real queue against moto and against small servers that misbehave, in real time; each test on every road to SQS that this
-Python has, unless it is about what both share (`one_road`)."""
+Python has, unless it is about what both share (`one_road`). An ordinary run takes `direct`, and every road for the tests that stand
+for their kind (`every_road`); the rest is marked slow."""
 
 import asyncio
 import gc
@@ -26,20 +27,25 @@ from svc.processors import Message
 from svc.settings import Settings
 from svc.sqs import answers, aws_client, creation, sdk, wire
 from svc.sqs import queue as sqs
-from tests.roads import ROADS
+from tests.roads import ROADS, SLICED
 from tests.sqs.small_server import Server, answer, error
 
 the_road: aws_client.Road = "native"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    roads = ROADS[:1] if getattr(metafunc.function, "one_road", False) else ROADS
-    metafunc.parametrize("road", roads, indirect=True)
+    metafunc.parametrize("road", getattr(metafunc.function, "roads", SLICED), indirect=True)
 
 
 def one_road(test: Any) -> Any:
     """Marks a test of what is the same on every road: errors in words, what is asked of SQS and in which order."""
-    test.one_road = True
+    test.roads = ROADS[:1]
+    return test
+
+
+def every_road(test: Any) -> Any:
+    """Marks a test that an ordinary run makes on every road, too."""
+    test.roads = ROADS
     return test
 
 
@@ -60,6 +66,7 @@ def settings(endpoint: str, name: str = "q", **more: Any) -> Settings:
 # What goes wrong on the way
 
 
+@every_road
 async def test_a_refused_port_is_unavailable_and_says_what_to_check() -> None:
     async with sqs.opened(settings("http://127.0.0.1:1"), polls=1) as queue:
         for call in (queue.attributes, lambda: queue.receive(limit=1, wait=1, visibility=30), lambda: queue.send("x")):
@@ -108,6 +115,7 @@ async def test_what_may_pass_is_unavailable(how: str, nursery: trio.Nursery) -> 
             await queue.send("x")
 
 
+@every_road
 async def test_a_receive_is_sent_once_and_other_calls_twice(nursery: trio.Nursery) -> None:
     server = Server(lambda operation, number: error("InternalError", 500))
     async with sqs.opened(settings(await server.start(nursery)), polls=1) as queue:
@@ -265,6 +273,7 @@ def test_a_refusal_does_not_quote_the_handle() -> None:
 TRACE = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
 
 
+@every_road
 async def test_a_dead_letter_keeps_attributes_and_their_types(moto: Moto, queue_name: str) -> None:
     here = settings(moto.url, queue_name, sqs_dlq_name=f"{queue_name}-dead")
     created = await creation.create(here)
@@ -399,6 +408,7 @@ async def test_it_can_be_cut_off_at_any_moment_and_leaves_nothing_behind(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@every_road
 async def test_calls_that_were_cut_off_leave_the_client_usable(nursery: trio.Nursery) -> None:
     def respond(operation: str, number: int) -> bytes | None:
         return None if operation == "ReceiveMessage" else answer({"Attributes": {"QueueArn": "a"}})
@@ -414,6 +424,7 @@ async def test_calls_that_were_cut_off_leave_the_client_usable(nursery: trio.Nur
             await queue.attributes()
 
 
+@every_road
 async def test_a_call_that_swallows_its_cancellation_is_cancelled_again(road: aws_client.Road) -> None:
     if road != "asyncio":
         pytest.skip("Trio tells of a cancellation at every step")
@@ -458,6 +469,7 @@ async def test_a_delete_does_not_wait_for_the_polls(moto: Moto, queue_name: str)
 # The two roads
 
 
+@every_road
 async def test_stray_asyncio_errors_are_logged_and_kill_nothing(
     road: aws_client.Road, moto: Moto, queue_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,7 +14,7 @@ from svc.consumer.queue import QueueMisconfigured
 from svc.settings import Settings
 from svc.sqs import queue as sqs
 from svc.sqs.signing import Signer, can_sign
-from tests.roads import ROADS
+from tests.roads import SLICED
 
 HEADERS = {
     "X-Amz-Target": "AmazonSQS.ReceiveMessage",
@@ -89,7 +89,7 @@ def test_no_key_shows() -> None:
     assert "verysecret" not in repr(signer._scope)
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("road", SLICED)
 @pytest.mark.parametrize("path", ["", "/behind/a gateway"])
 @pytest.mark.parametrize("token", [None, "session-token"])
 async def test_what_a_client_sends_is_signed(
