@@ -1,6 +1,6 @@
 """The real queue against moto and against small servers that misbehave, in real time; each test on every road to SQS that this
-Python has, unless it is about what both share (`one_road`). An ordinary run takes `direct`, and every road for the tests that stand
-for their kind (`every_road`); the rest is marked slow."""
+Python has, unless it is about what both share (`one_road`). An ordinary run takes `direct`, and every road for the tests that
+stand for their kind (`every_road`); the rest is marked slow."""
 
 import asyncio
 import gc
