@@ -12,11 +12,13 @@ os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
 # Some hundred Python processes are started here, by xdist and by the tests: one of them compiles a module, the others load it.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+import functools
 import itertools
 import logging
 import signal
 from collections.abc import Iterator
 
+import botocore.session
 import pytest
 
 from svc.devstack.stack import Etcd, Moto
@@ -75,6 +77,14 @@ def signals_of_a_shell() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def botocores_data_is_read_once() -> Iterator[None]:
+    """Each of botocore's sessions reads some megabytes of JSON, its description of AWS. Here those of one path share it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        yield
 
 
 @pytest.fixture(autouse=True)

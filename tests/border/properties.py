@@ -143,7 +143,7 @@ PROPERTIES: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[Any], .
     "over_connections": (over_connections, (st.sampled_from(_ROADS), st.lists(wires(), min_size=20, max_size=40)), 3),
     "through_botocore": (through_botocore, (st.lists(st.tuples(*_use), min_size=20, max_size=40),), 2),
 }
-"""Each with its input, and how many examples the default run tries."""
+"""Each with its input, and how many examples the tests try (an ordinary run: a third)."""
 
 
 def check(name: str, most: int, number: int) -> int:

@@ -113,7 +113,7 @@ def odd_member(seed: int) -> Iterator[tuple[Settings, Odd]]:
         server.stop(0).wait(5)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 async def test_nothing_that_a_member_answers_ends_a_part(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "_PROBE_EVERY", 0.02)
     monkeypatch.setattr(watcher, "_FIRST_DELAY", 0.01)

@@ -54,7 +54,8 @@ async def test_a_blocked_loop_does_not_cost_the_registration(etcd: Etcd, key_pre
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(service.registrar.run)
-        await until(lambda: service.registrar.snapshot().registered)
+        # The thread knows it first, and tells the loop.
+        await until(lambda: service.registrar.snapshot().registered and bool(service.settled))
         began = trio.current_time()
         assert service.settled[0][0] <= began  # of one clock
         outside = threading.Thread(target=watch)
