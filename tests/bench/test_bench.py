@@ -57,7 +57,7 @@ def kingdom(stub: Stub) -> Kingdom:
     return Kingdom("stub", _over_the_wire(stub.url, name), _settings(stub.url, name, None))
 
 
-@pytest.mark.parametrize("consumer", [SVC, FLOOR], ids=lambda one: one.key)
+@pytest.mark.parametrize("consumer", [SVC, pytest.param(FLOOR, marks=pytest.mark.slow)], ids=lambda one: one.key)
 def test_a_small_backlog(consumer: Consumer, stub: Stub, etcd: Etcd, queue_name: str) -> None:
     place = Place(stub.url, queue_name, etcd.endpoint, {"LOG_LEVEL": "warning", "SQS_WAIT_TIME_SECONDS": "1"})
     done = saturate(

@@ -465,7 +465,7 @@ async def test_dev_killed_leaves_no_process_behind(surroundings: dict[str, str],
         await all_gone(running.children)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 async def test_dev_stopped_while_it_starts(
     number: signal.Signals, surroundings: dict[str, str], tmp_path: Path
 ) -> None:

@@ -174,6 +174,7 @@ async def test_a_downstream_that_is_gone_costs_a_few_receives_and_is_found_again
     assert told.count("circuit breaker opened") == told.count("circuit breaker closed") == 1
 
 
+@pytest.mark.slow
 async def test_without_it_the_same_trouble_costs_far_more(autojump_clock) -> None:
     failures = {}
     for setting in ("90% of 30", "off"):

@@ -277,6 +277,7 @@ async def test_compacted_between_read_and_watch(own: Etcd) -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_frozen_for_fifteen_seconds(own: Etcd, logged: list[Any]) -> None:
     its = settings(own.endpoint)
     async with watching(its) as (watcher, seen):

@@ -453,6 +453,7 @@ async def test_it_is_kept_through_etcds_grpc_proxy(etcd: Etcd, key_prefix: str) 
     assert await entries(settings(etcd.endpoint, key_prefix)) == {}
 
 
+@pytest.mark.slow
 async def test_without_permission_for_a_while_it_stays_in_its_place(key_prefix: str) -> None:
     key = f"{key_prefix}m"
     with Etcd() as running:

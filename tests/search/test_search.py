@@ -10,7 +10,7 @@ from svc.testing.faults import Fault
 from tests.search.run import muted, run_schedule
 from tests.search.schedule import Arrival, Ask, Flip, Life, Schedule, Setup, Work, random_schedule, schedules
 
-SEEDS = [range(60), pytest.param(range(60, 600), marks=pytest.mark.slow)]
+SEEDS = [range(30), pytest.param(range(30, 600), marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("seeds", SEEDS, ids=str)
@@ -20,7 +20,7 @@ def test_no_seeded_schedule_is_a_counter_example(seeds: range):
     assert not failed
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [15, pytest.param(250, marks=pytest.mark.slow)])
 def test_no_schedule_that_hypothesis_draws_is_a_counter_example(examples: int):
     @settings(
         derandomize=True,

@@ -76,6 +76,7 @@ async def test_a_long_poll_lands_in_maintenance(place: Stand) -> None:
     assert place.events() == []
 
 
+@pytest.mark.slow
 async def test_a_long_poll_lands_at_sigterm(place: Stand) -> None:
     service = await idle_in_a_long_poll(place)
     service.signal(signal.SIGTERM)
@@ -102,6 +103,7 @@ async def test_a_processor_that_never_ends(place: Stand) -> None:
     assert await service.exit_code() == 0  # this drain had nothing to do
 
 
+@pytest.mark.slow
 async def test_a_drain_that_runs_out_of_time_at_sigterm_exits_with_3(place: Stand) -> None:
     await place.send(['{"seconds": 1000000}'])
     service = await place.start(DRAIN_TIMEOUT="1s")

@@ -126,6 +126,7 @@ async def test_logs_that_cannot_be_written_hold_nothing_up(
         os.close(descriptor)
 
 
+@pytest.mark.slow
 async def test_sigterm_at_any_moment_of_the_start_is_a_clean_stop(
     moto: Moto, etcd: Etcd, queue_name: str, key: str, tmp_path: Path
 ) -> None:
@@ -239,6 +240,7 @@ async def test_sighup_without_a_terminal_changes_the_log_level(
         assert not [line for line in daemon.output if "Signature=" in line]
 
 
+@pytest.mark.slow
 async def test_sighup_with_a_terminal_drains_and_stops(
     moto: Moto, etcd: Etcd, queue_name: str, key: str, tmp_path: Path
 ) -> None:
