@@ -536,7 +536,11 @@ RIGHT = """
     ("arguments", "told"),
     [
         ([], "nothing runs this test in Trio. Put `trio_mode = true` into the pytest section of your configuration"),
-        (["-p", "no:trio"], 'they need pytest-trio, which is not installed (or switched off). pip install "svc[test]"'),
+        pytest.param(
+            ["-p", "no:trio"],
+            'they need pytest-trio, which is not installed (or switched off). pip install "svc[test]"',
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_told_without_trio(arguments: list[str], told: str, tmp_path: Path) -> None:
@@ -545,6 +549,7 @@ def test_what_is_told_without_trio(arguments: list[str], told: str, tmp_path: Pa
     assert "1 passed, 1 error" in output
 
 
+@pytest.mark.slow
 def test_a_single_test_can_be_marked_in_place_of_trio_mode(tmp_path: Path) -> None:
     marked = "import pytest\n@pytest.mark.trio\nasync def test_right(svc_queue, svc_service, autojump_clock): ...\n"
     assert "1 passed" in run_pytest(tmp_path, test_marked=marked)

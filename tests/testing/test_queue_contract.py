@@ -136,7 +136,9 @@ _ENDPOINT = [pytest.param("endpoint", marks=pytest.mark.contract_endpoint)]
 @pytest.fixture(
     params=[
         "simulated",
-        *(f"moto, {road}" for road in ROADS),
+        f"moto, {ROADS[0]}",
+        # Of the other roads an ordinary run takes test_the_other_roads_in_short.
+        *(pytest.param(f"moto, {road}", marks=pytest.mark.slow) for road in ROADS[1:]),
         *(_ENDPOINT if "SVC_CONTRACT_ENDPOINT" in os.environ else []),
     ]
 )
@@ -395,6 +397,13 @@ async def test_fifo_refuses_a_handle_whose_lease_is_over(kingdom: Kingdom, clock
             assert refused == {}
         else:
             assert only(refused, delivery.receipt).gone
+
+
+@pytest.mark.parametrize("kingdom", [f"moto, {road}" for road in ROADS[1:]], indirect=True)
+async def test_the_other_roads_in_short(kingdom: Kingdom, clock: Clock) -> None:
+    await test_a_message_comes_as_it_was_sent(kingdom, clock)
+    await test_a_batch_is_refused_by_entry(kingdom, clock)
+    await test_what_a_queue_refuses_by_its_kind(kingdom, clock)
 
 
 @pytest.mark.parametrize("fifo", [False, True], ids=["standard", "fifo"])
