@@ -189,7 +189,10 @@ async def one_round(fleet: Fleet, number: int, rng: random.Random) -> RoundResul
 
     async def wait_for_drained() -> None:
         commands.append(
-            await fleet.command("on", "--wait", "--timeout", "60s", "--json", "--reason", f"round {number}")
+            # Who is killed or frozen has vanished, which would be exit code 5.
+            await fleet.command(
+                "on", "--wait", "--allow-vanished", "--timeout", "60s", "--json", "--reason", f"round {number}"
+            )
         )
 
     async def freeze() -> None:
@@ -230,6 +233,9 @@ async def one_round(fleet: Fleet, number: int, rng: random.Random) -> RoundResul
     await trio.to_thread.run_sync(leader.restart)
     late = fleet.receives_between(on.ended, time.time(), thawed=(frozen, 0))
     faults += fleet.receives_between(on.ended, time.time(), thawed=(frozen, thawed_at + AT_ONCE))
+    forgotten = await fleet.command("forget", killed)  # as an operator does, who has looked after it
+    if forgotten.code != 0:
+        faults.append(f"`forget {killed}` ended with {forgotten.code}: {forgotten.output[-500:]}")
     off = await fleet.command("off", "--wait", "--timeout", "60s")
     if off.code != 0:
         faults.append(f"`off --wait` ended with {off.code}: {off.output[-500:]}")
