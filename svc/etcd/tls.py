@@ -15,7 +15,6 @@ from svc.settings import Settings
 T = TypeVar("T")
 
 # Not Trio's default one: whoever fills that must not delay the switch.
-_files = trio.CapacityLimiter(1)
 
 
 async def credentials(settings: Settings) -> Any:
@@ -35,7 +34,7 @@ async def credentials(settings: Settings) -> Any:
 
 
 async def _in_thread(read: Callable[[], T]) -> T:
-    return await trio.to_thread.run_sync(read, limiter=_files)
+    return await trio.to_thread.run_sync(read)
 
 
 def _system_authorities() -> bytes | None:

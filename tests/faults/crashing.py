@@ -15,8 +15,8 @@ from svc import Message, service
 from svc.api import connection_limit, feed
 from svc.consumer.intake import Intake
 from svc.consumer.leases import Heartbeat
+from svc.consumer.probe import Probe
 from svc.consumer.settlement import Settlement
-from svc.consumer.worker import Worker
 from svc.etcd.registration import Registrar
 from svc.etcd.watcher import KeyWatcher
 from svc.maintenance.fence import Fence
@@ -28,7 +28,7 @@ PARTS: dict[str, tuple[Any, str]] = {
     "intake": (Intake, "run"),
     "heartbeat": (Heartbeat, "run"),
     "settlement": (Settlement, "run"),
-    "queue_attributes": (Worker, "_learn_about_queue"),
+    "queue_attributes": (Probe, "keep_policy_known"),
     "watcher": (KeyWatcher, "run"),
     "registrar": (Registrar, "run"),
     "fence": (Fence, "run"),
