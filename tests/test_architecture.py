@@ -149,6 +149,18 @@ def test_what_decides_touches_no_foreign_library_and_no_wall_clock() -> None:
             assert not {name[0] for name in names} & world, path
 
 
+def test_no_primitive_of_trio_outlives_a_run() -> None:
+    """An event, a lock or a limiter at the top of a module would be shared by two event loops: the service's, and the
+    registration's in its thread."""
+    for path in modules():
+        for statement in ast.parse(path.read_text()).body:
+            if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+                made = [call for call in ast.walk(statement.value) if isinstance(call, ast.Call)]
+                assert not any(ast.unparse(call.func).startswith(("trio.", "WakeUp")) for call in made), (
+                    f"{path}:{statement.lineno}"
+                )
+
+
 def test_circles_within_a_suite_are_none() -> None:
     for suite in SUITES:
         files = {path.stem: path for path in modules() if suite_of(path) == suite and path.parent.name == suite}

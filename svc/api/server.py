@@ -37,6 +37,7 @@ from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr, repr_socket_addr
 
 from svc.api.connection_limit import ConnectionLimit
+from svc.printable import printable
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +150,7 @@ def _listen(host: str, port: int) -> trio.SocketListener:
         why = str(error.strerror).partition(" (while")[0]
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         raise CannotListen(
-            f"cannot listen on {where}: {why}; set HTTP_HOST and HTTP_PORT to an address that is free here "
+            f"cannot listen on {printable(where)}: {why}; set HTTP_HOST and HTTP_PORT to an address that is free here "
             "(HTTP_PORT=0: any port)"
         ) from None
     held.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # those accepted inherit it

@@ -3,38 +3,35 @@
 import contextlib
 import ipaddress
 import ssl
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
 from svc.etcd.channel import Trouble, grpc
 from svc.settings import Settings
 
-T = TypeVar("T")
-
-# Not Trio's default one: whoever fills that must not delay the switch.
-
 
 async def credentials(settings: Settings) -> Any:
     """Those of a TLS channel, from the files that the settings name; read anew each time, because certificates are renewed under
     a running service. Raises `Trouble`."""
     authority, key, certificate = settings.etcd_ca_cert, settings.etcd_key, settings.etcd_cert
-    try:
-        return grpc.ssl_channel_credentials(
-            await _in_thread(Path(authority).read_bytes if authority else _system_authorities),
-            await _in_thread(Path(key).read_bytes) if key else None,
-            await _in_thread(Path(certificate).read_bytes) if certificate else None,
+
+    def read() -> tuple[bytes | None, bytes | None, bytes | None]:
+        return (
+            Path(authority).read_bytes() if authority else _system_authorities(),
+            Path(key).read_bytes() if key else None,
+            Path(certificate).read_bytes() if certificate else None,
         )
+
+    # A limiter of this call's own. Trio's default one may be full, which must not delay the switch; and one for all calls would
+    # be shared by two event loops, the service's and the registration's.
+    try:
+        return grpc.ssl_channel_credentials(*await trio.to_thread.run_sync(read, limiter=trio.CapacityLimiter(1)))
     except OSError as error:
         raise Trouble(
             f"cannot read {error.filename}: {error.strerror}", "Check ETCD_CA_CERT, ETCD_CERT and ETCD_KEY."
         ) from None
-
-
-async def _in_thread(read: Callable[[], T]) -> T:
-    return await trio.to_thread.run_sync(read)
 
 
 def _system_authorities() -> bytes | None:

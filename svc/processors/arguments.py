@@ -100,8 +100,7 @@ def _validator(annotation: Any, name: str) -> Callable[[str], object]:
         return lambda body: body.encode()
     try:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
-        adapter.json_schema  # noqa: B018 - a model with a forward reference is complete only when it is asked for something
-        adapter.rebuild(raise_errors=True)
+        adapter.rebuild(raise_errors=True)  # a model with a forward reference is complete only now
     except Exception as error:  # a user's class may raise anything when its schema is made
         short = _short(f"{type(error).__name__}: {error}")
         raise UnusableProcessor(f"{name!r}: the type of its first parameter cannot be validated: {short}") from error
