@@ -60,14 +60,22 @@ def refuse_the_simulated_one(settings: Settings) -> None:
         )
 
 
-def processor_of(settings: Settings) -> Callable[..., object]:
+def found_processor(settings: Settings) -> Callable[..., object]:
+    """What `MESSAGE_PROCESSOR` names. Raises `UnusableProcessor`."""
     from svc import processors
 
     # As `python -m` does: a processor beside the working directory is found by the installed command too.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    return processors.check(processors.find(settings.message_processor), settings.message_processor)
+
+
+def processor_of(settings: Settings) -> Callable[..., object]:
+    """The same; ends the process when it cannot be used."""
+    from svc import processors
+
     try:
-        return processors.check(processors.find(settings.message_processor), settings.message_processor)
+        return found_processor(settings)
     except processors.UnusableProcessor as error:
         unusable([f"MESSAGE_PROCESSOR holds {settings.message_processor!r}: {error}"])
 

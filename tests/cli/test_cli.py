@@ -190,6 +190,28 @@ async def test_config_shows_everything_but_secrets(surroundings: dict[str, str])
     assert "sesame" not in ended.out + ended.err
 
 
+@pytest.mark.parametrize(
+    ("named", "line"),
+    [
+        ("asked:handle", "# MESSAGE_PROCESSOR: runtime=asyncio, envelope=sns > eventbridge, invalid=fail"),
+        ("asked:plain", "# MESSAGE_PROCESSOR: says nothing of how it is called"),
+        ("asked:nothing", "# MESSAGE_PROCESSOR: cannot be used: module 'asked' has no attribute 'nothing'"),
+    ],
+)
+async def test_config_shows_what_the_processor_says(
+    surroundings: dict[str, str], tmp_path: Path, named: str, line: str
+) -> None:
+    (tmp_path / "asked.py").write_text(
+        "from svc import Message, processor\n"
+        "@processor(runtime='asyncio', envelope=('sns', 'eventbridge'), invalid='fail')\n"
+        "async def handle(order: dict) -> None: ...\n"
+        "def plain(message: Message) -> None: ...\n"
+    )
+    ended = await svc("config", environ={**surroundings, "MESSAGE_PROCESSOR": named, "PYTHONPATH": str(tmp_path)})
+    assert ended.code == 0
+    assert line in ended.out.splitlines()
+
+
 # -- the world is not as it should be --
 
 
