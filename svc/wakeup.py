@@ -40,7 +40,7 @@ class WakeUp:
 
 
 def next_tick(every: float) -> float:
-    """The next multiple of `every` seconds on Trio's clock. Parts that look at something twice a second look in the same moment,
+    """The next multiple of `every` seconds on Trio's clock. Parts that look at something once a second look in the same moment,
     so that an idle process wakes up once for all of them."""
     now = trio.current_time()
     until = (now // every + 1) * every

@@ -30,6 +30,11 @@ except TypeError as error:  # "Descriptors cannot be created directly"
         "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python (or import svc before anything that imports google.protobuf)."
     ) from error
 
+# A thread that waits for a stream looks up ten times a second, so that signal handlers run if it is the main one.
+# (gRPC has no public setting for it; a version without this constant loses nothing.)
+if hasattr(grpc._common, "MAXIMUM_WAIT_TIMEOUT"):
+    grpc._common.MAXIMUM_WAIT_TIMEOUT = 60.0
+
 # And its Python part writes a traceback for each answer that it cannot read, before it raises the error that we tell.
 logging.getLogger("grpc").setLevel(logging.CRITICAL)
 

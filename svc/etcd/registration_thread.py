@@ -1,7 +1,7 @@
 """The registration in a thread and an event loop of its own: it does not stand behind what blocks the service's loop.
 
 A processor that computes for a minute on the loop would let the lease lapse, and whoever waits for the fleet would count without
-it. Here the service's loop hands over what there is to say, and a sign of life twice a second; when the sign stays away, the
+it. Here the service's loop hands over what there is to say, and a sign of life once a second; when the sign stays away, the
 thread says so itself: phase `blocked`, with the messages in flight as they are, and keeps the lease alive. (What holds Python's
 interpreter lock all the while stops this thread too; then the membership remains.)
 
@@ -19,14 +19,14 @@ import trio
 from svc.etcd.registration import Registrar, RegistrarSnapshot
 from svc.maintenance.registration import Registration
 from svc.settings import Settings
-from svc.wakeup import WakeUp
+from svc.wakeup import WakeUp, next_tick
 
 log = structlog.get_logger(__name__)
 
-SIGN = 0.5
-"""Seconds between two signs of life of the service's loop."""
+SIGN = 1.0
+"""Seconds between two signs of life of the service's loop, and between two looks for them."""
 
-BLOCKED = 2.0
+BLOCKED = 2.5
 """Seconds without one after which the loop counts as blocked."""
 
 ENDING = 2.0
@@ -96,14 +96,17 @@ class RegistrarThread:
 
     # -- in the service's loop --
 
-    def _hand_over(self) -> None:
+    def _hand_over(self) -> bool:
+        """Whether that is news to the thread."""
+        before, was_blocked = self._told, self._is_blocked
         self._told, self._sign_at = self._describe(), trio.current_time()
+        return was_blocked or self._told != before
 
     async def _give_signs(self) -> None:
         while True:
-            self._hand_over()
-            self._in_thread(self._sign)
-            await self._changed.wait(lambda: trio.current_time() + SIGN)
+            if self._hand_over():
+                self._in_thread(self._sign)
+            await self._changed.wait(lambda: next_tick(SIGN))
 
     def _in_thread(self, do: Callable[[], object]) -> None:
         if self._thread is not None:
@@ -129,7 +132,7 @@ class RegistrarThread:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._registrar.run)
                 while True:
-                    await trio.sleep(SIGN)
+                    await trio.sleep_until(next_tick(SIGN))
                     blocked = trio.current_time() - self._sign_at > BLOCKED
                     if blocked and not self._is_blocked:
                         self._is_blocked = True

@@ -25,11 +25,11 @@ from svc.wakeup import next_tick
 
 log = structlog.get_logger(__name__)
 
-STALL = 2.0
+STALL = 2.5
 """Seconds without a tick after which the process counts as having stood still. Above what a busy event loop takes, and below the
 time in which the shortest lease (`INSTANCE_TTL`, 5 s) can run out: it is renewed every third of it, so 3.3 s are always left."""
 
-TICK = 0.5
+TICK = 1.0
 """Seconds between two ticks."""
 
 PATIENCE = 30.0

@@ -14,7 +14,7 @@ import trio
 from svc.sqs.background import background
 from svc.wakeup import next_tick
 
-TICK = 0.5
+TICK = 1.0
 """Seconds between two looks: a deadline is met as much later at most."""
 
 

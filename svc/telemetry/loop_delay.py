@@ -10,13 +10,13 @@ import trio
 
 from svc.wakeup import next_tick
 
-EVERY = 0.5
-"""Seconds between two looks: two wake-ups a second cost nothing, and a hold-up that is longer than this is never missed."""
+EVERY = 1.0
+"""Seconds between two looks: a hold-up that is longer than this is never missed."""
 
 
-async def measure_lag(tell: Callable[[float], None]) -> None:
+async def measure_lag(tell: Callable[[float], None], *, every: float = EVERY) -> None:
     """Tell each lag in seconds. Ends only by cancellation."""
     while True:
-        due = next_tick(EVERY)
+        due = next_tick(every)
         await trio.sleep_until(due)
         tell(max(0.0, trio.current_time() - due))

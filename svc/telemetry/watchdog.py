@@ -1,7 +1,7 @@
 """The watchdog: a thread that notices when something blocks the event loop, and says what.
 
 While the loop is blocked (a processor that calls `time.sleep`, a loop without an `await`) no heartbeat goes out, no delete is
-sent and `/health` is mute; nothing that runs in the loop can say so. So a thread asks the loop for a sign of life twice a
+sent and `/health` is mute; nothing that runs in the loop can say so. So a thread asks the loop for a sign of life once a
 second. If none has come within a second it logs one warning with the stack of the thread that should have answered, and when
 the sign comes, one line that says for how long it was blocked.
 
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 LIMIT = 1.0
 """Seconds without a sign of life that are told."""
 
-EVERY = 0.5
+EVERY = 1.0
 """Seconds between a sign of life and the next question."""
 
 BLOCKED = (
