@@ -23,7 +23,7 @@ from svc.maintenance.gate import Gate
 from svc.maintenance.handler import DrainOutcome
 from svc.maintenance.manager import Manager
 from svc.maintenance.registration import Registration, described, own_key
-from svc.processors import Process
+from svc.processors import Now, Process, wall_clock
 from svc.settings import Settings
 from svc.wakeup import WakeUp
 
@@ -73,7 +73,7 @@ MakeRegistrar = Callable[[Settings, Callable[[], Registration], WakeUp, Callable
 
 class Core:
     """`identity` is who this instance is in the fleet; without it, it belongs to none. `stall` and `clock`: how it notices that
-    it stood still (`fence.Fence`)."""
+    it stood still (`fence.Fence`). `now`: the time that processors are told."""
 
     def __init__(
         self,
@@ -89,6 +89,7 @@ class Core:
         make_registrar: MakeRegistrar | None = None,
         stall: float = math.inf,
         clock: Callable[[], float] = trio.current_time,
+        now: Now = wall_clock,
     ) -> None:
         self.settings = settings
         self.defects = defects or Defects()
@@ -103,6 +104,7 @@ class Core:
             defects=self.defects,
             may_receive=self._may_receive,
             rng=rng,
+            now=now,
         )
         self.gate = Gate()
         self.manager = Manager(

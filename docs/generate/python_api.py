@@ -18,6 +18,8 @@ from svc.maintenance import handler
 
 FIXTURES = ("svc_queue", "svc_service", "svc_moto", "svc_etcd", "svc_stack")
 
+TOLD = ("System", "ShuttingDown")
+
 ENVELOPES = ("SnsEnvelope", "EventBridgeEnvelope", "S3Envelope", "S3Record", "Peeled")
 
 
@@ -35,7 +37,7 @@ def sections() -> list[Section]:
             "For processors",
             "How they are used: [Write a processor](../write-a-processor.md).",
             {f"svc.{name}": getattr(svc, name) for name in ("Message", "Retry", "Reject", "processor")}
-            | {f"svc.processors.{name}": getattr(svc.processors, name) for name in ENVELOPES},
+            | {f"svc.processors.{name}": getattr(svc.processors, name) for name in (*TOLD, *ENVELOPES)},
         ),
         Section(
             "Fixtures of pytest",

@@ -11,12 +11,14 @@ import trio
 
 from svc.consumer.delivery_states import Action, Event, First, Mode, State, first_ended, landing, move
 from svc.consumer.drain import DrainTally
+from svc.consumer.holder import WorkerHolder
 from svc.consumer.leases import Heartbeat
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger, Listener, Outcome
 from svc.consumer.queue import Received, RedrivePolicy, had_last_receive, is_fifo
 from svc.consumer.settlement import Settlement
 from svc.consumer.tasks import MessageTasks
 from svc.defects import Defects
+from svc.processors import hold
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +34,7 @@ class Deliveries(Listener):
         settlement: Settlement,
         tally: DrainTally,
         policy: RedrivePolicy,
+        holder: WorkerHolder,
         *,
         visibility: int,
         fifo: bool,
@@ -43,6 +46,7 @@ class Deliveries(Listener):
         self._settlement = settlement
         self._tally = tally
         self._policy = policy
+        self._holder = holder
         self._visibility = visibility
         self._fifo_by_name = fifo
         self._defects = defects
@@ -103,6 +107,7 @@ class Deliveries(Listener):
                 continue
             first = self._ledger.at_work_on(delivery.message.id)
             entry = self._ledger.add(delivery, received_at=sent, lease_until=sent + self._visibility)
+            hold(delivery.message, self._holder)
             landed.append(entry)
             if self._fifo and delivery.message.group_id in spoilt:
                 self._settlement.settle(entry, RELEASED)

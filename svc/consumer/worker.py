@@ -23,6 +23,7 @@ from svc.consumer.breaker_state import BreakerSnapshot
 from svc.consumer.config import WorkerConfig
 from svc.consumer.deliveries import Deliveries
 from svc.consumer.drain import DrainTally
+from svc.consumer.holder import WorkerHolder
 from svc.consumer.intake import Intake
 from svc.consumer.leases import Heartbeat
 from svc.consumer.ledger import RELEASED, Counts, ErrorRecord, Ledger
@@ -32,7 +33,7 @@ from svc.consumer.queue import Queue, had_last_receive
 from svc.consumer.settlement import Settlement
 from svc.consumer.tasks import MessageTasks
 from svc.defects import Defects, PartFailed
-from svc.processors import Process, unstoppable
+from svc.processors import Now, Process, unstoppable, wall_clock
 
 __all__ = ["LAST_RELEASE", "Worker", "WorkerConfig", "WorkerStatistics"]
 
@@ -83,6 +84,7 @@ class Worker:
         defects: Defects | None = None,
         may_receive: Callable[[], bool] = lambda: True,
         rng: random.Random | None = None,
+        now: Now = wall_clock,
     ) -> None:
         rng = rng or random.Random()
         self._defects = defects = defects or Defects()
@@ -123,6 +125,7 @@ class Worker:
         if not config.delete_rejected:
             self.settlement.keep_rejected = self.tasks.keep_rejected
         self.tally = DrainTally(ledger)
+        self.holder = WorkerHolder(ledger, queue, now)
         self.deliveries = Deliveries(
             ledger,
             self.heartbeat,
@@ -130,6 +133,7 @@ class Worker:
             self.settlement,
             self.tally,
             queue,
+            self.holder,
             visibility=config.visibility,
             fifo=config.fifo,
             defects=defects,
@@ -143,12 +147,14 @@ class Worker:
         self.intake.close("maintenance or stop")
         self.settlement.flush(True)
         self.deliveries.hold()
+        self.holder.shut_down()
         self.tally.begin(receives_outstanding=self.intake.outstanding)
 
     def leave(self) -> None:
         """Receive again. What landed during the drain and was to be released is processed instead."""
         self.tally.end(receives_unlanded=self.intake.outstanding)
         self.settlement.flush(False)
+        self.holder.go_on()
         self.deliveries.resume()
         self.breaker.resume()
         self.intake.open()
@@ -235,6 +241,7 @@ class Worker:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ends by cancellation, or by the failure of one of its parts (`PartFailed`, in groups), within `LAST_RELEASE` seconds,
         in which everything still held is released."""
+        self.holder.start()
         async with trio.open_nursery() as nursery:
             self._life = nursery.cancel_scope
             try:
@@ -257,6 +264,7 @@ class Worker:
 
     def _close(self) -> None:
         self.deliveries.close()
+        self.holder.shut_down()
         self._closing.set()
 
     async def _run_far_side(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:

@@ -4,19 +4,24 @@ Never here: queues, receipt handles, maintenance. Begin reading at `message.py`;
 The names below are what other suites, and users, may use.
 """
 
+from svc.processors import system
 from svc.processors.arguments import InvalidMessage
 from svc.processors.calling import AsyncioLoop, asyncio_loop, opened, unstoppable
 from svc.processors.envelopes import EventBridgeEnvelope, Peeled, S3Envelope, S3Record, SnsEnvelope
 from svc.processors.finding import UnusableProcessor, check, find
-from svc.processors.message import Message, Process, Reject, Retry
+from svc.processors.message import Holder, Message, Now, Process, Reject, Retry, hold, wall_clock
 from svc.processors.options import Options, options_of, processor
+from svc.processors.shutdown import ShuttingDown
 from svc.processors.simulation import simulated
+from svc.processors.system import System
 
 __all__ = [
     "AsyncioLoop",
     "EventBridgeEnvelope",
+    "Holder",
     "InvalidMessage",
     "Message",
+    "Now",
     "Options",
     "Peeled",
     "Process",
@@ -24,14 +29,19 @@ __all__ = [
     "Retry",
     "S3Envelope",
     "S3Record",
+    "ShuttingDown",
     "SnsEnvelope",
+    "System",
     "UnusableProcessor",
     "asyncio_loop",
     "check",
     "find",
+    "hold",
     "opened",
     "options_of",
     "processor",
     "simulated",
+    "system",
     "unstoppable",
+    "wall_clock",
 ]

@@ -3,12 +3,39 @@
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
+
+from svc.processors.shutdown import ShuttingDown
+from svc.processors.system import System, unpacked
 
 Process = Callable[["Message"], Awaitable[None]]
 """What the worker calls for each message. What it raises is the message's fate; it returns nothing."""
+
+
+class Holder(Protocol):
+    """Who has the messages in hand: the worker, for all of them. It may be asked from any thread."""
+
+    @property
+    def shutting_down(self) -> ShuttingDown: ...
+
+    def now(self) -> datetime: ...
+
+    def lease_left(self, message: "Message") -> float | None:
+        """Seconds; None when the message is in hand no more."""
+
+    def is_last_attempt(self, message: "Message") -> bool | None:
+        """None: not known."""
+
+
+Now = Callable[[], datetime]
+"""A wall clock."""
+
+
+def wall_clock() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +57,38 @@ class Message:
     """What the envelopes said that were taken off, the outer one first (`@processor(envelope=…)`)."""
     raw_body: str | None = None
     """The body as it came, when an envelope was taken off it."""
+    packed_system: str = field(default="", repr=False, compare=False)
+    """What `system` reads."""
+    _holder: Holder | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def system(self) -> System:
+        """What SQS itself says of it beside `receive_count`, `sent_at` and `group_id`: sender, first receive, sequence number,
+        deduplication id, the queue whose dead letter it is, X-Ray's header."""
+        return unpacked(self.packed_system)
+
+    @property
+    def is_last_attempt(self) -> bool | None:
+        """Whether this is the last receive that the queue's redrive policy grants: if it is not processed now, it goes to the
+        dead-letter queue. None as long as the policy is not known (`svc` may not read the queue's attributes, or has not yet),
+        and for a message that no service holds."""
+        return None if self._holder is None else self._holder.is_last_attempt(self)
+
+    @property
+    def lease_until(self) -> datetime | None:
+        """Until when SQS keeps it from others, as far as that is confirmed, in UTC. It moves: the service extends it in time,
+        again and again, for as long as the processor works. None when the service holds the message no more: its lease was lost,
+        or its outcome is confirmed."""
+        left = None if self._holder is None else self._holder.lease_left(self)
+        return None if left is None or self._holder is None else self._holder.now() + timedelta(seconds=left)
+
+    @property
+    def shutting_down(self) -> ShuttingDown:
+        """Set when a drain begins, for a maintenance or the stop of the service: a long processor can stop at a good point
+        before the drain's deadline cancels it. `message.shutting_down.is_set()` anywhere, `await message.shutting_down.wait()` on
+        Trio and asyncio, `message.shutting_down.wait(timeout=seconds)` in a plain function. Of a message that no service holds it
+        is never set."""
+        return ShuttingDown() if self._holder is None else self._holder.shutting_down
 
     @property
     def envelope(self) -> Any:
@@ -45,6 +104,11 @@ class Message:
     def json(self) -> Any:
         """The body, read as JSON. Raises `json.JSONDecodeError` (a `ValueError`) when it is none."""
         return json.loads(self.body)
+
+
+def hold(message: Message, holder: Holder) -> None:
+    """From now on the message can be asked what only its holder knows. Before any processor has seen it."""
+    object.__setattr__(message, "_holder", holder)  # no new object: there may be tens of thousands
 
 
 class Retry(Exception):

@@ -7,18 +7,17 @@ import base64
 import binascii
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
 from svc.consumer.queue import Received
-from svc.processors import Message
+from svc.processors import Message, system
 from svc.sqs import digests, wire
 from svc.sqs.answers import OF_ANY_ANSWER, listed, not_sqs, whole
 
 log = logging.getLogger(__name__)
 
-SYSTEM_ATTRIBUTES = ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId", "AWSTraceHeader"]
+SYSTEM_ATTRIBUTES = ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId", *system.NAMES]
 """What a receive has to bring beside the body, to fill a `Received`."""
 
 # Most messages have no attributes: they share these.
@@ -68,7 +67,7 @@ def _delivery(entry: object) -> Received:
         raise _Unreadable("it has no ReceiptHandle or no MessageId")
     if not message_id.isprintable() or len(message_id) > 1000:
         raise _Unreadable("its MessageId is no id")
-    system = _mapping(entry, "Attributes")
+    said = _mapping(entry, "Attributes")
     native = _mapping(entry, "MessageAttributes")
     values: Mapping[str, str | bytes] = _NO_ATTRIBUTES
     if native:
@@ -87,11 +86,12 @@ def _delivery(entry: object) -> Received:
         message_id,
         body,
         values,
-        whole(system.get("ApproximateReceiveCount")) or 1,
-        _moment(system.get("SentTimestamp")),
-        _text(system, "MessageGroupId"),
+        whole(said.get("ApproximateReceiveCount")) or 1,
+        None if (sent := whole(said.get("SentTimestamp"))) is None else system.moment(sent),
+        _text(said, "MessageGroupId"),
+        packed_system=system.packed(said),
     )
-    return Received(message, receipt, native, _text(system, "AWSTraceHeader"))
+    return Received(message, receipt, native, _text(said, "AWSTraceHeader"))
 
 
 def _text(entry: Mapping[str, Any], name: str) -> str | None:
@@ -125,11 +125,3 @@ def _attribute(name: str, value: object) -> dict[str, Any] | None:
     if binary is not None:
         raise _Unreadable(f"the BinaryValue of its attribute {shown} is no text")
     return None if text is None else {"DataType": kind, "StringValue": text}
-
-
-def _moment(value: object) -> datetime | None:
-    milliseconds = whole(value)
-    try:
-        return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (OverflowError, ValueError, OSError):
-        return None

@@ -21,8 +21,8 @@ from svc.testing.faults import Call, CallKind, Fault, Faults, What, random_fault
 from svc.testing.fleet import SimulatedFleet
 from svc.testing.queue import SimulatedQueue
 from svc.testing.scripted_queue import ScriptedQueue
-from svc.testing.server import EPOCH
 from svc.testing.service import SimulatedService
+from svc.testing.stored import EPOCH
 from svc.testing.switch import SimulatedSwitch
 from svc.testing.timeline import Timeline
 from svc.testing.watcher import Notice, Outage, SimulatedWatcher, SwitchSnapshot

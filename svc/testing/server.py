@@ -13,7 +13,6 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -34,10 +33,7 @@ from svc.testing.history import (
     Sent,
     VisibilityChanged,
 )
-from svc.testing.stored import DEDUPLICATION_SECONDS, Chances, Stored
-
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-"""What Trio time 0 is in `Message.sent_at`."""
+from svc.testing.stored import DEDUPLICATION_SECONDS, Chances, Stored, moment
 
 UNNAMED = Refusal("", "the answer does not name it", gone=False, unconfirmed=True)
 """As `svc.sqs.answers.unconfirmed` has it."""
@@ -159,6 +155,7 @@ class Server:
         stored.receives += 1
         stored.receipt = f"{stored.id}#{stored.receives}"
         stored.received_at = now
+        stored.first_received_at = stored.first_received_at or moment(now)
         stored.lost_answer = False
         self._receipts[stored.receipt] = stored.id
         self._waiting.pop(stored.id, None)
@@ -176,6 +173,7 @@ class Server:
             receive_count=stored.receives,
             sent_at=stored.sent_at,
             group_id=stored.group_id,
+            packed_system=stored.system(),
         )
         return Received(message, stored.receipt, stored.native)
 
@@ -184,7 +182,9 @@ class Server:
         # It keeps its id, its age and its receive count, which counts "across all queues" (API reference,
         # ReceiveMessage).
         target._sequence += 1
-        moved = dataclasses.replace(stored, receipt=None, hidden_until=-math.inf, sequence=target._sequence)
+        moved = dataclasses.replace(
+            stored, receipt=None, hidden_until=-math.inf, sequence=target._sequence, moved_from=self.arn
+        )
         target._waiting[stored.id] = moved
         target._ring()
         self.history.append(DeadLettered(trio.current_time(), call.number, stored.id, stored.id, None))
@@ -320,10 +320,10 @@ class Server:
                 return message_id
         self._sequence += 1
         message_id = f"{self.name}-{self._sequence}"
-        moment = EPOCH + timedelta(seconds=now)
-        stored = Stored(message_id, body, dict(native), group_id, moment, self._sequence)
+        stored = Stored(message_id, body, dict(native), group_id, moment(now), self._sequence)
         self.history.append(Sent(now, call, message_id, body, group_id))
         if self.fifo:
+            stored.deduplication_id = key
             self._deduplicated[key] = (now, message_id)
         seconds = self._delay if delay is None else delay
         if seconds:

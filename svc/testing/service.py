@@ -34,6 +34,7 @@ from svc.testing.asyncio_loop import VirtualAsyncio
 from svc.testing.instance_queue import Line
 from svc.testing.queue import SimulatedQueue
 from svc.testing.record import Ending, Record, What, how
+from svc.testing.stored import moment
 from svc.testing.switch import SimulatedSwitch
 from svc.testing.timeline import MessageName, Note, Timeline, bodies_of, find, name
 from svc.testing.waiting import holds
@@ -107,6 +108,7 @@ class SimulatedService:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until stopped or crashed; for a nursery of your own in place of `async with`."""
+        clock = trio.lowlevel.current_clock()
         try:
             with self._scope:
                 async with processors.opened(
@@ -122,6 +124,7 @@ class SimulatedService:
                         self._record.recorded(process),
                         self.switch.watcher,
                         rng=self._rng,
+                        now=lambda: moment(clock.current_time()),
                         identity=self._identity(),
                         make_registrar=partial(self.switch.registrar, is_dead=lambda: self._line.is_cut),
                     )

@@ -3,8 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from svc.processors import system
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+"""What Trio time 0 is for messages: in `sent_at`, in `lease_until`."""
+
+SENDER = "AIDASIMULATEDSENDER00"
+"""Who sends every message."""
 
 IN_FLIGHT_LIMIT = 120_000
 """Messages in flight per queue, standard and FIFO (API reference, ChangeMessageVisibility; FIFO: 20,000 until 2024)."""
@@ -37,6 +45,10 @@ class Stored:
     group_id: str | None
     sent_at: datetime
     sequence: int
+    deduplication_id: str | None = None
+    first_received_at: datetime | None = None
+    moved_from: str | None = None
+    """The ARN of the queue whose redrive policy has moved it here."""
     hidden_until: float = -math.inf
     """In flight or delayed until then."""
     receives: int = 0
@@ -45,3 +57,17 @@ class Stored:
     received_at: float = -math.inf
     lost_answer: bool = False
     """The answer that held the latest delivery never reached its client."""
+
+    def system(self) -> str:
+        """Its system attributes, packed."""
+        said = {"SenderId": SENDER, "DeadLetterQueueSourceArn": self.moved_from or ""}
+        if self.first_received_at is not None:
+            said["ApproximateFirstReceiveTimestamp"] = str(round(self.first_received_at.timestamp() * 1000))
+        if self.deduplication_id is not None:
+            said |= {"MessageDeduplicationId": self.deduplication_id, "SequenceNumber": f"{self.sequence:020}"}
+        return system.packed(said)
+
+
+def moment(at: float) -> datetime:
+    """A Trio time, as messages tell it."""
+    return EPOCH + timedelta(seconds=at)

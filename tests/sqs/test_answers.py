@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from svc.consumer.queue import QueueError, QueueUnavailable, Refusal
-from svc.processors import Message
+from svc.processors import Message, System
 from svc.sqs import answers
 from svc.sqs.dead_letters import Depth, depth
 from svc.sqs.messages import received
@@ -140,6 +140,23 @@ def test_the_same_delivery_twice_is_one() -> None:
 def test_receive_counts(count: object, taken: int) -> None:
     [found] = receive(message(Attributes={"ApproximateReceiveCount": count}))
     assert found.receive_count == taken
+
+
+def test_system_attributes_of_any_shape() -> None:
+    said: dict[str, object] = {
+        "SenderId": "AIDA", "ApproximateFirstReceiveTimestamp": "1700000000000", "SequenceNumber": "18849496460467696128",
+        "MessageDeduplicationId": "d", "DeadLetterQueueSourceArn": "arn:aws:sqs:eu-west-1:1:a",
+    }  # fmt: skip
+    first = datetime.fromtimestamp(1_700_000_000, UTC)
+    [found] = receive(message(Attributes=said))
+    assert found.system == System("AIDA", first, 18_849_496_460_467_696_128, "d", "arn:aws:sqs:eu-west-1:1:a")
+    [found] = receive(message(Attributes={**said, "ApproximateFirstReceiveTimestamp": 1_700_000_000_000}))
+    assert found.system.first_received_at == first
+    for odd in (None, [], {}, True, 1.5, "many", "9" * 5000, "٣", "-1", "a\0b", "\0" * 5):
+        for name in set(said) | {"Other"}:
+            [found] = receive(message(Attributes={**said, name: odd}))
+            assert isinstance(found.system, System)
+            assert found.system.sequence_number in (18_849_496_460_467_696_128, None)
 
 
 @pytest.mark.parametrize("sent", ["1700000000000", 1700000000000])

@@ -50,6 +50,10 @@ MOTO_DIFFERS = {
         "a lease beyond 12 hours fails the whole batch call instead of its entry",
         _API + "ChangeMessageVisibilityBatch: 'the result of the action on each message is reported individually'",
     ),
+    "no sequence numbers": (
+        "a message that is deduplicated by its content has no SequenceNumber",
+        _API + "SendMessage: 'Amazon SQS assigns to each message' of a FIFO queue",
+    ),
     "no batch limit": (
         "a batch of eleven deletes is accepted",
         _API + "DeleteMessageBatch: error TooManyEntriesInBatchRequest",
@@ -201,6 +205,11 @@ async def test_a_message_comes_as_it_was_sent(kingdom: Kingdom, clock: Clock) ->
         assert message.group_id is None
         assert message.sent_at is not None
         assert abs(message.sent_at - sent_at) < timedelta(seconds=5)
+        system = message.system
+        assert system.sender_id
+        assert system.first_received_at is not None
+        assert abs(system.first_received_at - sent_at) < timedelta(seconds=5)
+        assert (system.sequence_number, system.deduplication_id, system.dead_letter_source) == (None, None, None)
 
 
 async def test_deletes_within_and_after_the_lease_and_once_more(kingdom: Kingdom, clock: Clock) -> None:
@@ -375,6 +384,15 @@ async def test_fifo_keeps_order_and_locks_groups(kingdom: Kingdom, clock: Clock)
         await queue.delete([again.receipt])
         [a2] = await receive(queue)
         assert a2.message.body == "a2"
+        first, second = a1.message.system.sequence_number, a2.message.system.sequence_number
+        if kingdom.differs("no sequence numbers"):
+            assert (first, second) == (None, None)
+        else:
+            assert first is not None
+            assert second is not None
+            assert first < second
+        assert a1.message.system == again.message.system
+        assert a1.message.system.deduplication_id
 
 
 async def test_fifo_stores_a_repeated_message_once(kingdom: Kingdom, clock: Clock) -> None:
