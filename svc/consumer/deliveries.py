@@ -99,14 +99,14 @@ class Deliveries(Listener):
 
     def land(self, deliveries: Sequence[Received], sent: float) -> None:
         """A receive has landed: enter what it brought, and choose the way of each. No checkpoint."""
-        landed = []
+        landed: list[Entry] = []
         spoilt: set[str | None] = set()  # FIFO groups of which one could not be routed: nobody passes it
         for delivery in deliveries:
             if delivery.receipt in self._ledger:
                 log.warning("the queue handed out one receipt handle twice", message_id=delivery.message.id)
                 continue
             first = self._ledger.at_work_on(delivery.message.id)
-            entry = self._ledger.add(delivery, received_at=sent, lease_until=sent + self._visibility)
+            entry = self._ledger.add(delivery, received_at=sent, lease_until=sent + self._visibility, receive=landed)
             hold(delivery.message, self._holder)
             landed.append(entry)
             if self._fifo and delivery.message.group_id in spoilt:
@@ -160,11 +160,13 @@ class Deliveries(Listener):
                 self._first_has_ended(entry, copies)
             elif len(copies) > 1:
                 self._copies[entry.message.id] = [copy for copy in copies if copy is not entry]
-        if self._held and self._fifo and not entry.is_finished:
-            self._release_held_of(entry.message.group_id)
+        if self._held and self._fifo:
+            self._release_held_behind(entry)
 
-    def _release_held_of(self, group: str | None) -> None:
-        for entry in [held for held in self._held if held.message.group_id == group]:
+    def _release_held_behind(self, unfinished: Entry) -> None:
+        for entry in [held for held in self._held if held.message.group_id == unfinished.message.group_id]:
+            if unfinished.lets_pass(entry):
+                break
             del self._held[entry]
             self._take(entry, Event.PREDECESSOR_UNFINISHED)
 

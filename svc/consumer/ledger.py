@@ -109,14 +109,17 @@ class Entry:
         "hidden_until",
         "landed_at",
         "lease",
+        "receive",
         "received_at",
         "scope",
         "state",
     )
 
-    def __init__(self, delivery: Received, *, received_at: float, lease_until: float) -> None:
+    def __init__(self, delivery: Received, *, received_at: float, lease_until: float, receive: object = None) -> None:
         # Known from the start, and never changed.
         self.delivery = delivery
+        self.receive = receive
+        """Which receive brought it: the same for all that it brought."""
         self.received_at = received_at
         """When the receive that brought it was sent."""
         self.landed_at = trio.current_time()
@@ -155,6 +158,19 @@ class Entry:
         if self.ended is Outcome.FAILED:
             return self.fate is not None and self.fate.action is Action.DELETE
         return self.ended in (Outcome.PROCESSED, Outcome.REJECTED)
+
+    def lets_pass(self, successor: "Entry") -> bool:
+        """In a FIFO group, when this one has ended: whether the next in the line may follow.
+
+        It may when this one is finished. If not, it may when it is the same message, which came back; when it has ended too, and
+        is only passed over; or when it shows that this one, which we have lost, has left the queue. For a FIFO queue hands out
+        nothing of a group while one of its messages is invisible, and then the oldest first: a later receive that begins with the
+        successor came when this one was deleted or dead-lettered."""
+        if self.is_finished or successor.ended is not None or successor.message.id == self.message.id:
+            return True
+        moving = self.fate is not None and self.fate.action is Action.DEAD_LETTER
+        lost = self.ended is Outcome.LOST or (self.ended is Outcome.FAILED and moving)
+        return lost and successor.receive is not self.receive
 
     def is_undecided(self) -> bool:
         """Waiting for its turn, or being processed."""
@@ -241,9 +257,10 @@ class Ledger:
         """How many have no fate yet: waiting for their turn, or being processed."""
         return self._undecided
 
-    def add(self, delivery: Received, *, received_at: float, lease_until: float) -> Entry:
+    def add(self, delivery: Received, *, received_at: float, lease_until: float, receive: object = None) -> Entry:
         """A delivery has landed."""
-        entry, size = Entry(delivery, received_at=received_at, lease_until=lease_until), delivery.size
+        entry = Entry(delivery, received_at=received_at, lease_until=lease_until, receive=receive)
+        size = delivery.size
         if delivery.receipt in self._entries:
             raise ValueError(f"message {delivery.message.id}: this receipt handle stands in the ledger already")
         self._entries[delivery.receipt] = entry

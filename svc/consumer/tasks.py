@@ -97,10 +97,8 @@ class MessageTasks(Listener):
                 await self._work_on(entry)
                 await self._end_of(entry)
                 line.popleft()
-                came_back = bool(line) and line[0].message.id == entry.message.id
-                if not entry.is_finished and not came_back:
-                    if line:
-                        await self._receives.wait_for_receives(group)
+                if line and not entry.lets_pass(line[0]):
+                    await self._receives.wait_for_receives(group)
                     break
         finally:
             del self._groups[group]

@@ -321,3 +321,26 @@ async def test_polls_are_long_again_when_the_way_is_short_again(autojump_clock):
     assert waits[0] == 2
     assert waits[1] == 0
     assert set(waits[2:]) == {2}
+
+
+@pytest.mark.expects_errors
+async def test_followers_went_untried_when_sqs_had_moved_the_head_of_their_group_itself(autojump_clock):
+    # Seed 901982. "bad" fails for the last time at 1.5; its copy to the dead-letter queue hangs, its lease ends at 2, and the
+    # next receive moves it and brings the two behind it. They were given back after that, their last receive.
+    dead = SimulatedQueue("dead", fifo=True, content_deduplication=True)
+    faults = [Fault("timeout-before", "dead_letter", nth=1)]
+    queue = SimulatedQueue(fifo=True, content_deduplication=True, dead_letters=dead, max_receive_count=1, faults=faults)
+
+    async def handle(message: Message) -> None:
+        if message.body == "bad":
+            queue.put("second", group_id="g")
+            queue.put("third", group_id="g")
+            await trio.sleep(1.5)
+            raise ValueError("for the last time")
+
+    queue.put("bad", group_id="g")
+    settings = {"SQS_VISIBILITY_TIMEOUT_SECONDS": "2", "SQS_WAIT_TIME_SECONDS": "1"}
+    async with SimulatedService(queue, handle, **settings) as service:
+        await service.idle()
+        assert service.processed == ["second", "third"]
+    assert dead.bodies == ["bad"]

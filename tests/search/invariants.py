@@ -33,8 +33,8 @@ strongest form that nothing but the service itself can break:
 17. *A drain does not dead-letter.* A delivery that is the last one that the redrive policy grants is run, or named in the report
     of a drain whose time ran out; so if it lands before the end of a drain, in time for its lease, at an instance that has read
     the policy and has no other copy of it. On a FIFO queue one that fails then is moved by us, for behind it the group would be
-    received in vain; and what comes after it in its group is run too, unless it is behind one that could not be finished (its
-    lease was lost, or the queue did not take its copy or its delete): there the order comes first.
+    received in vain; and what comes after it in its group is run too, unless it was received together with one that could not be
+    finished (its lease was lost, or the queue did not take its copy or its delete): there the order comes first.
 18. *The circuit breaker holds back receives and nothing else.* Open, no receive begins; probing, no more messages than a few are
     asked for. (That a drain ends and the calm finishes everything says the rest.)
 19. *No false "drained".* When the wait for the fleet says that all have drained at a revision of the key, no instance that lives
@@ -199,13 +199,15 @@ class Invariants:
 
     def _was_first(self, instance: "Instance", message_id: str, at: float) -> bool:
         """Whether nothing of its group came before it at that time, as far as the instance can know: what it has lost may come
-        back, even if the queue has moved it to the dead-letter queue."""
+        back, even if the queue has moved it to the dead-letter queue; unless it had left before this one was received."""
         if not self._setup.fifo:
             return True
         order = self._witness.order[self._witness.groups[message_id]]
         earlier = order[: order.index(message_id)]
         lost = {one.message_id for one in instance.service.endings if one.outcome == "lost"}
-        return all(self._witness.gone.get(one, math.inf) <= at and one not in lost for one in earlier)
+        received_at = self._witness.assigned_at[f"{message_id}#{self._setup.max_receives}"]
+        gone = self._witness.gone
+        return all(gone.get(one, math.inf) <= (received_at if one in lost else at) for one in earlier)
 
     def _in_time(self, run: "Running") -> bool:
         """Whether it ended under its lease."""

@@ -154,6 +154,8 @@ class Witness(trio.abc.Instrument):
         """By message id: what was received and neither deleted nor moved since."""
         self.leases: dict[str, float] = {}
         """Receipt → until when its delivery keeps the message, or kept it."""
+        self.assigned_at: dict[str, float] = {}
+        """Receipt → when the queue handed it out."""
         self.gone: dict[str, float] = {}
         """Deleted or moved to the dead-letter queue, and when."""
         self.copied: set[str] = set()
@@ -208,6 +210,7 @@ class Witness(trio.abc.Instrument):
                     self.duplicated |= {event.receipt, hold.receipt}
                 self.held[event.message_id] = Hold(event.receipt, event.until)
                 self.leases[event.receipt] = event.until
+                self.assigned_at[event.receipt] = event.at
             case VisibilityChanged():
                 late = event.call in self._failed
                 self.held[event.message_id] = Hold(event.receipt, event.until, late)
