@@ -124,7 +124,8 @@ class Core:
     def registration(self) -> Registration:
         """What this instance says of itself to the fleet, now."""
         assert self.identity is not None
-        return described(self.identity, self.manager.state(), in_flight=len(self.worker.ledger))
+        in_flight, receives = len(self.worker.ledger), self.worker.intake.outstanding
+        return described(self.identity, self.manager.state(), in_flight=in_flight, receives=receives)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ends when `manager.stop()` was called and everything is drained. Cancelled, or when one of its parts fails

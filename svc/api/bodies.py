@@ -70,6 +70,7 @@ def drain(report: DrainReport | None) -> dict[str, object] | None:
         "outcome": report.outcome.value,
         "began": date(report.began),
         "ended": date(report.ended),
+        "quiet": date(report.quiet),
         "seconds": round(ended - report.began, 3),
         "deadline": date(report.deadline),
         "error": report.error if report.error is None or len(report.error) <= 8000 else report.error[:8000] + " …",

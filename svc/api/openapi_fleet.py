@@ -32,6 +32,11 @@ _INSTANCE = {
         },
         "current": {"type": "boolean", "description": "it has acted on what the key says now"},
         "in_flight": {"type": "integer"},
+        "quiet": {
+            "type": "boolean",
+            "description": "nothing is at work there, and nothing will be begun until the key is off",
+        },
+        "receives": {"type": "integer", "description": "in a drain: receives on the wire; what they bring goes back"},
         "revision": {"type": ["integer", "null"], "description": "of the key, that the phase answers to"},
         "own_revision": {"type": ["integer", "null"], "description": "the same of its own key"},
         "keys": {"type": "array", "items": {"enum": ["all", "instance"]}, "description": "which keys are on"},
@@ -41,7 +46,7 @@ _INSTANCE = {
 
 _FLEET = {
     "type": "object",
-    "required": [*_HELD, "instances", "drained", "vanished"],
+    "required": [*_HELD, "instances", "quiet", "drained", "vanished"],
     "properties": {
         **_HELD,
         "instances": {"type": "array", "items": _INSTANCE},
@@ -49,6 +54,10 @@ _FLEET = {
             "type": "array",
             "items": {"type": "string"},
             "description": "members of the fleet that are not heard of; what they do is not known",
+        },
+        "quiet": {
+            "type": "boolean",
+            "description": "as drained, but an instance need only be quiet: nothing is at work, and nothing will be begun",
         },
         "drained": {
             "type": "boolean",
@@ -69,6 +78,11 @@ _ORDER = {
         },
         "instance": {"type": "string", "description": "only this one"},
         "force": {"type": "boolean"},
+        "quiet": {
+            "type": "boolean",
+            "description": "instances are quiet as soon as nothing is at work; what lands after that goes back, even in its last "
+            "receive",
+        },
     },
 }
 assert set(_ORDER["properties"]) == set(FIELDS)  # type: ignore[call-overload]

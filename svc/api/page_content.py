@@ -101,6 +101,8 @@ def headline(state: MaintenanceState, held: WorkerStatistics, probe_error: str |
             )
         case Phase.RUNNING:
             return "running", "Running", "Messages are received and processed."
+        case Phase.DRAINING if state.quiet:
+            return "draining", "Landing", f"Nothing is at work, and nothing begins. {_left(held)}, then all is drained."
         case Phase.DRAINING:
             return "draining", "Draining", f"Nothing new is taken. {_left(held)}, then maintenance begins."
         case Phase.STOPPING:
@@ -252,7 +254,14 @@ def _ended_drain(report: DrainReport, now: float) -> dict[str, Any]:
         "lost",
         "receives_unlanded",
     )
-    lists = ("timed_out", "stubborn", "next_receive_dead_letters", "unsettled", "lost_ids")
+    lists = (
+        "timed_out",
+        "stubborn",
+        "next_receive_dead_letters",
+        "last_receives_returned",
+        "unsettled",
+        "lost_ids",
+    )
     return {
         "cause": report.cause,
         "outcome": report.outcome.value,

@@ -77,7 +77,8 @@ def add(app: quart.Quart, settings: Settings, switchboard: Switchboard) -> None:
     @app.get("/maintenance")
     async def held() -> Answer:
         shown = fleet_table.fleet(await shared.look())
-        del shown["instances"], shown["drained"], shown["vanished"]
+        for name in ("instances", "quiet", "drained", "vanished"):
+            del shown[name]
         return {"key": settings.maintenance_key, **shown, "timestamp": bodies.now()}, 200
 
     @app.put("/maintenance")

@@ -53,7 +53,13 @@ def _waiting(command: Callable[..., None]) -> Callable[..., None]:
             "--timeout", callback=_duration(1, 86_400, "5m"), default="5m", help="How long --wait waits (default 5m)."
         ),
         click.option(
-            "--wait", is_flag=True, help="Wait until every instance has acted on it, and show how far they are."
+            "--wait",
+            type=click.Choice(["drained", "quiet"]),
+            is_flag=False,
+            flag_value="drained",
+            help="Wait until every instance has acted on it, and show how far they are. --wait=quiet (with `on`): until "
+            "nothing is at work and nothing will be begun, though receives may be on the wire; what they bring goes back, even "
+            "in its last receive.",
         ),
         click.option("--force", is_flag=True, help="Even if it is the maintenance of somebody else."),
         click.option("--instance", help="Only this instance; `status` names them."),
@@ -67,8 +73,8 @@ def _waiting(command: Callable[..., None]) -> Callable[..., None]:
 def maintenance() -> None:
     """Switch maintenance on or off, for all instances or for one, and see what they make of it.
 
-    Exit codes with --wait: 0 all have drained (or run again), 3 a drain ran out of time, 4 not done within --timeout, 5 some have
-    vanished (killed, frozen, or cut off from etcd: what they do is not known), 6 there is no instance."""
+    Exit codes with --wait: 0 all have drained (are quiet, run again), 3 a drain ran out of time, 4 not done within --timeout, 5
+    some have vanished (killed, frozen, or cut off from etcd: what they do is not known), 6 there is no instance."""
 
 
 @maintenance.command("on")
@@ -89,6 +95,8 @@ def switch_on(reason: str | None, lasting: float | None, **options: Any) -> None
 @_waiting
 def switch_off(**options: Any) -> None:
     """Take messages again."""
+    if options["wait"] == "quiet":
+        raise click.UsageError("--wait=quiet goes with `on`: instances that take messages again are not quiet")
     _switch(on=False, **options)
 
 
@@ -149,7 +157,7 @@ def _switch(
     by: str | None,
     instance: str | None,
     force: bool,
-    wait: bool,
+    wait: str | None,
     timeout: float,
     as_json: bool,
     allow_vanished: bool,
@@ -161,7 +169,7 @@ def _switch(
     from svc.etcd import fleet as etcd_fleet
     from svc.maintenance.orders import Order
 
-    order = Order(on, reason, by, seconds, instance, force)
+    order = Order(on, reason, by, seconds, instance, force, quiet=wait == "quiet")
     request = _ask(partial(etcd_fleet.ask, settings, order))
     _tell_order(settings, order, request, as_json)
     if wait:

@@ -53,6 +53,13 @@ class Deliveries(Listener):
         self._held: dict[Entry, None] = {}  # in the order of landing
         self._copies: dict[str, list[Entry]] = {}  # by message id: deliveries of it that landed after one in flight
         self.mode = Mode.REFUSING
+        self.is_quiet = False
+        """Nothing will be begun before `resume()`."""
+
+    @property
+    def held(self) -> int:
+        """How many are held for a drain."""
+        return len(self._held)
 
     @property
     def _fifo(self) -> bool:
@@ -67,6 +74,7 @@ class Deliveries(Listener):
 
     def resume(self) -> None:
         """Receiving begins, or the drain is called off: what was held is processed instead."""
+        self.is_quiet = False
         if self.mode is not Mode.CLOSING:
             self.mode = Mode.RECEIVING
             self._end_hold(Event.DRAIN_REVOKED)
@@ -76,6 +84,10 @@ class Deliveries(Listener):
         if self.mode is not Mode.CLOSING:
             self.mode = Mode.REFUSING
         self._end_hold(Event.DRAIN_LANDED)
+
+    def become_quiet(self) -> None:
+        """In a drain, nothing is at work: what lands goes back from now on, even in its last receive."""
+        self.is_quiet = True
 
     def close(self) -> None:
         """The worker is being cancelled, for good."""
@@ -138,7 +150,7 @@ class Deliveries(Listener):
         self._take(entry, event)
 
     def _release_would_dead_letter(self, entry: Entry) -> bool:
-        if not had_last_receive(self._policy, entry.message):
+        if self.is_quiet or not had_last_receive(self._policy, entry.message):
             return False
         # Within a FIFO group nothing is processed that comes after something that is released.
         group = entry.message.group_id
@@ -223,9 +235,19 @@ class Deliveries(Listener):
             self._tasks.start(entry)
 
     def _note_dead_letter(self, entry: Entry, event: Event) -> None:
-        """Landed when the drain's time for work was over, and given back after its last receive: the report names it."""
-        landed = event in (Event.NOT_WANTED, Event.FIRST_GOES_BACK)
-        if landed and self._tally.running and had_last_receive(self._policy, entry.message):
+        """Given back after its last receive, because it landed when the drain's time for work was over, or when all was quiet:
+        the report names it."""
+        if not had_last_receive(self._policy, entry.message):
+            return
+        if self.is_quiet:
+            log.warning(
+                "a message landed in its last receive and goes back, for quiet was asked for: the next receive moves it to the "
+                "dead-letter queue",
+                message_id=entry.message.id,
+            )
+            if self._tally.running:
+                self._tally.note(last_receives_returned=[entry])
+        elif self._tally.running and event in (Event.NOT_WANTED, Event.FIRST_GOES_BACK):
             self._tally.note(next_receive_dead_letters=[entry])
 
 

@@ -23,7 +23,7 @@ class Drain:
     receives_brought: int = 0
     """Messages that those brought."""
     receives_unlanded: int = 0
-    """At its end: receives that still had no answer. What they bring is released when they land."""
+    """Receives on the wire now; at its end, those that still had no answer. What they bring is released when they land."""
     completed: int = 0
     failed: int = 0
     released: int = 0
@@ -38,6 +38,9 @@ class Drain:
     """Of those of them that a plain `def` works on in a thread, which cannot be stopped: message id → thread, at the end."""
     next_receive_dead_letters: tuple[str, ...] = ()
     """Ids of those of them that had their last receive: the queue moves them to the dead-letter queue at the next one."""
+    last_receives_returned: tuple[str, ...] = ()
+    """Ids of messages that landed in their last receive after the instance had become quiet, and were given back all the same, as
+    was asked for: the queue moves them to the dead-letter queue at the next one."""
     unsettled: tuple[str, ...] = ()
     """At its end: ids of the messages whose delete or release the queue has not confirmed. It is tried further."""
     deferred: Mapping[str, float] = field(default_factory=dict)
@@ -95,6 +98,7 @@ class DrainTally:
         timed_out: Sequence[Entry] = (),
         stubborn: Sequence[Entry] = (),
         next_receive_dead_letters: Sequence[Entry] = (),
+        last_receives_returned: Sequence[Entry] = (),
     ) -> None:
         self._drain = replace(
             self._drain,
@@ -102,6 +106,7 @@ class DrainTally:
             stubborn=self._drain.stubborn + _ids(stubborn) + tuple(threads),
             threads={**self._drain.threads, **threads},
             next_receive_dead_letters=self._drain.next_receive_dead_letters + _ids(next_receive_dead_letters),
+            last_receives_returned=self._drain.last_receives_returned + _ids(last_receives_returned),
         )
 
     def end(self, *, receives_unlanded: int) -> Drain:
@@ -112,7 +117,7 @@ class DrainTally:
             self.running = False
         return self._drain
 
-    def so_far(self) -> Drain:
+    def so_far(self, *, receives_unlanded: int = 0) -> Drain:
         """The running drain, or the last one."""
         if not self.running:
             return self._drain
@@ -126,6 +131,7 @@ class DrainTally:
             lost=since.lost,
             lost_ids=tuple(self._lost),
             receives_brought=since.received,
+            receives_unlanded=receives_unlanded,
             deferred={id_: round(at - now, 3) for id_, at in self._ledger.deferred(now).items()},
             deferred_count=self._ledger.deferred_count(now),
         )

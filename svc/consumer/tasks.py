@@ -62,6 +62,8 @@ class MessageTasks(Listener):
         self._rng = rng
         self._groups: dict[str, deque[Entry]] = {}
         self._nursery: trio.Nursery | None = None
+        self.running: dict[Entry, None] = {}
+        """Calls of the processor that have not ended, whatever became of their message meanwhile."""
 
     @property
     def _fifo(self) -> bool:
@@ -156,14 +158,19 @@ class MessageTasks(Listener):
 
     async def _run_processor(self, entry: Entry) -> None:
         entry.began_at = trio.current_time()
-        self._observer.begins(entry)
+        self.running[entry] = None
         try:
+            self._observer.begins(entry)
             await self._process(entry.message)
             _close_what_was_left_open()
         except BaseException as error:
             self._observer.worked(entry, error)
             _close_what_was_left_open(error)
             raise
+        finally:
+            del self.running[entry]
+            if not entry.is_undecided():  # nothing that follows tells who waits for its end
+                self._ledger.changed.notify()
         self._observer.worked(entry, None)
 
     def _settle_raised(self, entry: Entry, error: BaseException) -> None:

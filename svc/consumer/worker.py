@@ -42,6 +42,9 @@ log = structlog.get_logger(__name__)
 LAST_RELEASE = 2.0
 """Seconds that a cancelled worker takes at most to release what it still holds (SPEC, second signal)."""
 
+THREADS_EVERY = 0.25
+"""Seconds between two looks at threads that were left behind, while a drain waits for them to become quiet."""
+
 LATE = 1.0
 """Seconds that a drain may outlast its deadline, for settlement calls that are on the wire."""
 
@@ -91,6 +94,7 @@ class Worker:
         self._queue = queue
         self._process = process
         self._config = config
+        self._quiet_asked = False
         self._closing = trio.Event()
         self._life = trio.CancelScope()
         self._probe = Probe(queue, defects, rng, delete_rejected=config.delete_rejected)
@@ -159,6 +163,36 @@ class Worker:
         self.breaker.resume()
         self.intake.open()
 
+    def ask_quiet(self, asked: bool) -> None:
+        if asked != self._quiet_asked:
+            self._quiet_asked = asked
+            self.ledger.changed.notify()
+
+    async def wait_quiet(self) -> None:
+        """Return when no processor is at work and none will be called before `leave()`. Receives may be on the wire: what they
+        bring goes back, even in its last receive. So where the redrive policy counts receives, this comes only with the end of
+        the drain, unless it was asked for (`ask_quiet`)."""
+        quiet = False
+
+        def look() -> float | None:
+            nonlocal quiet
+            quiet = self._becomes_quiet()
+            if quiet:
+                return trio.current_time()
+            return (
+                trio.current_time() + THREADS_EVERY if unstoppable(self._process) else None
+            )  # nobody tells of their end
+
+        while not quiet:
+            await self.ledger.changed.wait(look)
+
+    def _becomes_quiet(self) -> bool:
+        at_work = self.ledger.undecided != self.deliveries.held or self.tasks.running or unstoppable(self._process)
+        if at_work or not (self._quiet_asked or self._queue.max_receive_count is None):
+            return False
+        self.deliveries.become_quiet()
+        return True
+
     async def wait_drained(self, deadline: float) -> str | None:
         """Let receives land and work finish, cancel and release what is unfinished when only the reserve is left before
         `deadline` (Trio time), and return None when all went well, else what did not, with message ids.
@@ -171,9 +205,10 @@ class Worker:
             await self.intake.changed.wait_until(lambda: self.intake.outstanding == 0)
             await trio.lowlevel.checkpoint_if_cancelled()  # switched off in this very moment: leave() has taken over
             self.deliveries.release_held()
-            await self.ledger.changed.wait_until(lambda: not self.ledger)
+            # A processor that ignored the loss of its lease is at work too.
+            await self.ledger.changed.wait_until(lambda: not self.ledger and not self.tasks.running)
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.intake.outstanding or self.ledger:
+        if self.intake.outstanding or self.ledger or self.tasks.running:
             self.deliveries.release_held()
             await self._end_work(deadline)
         return self.tally.end(receives_unlanded=self.intake.outstanding).error()
@@ -194,7 +229,8 @@ class Worker:
         # The task of a message that a thread works on ends at once when it is cancelled; the thread goes on.
         theirs = {entry.message.id for entry in unfinished}
         threads = {id_: thread for id_, thread in unstoppable(self._process).items() if id_ in theirs}
-        self.tally.note(stubborn=self.deliveries.release_undecided(), threads=threads)
+        stubborn = dict.fromkeys([*self.deliveries.release_undecided(), *self.tasks.running])
+        self.tally.note(stubborn=list(stubborn), threads=threads)
         with trio.CancelScope(deadline=deadline + LATE):
             await self._everything_settled()
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -206,7 +242,7 @@ class Worker:
 
     def drain(self) -> Mapping[str, object]:
         """The figures of `drain.Drain`, of the running drain so far or of the last one."""
-        return asdict(self.tally.so_far())
+        return asdict(self.tally.so_far(receives_unlanded=self.intake.outstanding))
 
     async def health(self) -> bool:
         """Whether the queue answers; asked at most once a second, and for no longer than 5 s."""

@@ -76,10 +76,10 @@ async def ask(settings: Settings, order: Order) -> Request:
                 until = ends.isoformat(timespec="seconds").replace("+00:00", "Z")
             value = order.value(until)
             if value is None and not held.mod_revision:
-                return Request(order.on, 0, order.instance)  # it is off; nobody has a revision to wait for
+                return Request(order.on, 0, order.instance, order.quiet)  # it is off; nobody has a revision to wait for
             done, found = await connection.change(Put(key, value, lease), since=held.mod_revision)
             if done:
-                return Request(order.on, found.revision, order.instance)
+                return Request(order.on, found.revision, order.instance, order.quiet)
         raise EtcdError(
             f"the key {key} was changed by somebody else {_TRIES} times running. Look at it, then try again."
         )

@@ -263,8 +263,16 @@ class Registrar:
         now, said = self._describe().acknowledgement, self._said
         if now == said:
             return None
-        only_figures = said is not None and (now.phase, now.revision, now.own_revision, now.keys, now.drain) == (
+        only_figures = said is not None and (
+            now.phase,
+            now.quiet,
+            now.revision,
+            now.own_revision,
+            now.keys,
+            now.drain,
+        ) == (
             said.phase,
+            said.quiet,
             said.revision,
             said.own_revision,
             said.keys,

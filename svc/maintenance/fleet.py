@@ -31,6 +31,8 @@ class Request:
     """Of the key, as it was written (or deleted) for this."""
     instance: str | None = None
     """The one that was asked; None: all."""
+    quiet: bool = False
+    """It is enough to be quiet: nothing is at work, and nothing will be begun until the key is off."""
 
 
 class Answer(Enum):
@@ -58,6 +60,8 @@ def answer(request: Request, seen: Entry) -> Answer:
     if not acted:
         return Answer.NONE
     if request.on:
+        if request.quiet and said.quiet and said.phase == "draining":
+            return Answer.DONE
         return {"drained": Answer.DONE, "stopped": Answer.DONE, "expired": Answer.EXPIRED}.get(said.phase, Answer.NONE)
     if said.phase == "running":
         return Answer.DONE

@@ -21,6 +21,8 @@ def row(one: Entry) -> dict[str, object]:
         "id": one.id,
         "phase": said.phase,
         "in_flight": said.in_flight,
+        "quiet": said.quiet,
+        "receives": said.receives,
         "revision": said.revision,
         "own_revision": said.own_revision,
         "keys": list(said.keys),
@@ -49,17 +51,22 @@ def fleet(held: Fleet) -> dict[str, object]:
         revision = one.held.acknowledgement.revision if one.held is not None else None
         current = revision is not None and (revision == held.mod_revision or (held.mod_revision == 0 and on is False))
         instances.append({**row(one), "current": current})
-    request = Request(bool(on), held.mod_revision)
-    answers = [answer(request, one) for one in held.entries] if held.mod_revision else []
     return {
         **shown,
         "expires_in": held.expires_in,
         "revision": held.mod_revision or None,
-        "drained": on is True and bool(answers) and all(said is Answer.DONE for said in answers) and not held.vanished,
+        "quiet": _all_have(Request(bool(on), held.mod_revision, quiet=True), held),
+        "drained": _all_have(Request(bool(on), held.mod_revision), held),
         "only": sorted(held.own),
         "vanished": list(held.vanished),
         "instances": instances,
     }
+
+
+def _all_have(request: Request, held: Fleet) -> bool:
+    """Whether every member has answered this request for maintenance, and there is one."""
+    there = request.on and bool(request.revision) and bool(held.entries) and not held.vanished
+    return there and all(answer(request, one) is Answer.DONE for one in held.entries)
 
 
 def end(standing: Standing, request: Request, *, code: int, result: str, elapsed: float) -> dict[str, object]:
@@ -108,10 +115,26 @@ def _cells(one: Entry, note: str) -> tuple[str, ...]:
         return one.id, "unreadable", "", "", "", note
     said = one.held.acknowledgement
     notes = [note] if note else []
+    if is_landing(one):
+        notes.append(_on_the_wire(said.receives))
     if "instance" in said.keys:
         notes.append("by its own key")
     revision = "" if said.revision is None else str(said.revision)
-    return one.id, said.phase, str(said.in_flight), revision, one.held.version, ", ".join(notes)
+    return one.id, shown_phase(one), str(said.in_flight), revision, one.held.version, ", ".join(notes)
+
+
+def is_landing(one: Entry) -> bool:
+    """It drains, and is quiet: all that it waits for is receives on the wire, whose messages go back, and the queue's answers."""
+    return one.held is not None and one.phase == "draining" and one.held.acknowledgement.quiet
+
+
+def shown_phase(one: Entry) -> str:
+    """The phase in a word, for people."""
+    return "landing" if is_landing(one) else one.phase
+
+
+def _on_the_wire(receives: int) -> str:
+    return "1 receive on the wire" if receives == 1 else f"{receives} receives on the wire"
 
 
 def notes(standing: Standing) -> dict[str, str]:
@@ -122,7 +145,7 @@ def notes(standing: Standing) -> dict[str, str]:
 def progress(standing: Standing, request: Request) -> str:
     """One line: how far a wait is."""
     done = len(standing.live) - len(standing.waiting)
-    what = "in maintenance" if request.on else "running"
+    what = "running" if not request.on else "quiet" if request.quiet else "in maintenance"
     return f"{done} of {len(standing.live)} {what}"
 
 
@@ -135,15 +158,17 @@ def changes(before: Standing | None, now: Standing) -> list[tuple[str, dict[str,
         last = old.get(one.id)
         if (
             last is not None
-            and (last.phase, last.in_flight) == (one.phase, one.in_flight)
+            and (shown_phase(last), last.in_flight) == (shown_phase(one), one.in_flight)
             and ((one.id in waiting) == (one.id in waited))
         ):
             continue
         flight = f", {one.in_flight} in flight" if one.in_flight else ""
+        if one.held is not None and is_landing(one):
+            flight += f", {_on_the_wire(one.held.acknowledgement.receives)}"
         yet = " (not an answer yet)" if one.id in waiting and one.phase in ("drained", "expired") else ""
         new = "new, " if last is None and before is not None else ""
         event = {"event": "instance", "done": one.id not in waiting, **row(one)}
-        found.append((f"{one.id}: {new}{one.phase}{flight}{yet}", event))
+        found.append((f"{one.id}: {new}{shown_phase(one)}{flight}{yet}", event))
     for event_name, text, ids in (
         ("died", "has vanished without a word (killed, frozen, or cut off from etcd)", now.died),
         ("stopped", "has stopped", now.stopped),
@@ -157,7 +182,7 @@ def outcome(standing: Standing | None, request: Request, *, elapsed: float) -> l
     """How a wait ended, in words. `standing` None: etcd never answered."""
     if standing is None:
         return [f"etcd has not answered within {elapsed:.0f} s: nothing is known of the fleet"]
-    what = "drained" if request.on else "running"
+    what = "running" if not request.on else "quiet" if request.quiet else "drained"
     done = [one.id for one in standing.live if one.id not in (*standing.waiting, *standing.expired, *standing.held)]
     lines = []
     match standing.result:

@@ -7,7 +7,7 @@ user's.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Handler(Protocol):
@@ -36,6 +36,19 @@ class Handler(Protocol):
         """The figures of its running drain, or of the last one, ready for JSON."""
 
 
+@runtime_checkable
+class QuietHandler(Protocol):
+    """A handler that may be *quiet* before it has drained: nothing is at work in it, and nothing will be begun until `leave()`.
+    What is still on its way to it goes back when it comes. Any other handler is quiet when it has drained."""
+
+    def ask_quiet(self, asked: bool) -> None:
+        """Whether it is to become quiet at a price: what would otherwise be worked on when it comes, goes back too. Does not
+        wait. Once it is quiet, taking it back changes nothing."""
+
+    async def wait_quiet(self) -> None:
+        """Return when it is quiet. Call it within a drain. May be cancelled."""
+
+
 class DrainOutcome(Enum):
     RUNNING = "running"
     DRAINED = "drained"
@@ -58,6 +71,8 @@ class DrainReport:
     outcome: DrainOutcome = DrainOutcome.RUNNING
     ended: float | None = None
     """Trio time."""
+    quiet: float | None = None
+    """Trio time from which on nothing was at work, and nothing begins until maintenance is switched off; None: not yet."""
     error: str | None = None
     handlers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """What each handler says of its part, by its name."""

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 import structlog
 import trio
 
-from svc.maintenance.handler import DrainOutcome, DrainReport, Handler
+from svc.maintenance.handler import DrainOutcome, DrainReport, Handler, QuietHandler
 from svc.maintenance.phases import Event, Phase, move, next_event
 from svc.maintenance.switch_value import Switch, parse_switch
 from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)
+
+GRACE = 0.1
+"""Seconds before it is told that all is quiet: mostly all is drained by then, and there is one thing to tell instead of two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,12 @@ class MaintenanceState:
     """As `revision`, of the key of this instance alone."""
     acted: Acted = Acted()
     """What `phase` is the answer to; of the same moment."""
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is at work, and nothing will be begun until maintenance is switched off."""
+        in_a_drain = self.phase not in (Phase.STARTING, Phase.RUNNING)
+        return in_a_drain and self.drain is not None and self.drain.quiet is not None
 
     @property
     def in_force(self) -> Switch | None:
@@ -169,6 +178,10 @@ class Manager:
                     self._begin_drain("stop")
                 case Event.STOP | Event.DRAIN_ENDED:
                     pass  # a drain that runs already is the last one, with the deadline it has
+        asked = any(key.switch is not None and key.switch.on and key.switch.quiet for key in (self._all, self._own))
+        for handler in self.handlers:
+            if isinstance(handler, QuietHandler):
+                handler.ask_quiet(asked)
         # Here and nowhere else, when the phase is what these values call for: an acknowledgement is of both together.
         self._acted = Acted(self._all.revision, self._own.revision)
         self.changed.notify()
@@ -195,15 +208,35 @@ class Manager:
     async def _drain(self, scope: trio.CancelScope, deadline: float) -> None:
         errors: dict[str, str] = {}
 
+        loud = {handler.name for handler in self.handlers}
+
+        def is_quiet(handler: Handler) -> None:
+            loud.discard(handler.name)
+            if not loud and not scope.cancel_called:
+                assert self._report is not None
+                self._report = replace(self._report, quiet=trio.current_time())
+                quieting.start_soon(self._tell_quiet)
+
         async def drain_one(handler: Handler) -> None:
             error = await handler.wait_drained(deadline)
             if error is not None:
                 errors[handler.name] = error
+            elif not isinstance(handler, QuietHandler):
+                is_quiet(handler)
+
+        async def quiet_one(handler: Handler) -> None:
+            if isinstance(handler, QuietHandler):
+                await handler.wait_quiet()
+                is_quiet(handler)
 
         with scope:
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as quieting:
                 for handler in self.handlers:
-                    nursery.start_soon(drain_one, handler)
+                    quieting.start_soon(quiet_one, handler)
+                async with trio.open_nursery() as draining:
+                    for handler in self.handlers:
+                        draining.start_soon(drain_one, handler)
+                quieting.cancel_scope.cancel(reason="the drain is over")
         if scope.cancel_called:
             return  # switched off: _resume has written the report
         if errors:
@@ -215,13 +248,24 @@ class Manager:
             self._end_report(DrainOutcome.DRAINED, None)
         self._wake_up.notify()
 
+    async def _tell_quiet(self) -> None:
+        await trio.sleep(GRACE)
+        assert self._report is not None
+        assert self._report.quiet is not None
+        after = round(self._report.quiet - self._report.began, 3)
+        log.info("quiet: nothing is at work, and nothing begins; receives land", after_seconds=after)
+        self.changed.notify()
+
     def _handlers_drains(self) -> dict[str, Mapping[str, object]]:
         return {handler.name: handler.drain() for handler in self.handlers}
 
     def _end_report(self, outcome: DrainOutcome, error: str | None) -> None:
         assert self._report is not None
         now = trio.current_time()
-        report = replace(self._report, outcome=outcome, ended=now, error=error, handlers=self._handlers_drains())
+        quiet = now if self._report.quiet is None and outcome is DrainOutcome.DRAINED else self._report.quiet
+        report = replace(
+            self._report, outcome=outcome, ended=now, quiet=quiet, error=error, handlers=self._handlers_drains()
+        )
         self._report = report
         self._on_drain_ended(report)
         tell = log.error if outcome is DrainOutcome.EXPIRED else log.info

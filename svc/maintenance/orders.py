@@ -74,6 +74,8 @@ class Order:
     instance: str | None = None
     """For this one only; None: for all."""
     force: bool = False
+    quiet: bool = False
+    """Instances are to be quiet as soon as nothing is at work; what lands in its last receive then goes back like the rest."""
 
     def key(self, maintenance_key: str) -> str:
         """The key that it concerns."""
@@ -83,7 +85,8 @@ class Order:
         """What is to be written; None: the key is to be deleted. `until`: when it ends, if it does so by itself."""
         if not self.on:
             return b"false" if self.instance is None else None
-        told = {name: value for name, value in (("reason", self.reason), ("by", self.by), ("until", until)) if value}
+        details = ("reason", self.reason), ("by", self.by), ("until", until), ("quiet", self.quiet)
+        told = {name: value for name, value in details if value}
         return json.dumps({"enabled": True, **told}).encode() if told else b"true"
 
     def check(self, held: bytes | None) -> None:
@@ -102,23 +105,28 @@ class Order:
 
 _INSTANCE = re.compile(r"[A-Za-z0-9._-]{1,110}")
 
-FIELDS = ("reason", "by", "for", "instance", "force")
+FIELDS = ("reason", "by", "for", "instance", "force", "quiet")
 """What an order may consist of, as the API takes it."""
 
 
 def read_order(document: Mapping[str, object], *, on: bool) -> Order:
     """The order that a JSON object describes. Raises ValueError with a sentence."""
-    known = FIELDS if on else FIELDS[1:2] + FIELDS[3:]
+    known = FIELDS if on else tuple(name for name in FIELDS if name not in ("reason", "for", "quiet"))
     unknown = sorted(set(document) - set(known))
     if unknown:
         raise ValueError(f"unknown field {unknown[0][:100]!r}; known are {', '.join(known)}")
-    force = document.get("force", False)
-    if not isinstance(force, bool):
-        raise ValueError('"force" must be true or false')
+    force, quiet = _flag(document, "force"), _flag(document, "quiet")
     instance = _text(document, "instance")
     if instance is not None and not _INSTANCE.fullmatch(instance):
         raise ValueError('"instance" must be the name of an instance; GET /fleet names them')
-    return Order(on, _text(document, "reason"), _text(document, "by"), _lasting(document), instance, force)
+    return Order(on, _text(document, "reason"), _text(document, "by"), _lasting(document), instance, force, quiet)
+
+
+def _flag(document: Mapping[str, object], name: str) -> bool:
+    value = document.get(name, False)
+    if not isinstance(value, bool):
+        raise ValueError(f'"{name}" must be true or false')
+    return value
 
 
 def _text(document: Mapping[str, object], name: str) -> str | None:

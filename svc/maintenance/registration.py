@@ -69,9 +69,13 @@ class Acknowledgement:
     """Which keys are on, as far as it knows: `all`, `instance`."""
     drain: Mapping[str, object] | None = None
     """How the last drain ended."""
+    quiet: bool = False
+    """Nothing is at work, and nothing will be begun until the key is off. Versions before this field do not say it."""
+    receives: int = 0
+    """In a drain: receives on the wire."""
 
 
-def acknowledgement(state: MaintenanceState, *, in_flight: int) -> Acknowledgement:
+def acknowledgement(state: MaintenanceState, *, in_flight: int, receives: int = 0) -> Acknowledgement:
     """What there is to say in this state."""
     acted, report = state.acted, state.drain
     expired = report is not None and report.outcome is DrainOutcome.EXPIRED
@@ -92,6 +96,8 @@ def acknowledgement(state: MaintenanceState, *, in_flight: int) -> Acknowledgeme
         in_flight,
         state.keys_in_force,
         drain_in_short(report) if report and ended else None,
+        state.quiet,
+        receives if phase == "draining" else 0,
     )
 
 
@@ -104,7 +110,7 @@ def drain_in_short(report: DrainReport) -> dict[str, object]:
     for name in ("in_flight", "completed", "failed", "released", "rejected", "lost"):
         if isinstance(value := figures.get(name), int):
             shown[name] = value
-    for name in ("timed_out", "unsettled"):
+    for name in ("timed_out", "unsettled", "last_receives_returned"):
         if isinstance(ids := figures.get(name), tuple):
             shown[name] = len(ids)
     if report.error:
@@ -140,12 +146,13 @@ def registration(value: bytes) -> Registration:
         raise ValueError("not a registration") from None
     if not isinstance(held, dict) or not isinstance(told := held.get("acknowledgement"), dict):
         raise ValueError("not a registration")
-    keys, drain = told.get("keys"), told.get("drain")
+    keys, drain, quiet = told.get("keys"), told.get("drain"), told.get("quiet", False)
     if (
         told.get("phase") not in PHASES
         or not isinstance(keys, list)
         or not all(isinstance(key, str) for key in keys)
         or not (drain is None or isinstance(drain, dict))
+        or not isinstance(quiet, bool)
     ):
         raise ValueError("not a registration")
     said = Acknowledgement(
@@ -155,6 +162,8 @@ def registration(value: bytes) -> Registration:
         _number(told, "in_flight"),
         tuple(_shortened(key) for key in keys[:10]),
         None if drain is None else _figures(drain),
+        quiet,
+        _number(told, "receives") if "receives" in told else 0,
     )
     texts = {name: _text(held, name) for name in ("id", "host", "version", "started", "queue", "token")}
     return Registration(**texts, pid=_number(held, "pid"), acknowledgement=said)
@@ -223,6 +232,6 @@ def entry(id: str, value: bytes, revision: int) -> Entry:
         return Entry(id, None, revision)
 
 
-def described(base: Registration, state: MaintenanceState, *, in_flight: int) -> Registration:
+def described(base: Registration, state: MaintenanceState, *, in_flight: int, receives: int = 0) -> Registration:
     """The registration of an instance in this state."""
-    return replace(base, acknowledgement=acknowledgement(state, in_flight=in_flight))
+    return replace(base, acknowledgement=acknowledgement(state, in_flight=in_flight, receives=receives))

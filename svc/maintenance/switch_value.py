@@ -24,6 +24,8 @@ class Switch:
     until: str | None = None
     """As the operator wrote it, meant to be RFC 3339. Informs; the key itself ends the maintenance."""
     by: str | None = None
+    quiet: bool = False
+    """Instances are to become quiet as soon as nothing is at work (`handler.QuietHandler`), whatever lands after that."""
 
 
 def parse_switch(value: bytes | None) -> Switch:
@@ -48,7 +50,7 @@ def parse_switch(value: bytes | None) -> Switch:
     if not isinstance(document.get("enabled"), bool):
         raise ValueError(f'the JSON object {_short(text)} has no "enabled" that is true or false')
     told = {name: _short_text(document.get(name)) for name in ("reason", "until", "by")}
-    return Switch(on=document["enabled"], **told)
+    return Switch(on=document["enabled"], quiet=document.get("quiet") is True, **told)
 
 
 def _short(text: str) -> str:

@@ -20,7 +20,8 @@ AT_MOST_EVERY = 0.5
 
 class SimulatedRegistrar:
     """Keeps a registration in a `SimulatedSwitch` as `svc.etcd.registration.Registrar` does in etcd: each write is composed, and
-    arrives a while later. The messages in flight alone are no reason to write."""
+    arrives a while later. Messages in flight and receives on the wire alone are no
+    reason to write."""
 
     def __init__(
         self,
@@ -71,13 +72,13 @@ class SimulatedRegistrar:
         self._switch._remove(self._describe().id)
 
     def _is_due(self) -> bool:
-        now = replace(self._describe().acknowledgement, in_flight=0)
+        now = replace(self._describe().acknowledgement, in_flight=0, receives=0)
         return now != self._said and trio.current_time() >= self._wrote_at + AT_MOST_EVERY
 
     def _next(self) -> float | None:
         if self._asked:
             return trio.current_time()
-        if replace(self._describe().acknowledgement, in_flight=0) != self._said:
+        if replace(self._describe().acknowledgement, in_flight=0, receives=0) != self._said:
             return self._wrote_at + AT_MOST_EVERY
         return None
 
@@ -87,5 +88,5 @@ class SimulatedRegistrar:
         if most:
             await trio.sleep(self._switch._rng.uniform(least, most))
         self._switch._register(told)
-        self._said = replace(told.acknowledgement, in_flight=0)
+        self._said = replace(told.acknowledgement, in_flight=0, receives=0)
         self._wrote_at = trio.current_time()

@@ -118,7 +118,8 @@ class SimulatedSwitch:
         held = self._keys.get(order.instance)
         order.check(held.raw if held is not None else None)
         until = None if order.seconds is None else f"{trio.current_time() + order.seconds:g}"
-        return Request(order.on, self.set(order.value(until), instance=order.instance), order.instance)
+        revision = self.set(order.value(until), instance=order.instance)
+        return Request(order.on, revision, order.instance, order.quiet)
 
     def watcher(
         self,

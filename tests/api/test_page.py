@@ -173,7 +173,7 @@ async def test_a_drain_that_only_waits_for_its_open_receive_says_so(autojump_clo
         told = shown(held)
         assert (
             told["text"]
-            == "Nothing new is taken. Only a receive that is still open is waited for, then maintenance begins."
+            == "Nothing is at work, and nothing begins. Only a receive that is still open is waited for, then all is drained."
         )
         assert (told["drain"]["total"], told["drain"]["done"]) == (0, 0)
         await trio.sleep(5)

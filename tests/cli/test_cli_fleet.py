@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -26,23 +27,28 @@ class Obedient(Instance):
         def on_value(value: bytes | None, revision: int) -> None:
             off = value in (None, b"false")
             self.say("running" if off else self.phase, revision)
+            self.said = replace(self.said, quiet=b"quiet" in (value or b""))
 
         await KeyWatcher(self.settings, on_value).run()
 
 
 async def test_exit_codes_in_a_pipe(surroundings: dict[str, str], etcd: Etcd, key_prefix: str) -> None:
-    async def wait_for(phase: str, code: int, said: str) -> None:
-        its = settings(etcd.endpoint, f"{key_prefix}{phase}", INSTANCE_TTL="60")  # a busy machine is not what is tried
+    async def wait_for(phase: str, code: int, said: str, option: str = "--wait") -> None:
+        its = settings(
+            etcd.endpoint, f"{key_prefix}{phase}{option[7:]}", INSTANCE_TTL="60"
+        )  # a busy machine is not what is tried
         environ = {**surroundings, "ETCD_ENDPOINTS": etcd.endpoint, "MAINTENANCE_KEY": its.maintenance_key}
         instance = Obedient(its, "orders-1")
         instance.phase = phase
         async with instance.running(), trio.open_nursery() as nursery:
             nursery.start_soon(instance.obey)
             timeout = "1s" if code == 4 else "1m"
-            ended = await svc("maintenance", "on", "--wait", "--timeout", timeout, environ=environ)
+            ended = await svc("maintenance", "on", option, "--timeout", timeout, environ=environ)
             assert (ended.code, ended.err) == (code, ""), ended.out
             assert ended.out.startswith(f"maintenance is on (key {its.maintenance_key}, revision ")
-            assert re.search(rf"^ +\d+\.\d s  orders-1: (new, )?{phase}", ended.out, re.MULTILINE)
+            assert re.search(
+                rf"^ +\d+\.\d s  orders-1: (new, )?{'landing' if '=' in option else phase}", ended.out, re.MULTILINE
+            )
             assert said in ended.out.splitlines()[-1]
             if code == 0:
                 ended = await svc("maintenance", "off", "--wait", "--json", environ=environ)
@@ -56,6 +62,7 @@ async def test_exit_codes_in_a_pipe(surroundings: dict[str, str], etcd: Etcd, ke
     await side_by_side(
         partial(wait_for, "drained", 0, "1 instance is drained after "),
         partial(wait_for, "expired", 3, "out of time before everything was finished: orders-1"),
+        partial(wait_for, "draining", 0, "1 instance is quiet after ", "--wait=quiet"),
         partial(wait_for, "draining", 4, "still waiting for orders-1"),
     )
 

@@ -82,6 +82,46 @@ def test_only_a_drained_instance_has_done_what_was_asked(phase: str, expected: A
         assert answer(ON, one(phase=phase, revision=revision)) is Answer.NONE
 
 
+def test_a_request_for_quiet_is_answered_by_who_lands() -> None:
+    quiet = replace(ON, quiet=True)
+    assert answer(quiet, one(phase="draining", quiet=True)) is Answer.DONE
+    assert answer(ON, one(phase="draining", quiet=True)) is Answer.NONE
+    assert answer(quiet, one(phase="draining")) is Answer.NONE
+    assert answer(quiet, one(phase="draining", revision=9, quiet=True)) is Answer.NONE
+    assert answer(quiet, one(phase="draining", quiet=True, at=10)) is Answer.NONE
+    # Whatever else it says: what its loop does is not known, or not everything was finished.
+    assert answer(quiet, one(phase="blocked", quiet=True)) is Answer.NONE
+    assert answer(quiet, one(phase="expired", quiet=True)) is Answer.EXPIRED
+    assert answer(quiet, one(phase="drained")) is Answer.DONE
+
+
+def test_who_does_not_know_the_field_is_not_quiet() -> None:
+    held = one(phase="draining", quiet=True, receives=2).held
+    assert held is not None
+    document = json.loads(held.value())
+    assert entry("a", json.dumps(document).encode(), 11) == Entry("a", held, 11)
+    del document["acknowledgement"]["quiet"], document["acknowledgement"]["receives"]
+    older = entry("a", json.dumps(document).encode(), 11).held
+    assert older is not None
+    assert (older.acknowledgement.quiet, older.acknowledgement.receives) == (False, 0)
+    document["acknowledgement"]["quiet"] = "yes"
+    assert entry("a", json.dumps(document).encode(), 11).held is None
+
+
+def test_who_lands_is_shown_so() -> None:
+    entries = one("a", "draining", quiet=True, receives=1), one("b", "draining", quiet=True, receives=2), one("c")
+    lines = table(entries)
+    assert [line.split()[1] for line in lines[1:]] == ["landing", "landing", "drained"]
+    assert lines[1].endswith("1 receive on the wire")
+    shown = fleet(Fleet(b"true", 10, None, {}, entries, 12))
+    assert (shown["quiet"], shown["drained"]) == (True, False)
+    request = replace(ON, quiet=True)
+    standing = waiting(request, *entries).standing()
+    assert standing.result is Result.DONE
+    assert changes(None, standing)[1][0] == "b: landing, 2 receives on the wire"
+    assert outcome(standing, request, elapsed=1) == ["3 instances are quiet after 1.0 s"]
+
+
 def test_an_answer_that_was_written_before_the_request_is_none() -> None:
     """A store that was restored counts its revisions anew: the same number may have been another request."""
     assert answer(ON, one(at=10)) is Answer.NONE
@@ -346,6 +386,7 @@ def test_what_is_written() -> None:
     assert Order(False).value(None) == b"false"
     assert Order(False, instance="a").value(None) is None
     assert Order(True, instance="a").key("/m") == own_key("/m", "a") == "/m/only/a"
+    assert json.loads(Order(True, quiet=True).value(None) or b"") == {"enabled": True, "quiet": True}
     told = Order(True, "disks", "ann", 60).value("2026-01-01T00:00:00Z")
     assert json.loads(told or b"") == {"enabled": True, "reason": "disks", "by": "ann", "until": "2026-01-01T00:00:00Z"}
 
@@ -366,6 +407,7 @@ def test_whose_maintenance_it_is() -> None:
 def test_an_order_out_of_json() -> None:
     assert read_order({"reason": "x", "by": "ann", "for": "30m"}, on=True) == Order(True, "x", "ann", 1800.0)
     assert read_order({"for": 5}, on=True).seconds == 5.0
+    assert read_order({"quiet": True}, on=True) == Order(True, quiet=True)
     assert read_order({"instance": "a", "force": True}, on=False) == Order(False, instance="a", force=True)
     bad: list[tuple[dict[str, object], str]] = [
         ({"reasons": 1}, "unknown field 'reasons'"),
@@ -378,12 +420,15 @@ def test_an_order_out_of_json() -> None:
         ({"reason": "x" * 501}, '"reason" must be'),
         ({"instance": "a/b"}, '"instance" must be'),
         ({"force": "yes"}, '"force" must be'),
+        ({"quiet": 1}, '"quiet" must be'),
     ]
     for document, said in bad:
         with pytest.raises(ValueError, match=said):
             read_order(document, on=True)
     with pytest.raises(ValueError, match="unknown field 'reason'"):
         read_order({"reason": "x"}, on=False)
+    with pytest.raises(ValueError, match="unknown field 'quiet'"):
+        read_order({"quiet": True}, on=False)
 
 
 # -- the fleet in memory --
@@ -422,6 +467,38 @@ async def test_instances_register_acknowledge_and_go(autojump_clock) -> None:
         await trio.sleep(2)
         assert sorted(switch.entries()) == ["b", "c"]  # its lease was of 10 s
     assert switch.entries() == {}
+
+
+async def test_a_fleet_is_quiet_long_before_its_polls_have_landed(autojump_clock) -> None:
+    async def work(message: object) -> None:
+        await trio.sleep(1.5)
+
+    dead = SimulatedQueue("dead")
+    queue, switch = SimulatedQueue(dead_letters=dead, max_receive_count=1), SimulatedSwitch()
+    async with SimulatedFleet(queue, switch) as start:
+        services = [await start(work, INSTANCE_ID=id) for id in "abc"]
+        await trio.sleep(4)
+        queue.put("x")
+        await trio.sleep(1)
+        wait = Wait(await switch.ask(Order(True, quiet=True)))
+
+        def answered() -> bool:
+            wait.key(switch.mod_revision())
+            wait.all(switch.entries(), switch.members())
+            return wait.standing().result is not None
+
+        await switch.changed.wait_until(answered)
+        assert wait.standing().result is Result.DONE
+        assert (
+            5.5 <= trio.current_time() <= 6.1
+        )  # the message's work; the registration half a second after the one before
+        assert [service.phase for service in services] == [Phase.DRAINING] * 3
+        ran = sum(len(service.runs) for service in services)
+        queue.put("y")
+        for service in services:
+            await service.drained()
+        assert sum(len(service.runs) for service in services) == ran
+        assert dead.bodies == ["y"]  # by the poll of another, which was still on the wire
 
 
 async def test_one_instance_is_switched_by_itself(autojump_clock) -> None:

@@ -119,6 +119,7 @@ const FIGURES = {
 const LISTS = {
   timed_out: "Cancelled and given back, because the time was over", stubborn: "Still running after that",
   next_receive_dead_letters: "Given back after their last receive: the next one moves them to the dead-letter queue",
+  last_receives_returned: "Landed in their last receive when all was quiet, and given back: the next one moves them to the dead-letter queue",
   unsettled: "Not confirmed by SQS", lost_ids: "Lost to another consumer",
 };
 
@@ -193,11 +194,15 @@ async function askFleet() {
   }
 }
 
+function shownPhase(instance) {
+  return instance.phase === "draining" && instance.quiet ? "landing" : instance.phase;
+}
+
 function showFleet(instances) {
   $("fleet").hidden = instances.length === 0;
   write($("fleet-count"), plural(instances.length, "instance", "instances"));
   fillRows($("fleet-rows"), instances.map((instance) => [
-    [instance.id, "id"], [instance.phase, ""], [number(instance.in_flight), "number"], [instance.version ?? "", "number"],
+    [instance.id, "id"], [shownPhase(instance), ""], [number(instance.in_flight), "number"], [instance.version ?? "", "number"],
   ]));
 }
 
