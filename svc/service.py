@@ -64,6 +64,8 @@ async def run(
                 processor, settings, threads=settings.max_concurrency, runtime=settings.message_runtime
             ) as process,
         ):
+            if spans is not None:
+                spans.within_envelope = partial(processors.sender_context, process)
             metrics = Metrics(__version__)
             figures = Figures() if settings.cloudwatch_namespace else None
             observers = [one for one in (metrics, spans, figures) if one is not None]

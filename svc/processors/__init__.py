@@ -6,8 +6,8 @@ The names below are what other suites, and users, may use.
 
 from svc.processors import system
 from svc.processors.arguments import InvalidMessage
-from svc.processors.calling import AsyncioLoop, asyncio_loop, opened, unstoppable
-from svc.processors.envelopes import EventBridgeEnvelope, Peeled, S3Envelope, S3Record, SnsEnvelope
+from svc.processors.calling import AsyncioLoop, asyncio_loop, opened, sender_context, unstoppable
+from svc.processors.envelopes import CONTEXT_NAMES, EventBridgeEnvelope, Peeled, S3Envelope, S3Record, SnsEnvelope
 from svc.processors.finding import UnusableProcessor, check, find
 from svc.processors.message import Holder, Message, Now, Process, Reject, Retry, hold, wall_clock
 from svc.processors.options import Options, options_of, processor
@@ -16,6 +16,7 @@ from svc.processors.simulation import simulated
 from svc.processors.system import System
 
 __all__ = [
+    "CONTEXT_NAMES",
     "AsyncioLoop",
     "EventBridgeEnvelope",
     "Holder",
@@ -40,6 +41,7 @@ __all__ = [
     "opened",
     "options_of",
     "processor",
+    "sender_context",
     "simulated",
     "system",
     "unstoppable",

@@ -16,15 +16,17 @@ import functools
 import inspect
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol
 
 import structlog
 import trio
 
+from svc.processors import envelopes
 from svc.processors.arguments import Prepare, prepared
 from svc.processors.asyncio_thread import AsyncioThread
+from svc.processors.envelopes import Peel
 from svc.processors.finding import UnusableProcessor, check, kind, name_of, opens, settings_arguments, without_partials
 from svc.processors.message import Message, Process
 from svc.processors.options import Options, Runtime, options_of
@@ -79,9 +81,13 @@ def _as_async(
     function: Callable[..., object], options: Options | None, name: str, threads: int, loop: AsyncioLoop | None
 ) -> Process:
     prepare = None if options is None else prepared(function, options, name)
+    made: _Direct
     if not _is_async(function):
-        return _InThreads(function, prepare, threads)
-    return _Direct(function, prepare) if loop is None else _OnAsyncio(function, prepare, loop)
+        made = _InThreads(function, prepare, threads)
+    else:
+        made = _Direct(function, prepare) if loop is None else _OnAsyncio(function, prepare, loop)
+    made.envelopes = () if options is None else options.envelopes
+    return made
 
 
 def _is_async(function: Callable[..., object]) -> bool:
@@ -116,6 +122,12 @@ def unstoppable(process: Process) -> Mapping[str, str]:
     return found
 
 
+def sender_context(process: Process, message: Message) -> Mapping[str, str]:
+    """The trace context that travels within the envelopes of a message that came for this processor."""
+    peels: Sequence[str | Peel] = getattr(inspect.unwrap(process), "envelopes", ())
+    return envelopes.sender_context(message.body, peels) if peels else {}
+
+
 def asyncio_loop(process: Process) -> AsyncioThread | None:
     """The loop that a processor's functions run on, for the watchdog; None for one on Trio, or in threads."""
     loop = getattr(inspect.unwrap(process), "loop", None)
@@ -141,6 +153,8 @@ class _OneProcess:
 
 class _Direct:
     """An `async def`."""
+
+    envelopes: Sequence[str | Peel] = ()
 
     def __init__(self, function: Callable[..., object], prepare: Prepare | None) -> None:
         self._function: Any = function

@@ -7,12 +7,15 @@ names what is missing and never quotes the body.
 import base64
 import binascii
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import unquote_plus
 
 Envelope = Literal["sns", "eventbridge", "s3"]
+
+CONTEXT_NAMES = ("traceparent", "tracestate")
+"""W3C Trace Context's names, of HTTP headers and of message attributes alike."""
 
 
 class NoSuchEnvelope(ValueError):
@@ -163,6 +166,25 @@ def _s3_record(record: object) -> S3Record:
 
 ENVELOPES: Mapping[str, Peel] = {"sns": peel_sns, "eventbridge": peel_eventbridge, "s3": peel_s3}
 """By the names that `@processor(envelope=…)` takes."""
+
+
+def sender_context(body: str, peels: Sequence[str | Peel]) -> Mapping[str, str]:
+    """The trace context (W3C's `traceparent` and `tracestate`) that travels in the outermost envelope that has one: in SNS's
+    message attributes, in the detail of an event. Empty when there is none, or the body has another form."""
+    for one in peels:
+        try:
+            peeled = (ENVELOPES[one] if isinstance(one, str) else one)(body)
+        except Exception:  # a function of the user's may raise anything; who processes the message tells it
+            return {}
+        held: Mapping[str, object] = {}
+        if isinstance(peeled.envelope, SnsEnvelope):
+            held = peeled.envelope.attributes
+        elif isinstance(peeled.envelope, EventBridgeEnvelope):
+            held = _mapping(json.loads(peeled.body))
+        if isinstance(held.get("traceparent"), str):
+            return {name: value for name in CONTEXT_NAMES if isinstance(value := held.get(name), str)}
+        body = peeled.body
+    return {}
 
 
 def _object(body: str, whose: str) -> Mapping[str, Any]:

@@ -1,5 +1,5 @@
-"""The spans of a message, and the sender's context in its attributes. Only here is OpenTelemetry imported, and only when
-`tracing.py` finds that traces are asked for.
+"""The spans of a message, and the sender's context in its attributes or within its envelope. Only here is OpenTelemetry
+imported, and only when `tracing.py` finds that traces are asked for.
 
     send orders                     POST /messages/send; its context travels in the message attribute `traceparent` (W3C)
       └─ consume orders             from the receive that brought the message until its settlement, child of the sender and linked
@@ -38,16 +38,13 @@ from svc.consumer.observed_queue import ObservedQueue
 from svc.consumer.observer import UNOBSERVED, Action, Result
 from svc.consumer.queue import Queue, Received
 from svc.maintenance.handler import DrainReport
-from svc.processors import Reject, Retry
+from svc.processors import CONTEXT_NAMES, Message, Reject, Retry
 from svc.settings import Settings, queue_address
 from svc.sqs.wire import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES
 
 log = structlog.get_logger(__name__)
 
 PROPAGATOR = TraceContextTextMapPropagator()
-CONTEXT_NAMES = ("traceparent", "tracestate")
-"""W3C Trace Context's names, of HTTP headers and of message attributes alike."""
-
 NO_SENDER = Context()
 
 TELLS = (Outcome.FAILED, Outcome.LOST)
@@ -112,6 +109,8 @@ class Spans:
         self._tracer = provider.get_tracer("svc", __version__)
         self._held: dict[str, _Held] = {}  # by receipt
         self.has_failed = False
+        self.within_envelope: Callable[[Message], Mapping[str, str]] = lambda message: {}
+        """The sender's context of a message that has none among its own attributes."""
         url = urlsplit(settings.sqs_queue_url)
         self._queue = queue_address(settings.sqs_queue_url).name
         server = urlsplit(settings.aws_endpoint) if settings.aws_endpoint else url
@@ -185,7 +184,7 @@ class Spans:
     def landed(self, entry: Entry) -> None:
         message = entry.message
         parent, links = NO_SENDER, None
-        if carrier := _carrier(message.attributes):
+        if carrier := _carrier(message.attributes) or self.within_envelope(message):
             parent = PROPAGATOR.extract(carrier, Context())
             sender = trace.get_current_span(parent).get_span_context()
             links = [Link(sender)] if sender.is_valid else None

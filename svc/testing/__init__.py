@@ -17,6 +17,7 @@ Never here: mocks, or anything that production imports. Begin reading at `servic
 """
 
 from svc.testing import history
+from svc.testing.envelopes import event_body, s3_body, sns_body
 from svc.testing.faults import Call, CallKind, Fault, Faults, What, random_faults
 from svc.testing.fleet import SimulatedFleet
 from svc.testing.queue import SimulatedQueue
@@ -44,6 +45,9 @@ __all__ = [
     "SwitchSnapshot",
     "Timeline",
     "What",
+    "event_body",
     "history",
     "random_faults",
+    "s3_body",
+    "sns_body",
 ]

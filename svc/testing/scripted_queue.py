@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 import trio
 
+from svc.testing import envelopes
 from svc.testing.faults import Call, CallKind, Fault, Faults, What, fault_for
 from svc.testing.queue import SimulatedQueue
 from svc.testing.timeline import MessageName, Timeline, body_of, find
@@ -96,6 +97,30 @@ class ScriptedQueue(SimulatedQueue):
     def put_all(self, *bodies: MessageName, group_id: str | None = None) -> list[str]:
         """`put()` for each; returns their ids."""
         return [self.put(body, group_id=group_id) for body in bodies]
+
+    def put_sns(
+        self,
+        payload: object,
+        *,
+        topic_arn: str = envelopes.TOPIC_ARN,
+        subject: str | None = None,
+        attributes: Mapping[str, str | int | float | bytes] | None = None,
+        group_id: str | None = None,
+    ) -> str:
+        """`put()` a payload as SNS delivers it (`@processor(envelope="sns")`); `attributes` are the publisher's. Returns the
+        message's id."""
+        body = envelopes.sns_body(payload, topic_arn=topic_arn, subject=subject, attributes=attributes)
+        return self.put(body, group_id=group_id)
+
+    def put_event(
+        self, detail: object, *, source: str = "test", detail_type: str = "test", group_id: str | None = None
+    ) -> str:
+        """`put()` an event as EventBridge delivers it (`envelope="eventbridge"`). Returns the message's id."""
+        return self.put(envelopes.event_body(detail, source=source, detail_type=detail_type), group_id=group_id)
+
+    def put_s3(self, *keys: str, bucket: str = "bucket", event: str = "ObjectCreated:Put", size: int = 1) -> str:
+        """`put()` an S3 notification about these keys (`envelope="s3"`): one message, however many. Returns its id."""
+        return self.put(envelopes.s3_body(*keys, bucket=bucket, event=event, size=size))
 
     def fail(
         self,

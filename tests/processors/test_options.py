@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pydantic
@@ -26,7 +27,8 @@ from svc.processors import (
     check,
     opened,
 )
-from svc.testing import SimulatedQueue, SimulatedService
+from svc.testing import ScriptedQueue, SimulatedQueue, SimulatedService, event_body
+from svc.testing.envelopes import MESSAGE_ID, TIME
 
 
 class Order(pydantic.BaseModel):
@@ -336,6 +338,41 @@ async def test_nested_envelopes_are_taken_off_in_the_order_said() -> None:
     assert message.envelope is message.envelopes[1]
     with pytest.raises(Reject, match="no EventBridge envelope"):
         await seen(Order, body, envelope=("eventbridge", "sns"))
+
+
+async def test_the_harness_writes_what_is_read(autojump_clock: object) -> None:
+    seen: list[tuple[object, object]] = []
+
+    async def put(envelope: Any, send: Callable[[ScriptedQueue], str]) -> str:
+        @processor(envelope=envelope)
+        async def handle(payload: Any, message: Message) -> None:
+            seen.append((payload, message.envelope))
+
+        queue = ScriptedQueue()
+        async with SimulatedService(queue, handle) as service:
+            return await service.outcome(send(queue))
+
+    sns = SnsEnvelope("arn:t", MESSAGE_ID, "s", TIME, {"a": "ü", "n": "1", "b": b"\xff"})
+    attributes = {"a": "ü", "n": 1, "b": b"\xff"}
+    send = partial(ScriptedQueue.put_sns, payload={"id": 7}, topic_arn="arn:t", subject="s", attributes=attributes)
+    assert await put("sns", send) == "processed"
+    assert (
+        await put("eventbridge", lambda queue: queue.put_event({"id": 7}, source="shop", detail_type="x"))
+        == "processed"
+    )
+    event = EventBridgeEnvelope(MESSAGE_ID, "shop", "x", TIME, "123456789012", "eu-west-1")
+    nested = ("sns", "eventbridge")
+    assert (
+        await put(nested, lambda queue: queue.put_sns(event_body([1], source="shop", detail_type="x"))) == "processed"
+    )
+    assert await put("s3", lambda queue: queue.put_s3("a b/ü+.csv", "c", bucket="in", size=3)) == "processed"
+    assert [one for _, one in seen[:3]] == [sns, event, event]
+    assert [payload for payload, _ in seen[:3]] == [{"id": 7}, {"id": 7}, [1]]
+    records = seen[3][1]
+    assert isinstance(records, S3Envelope)
+    assert [(one.bucket, one.key, one.size) for one in records.records] == [("in", "a b/ü+.csv", 3), ("in", "c", 3)]
+    with pytest.raises(ValueError, match="at least one key"):
+        ScriptedQueue().put_s3()
 
 
 async def test_an_envelope_of_one_s_own() -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -23,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from trio.testing import MockClock
 
-from svc import Message, Reject, Retry, __version__
+from svc import Message, Reject, Retry, __version__, processor, processors
 from svc.api import app as api
 from svc.core import Core
 from svc.processors import Process
@@ -31,7 +32,7 @@ from svc.settings import load
 from svc.sqs.wire import MAX_MESSAGE_BYTES
 from svc.telemetry import tracing
 from svc.telemetry.spans import Spans
-from svc.testing import ScriptedQueue, SimulatedSwitch
+from svc.testing import ScriptedQueue, SimulatedSwitch, event_body, s3_body, sns_body
 
 SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -67,6 +68,7 @@ async def traced(process: Process, **variables: str) -> AsyncIterator[Traced]:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     spans, queue = Spans(provider, settings), ScriptedQueue(fifo=name.endswith(".fifo"))
+    spans.within_envelope = partial(processors.sender_context, process)
     core = Core(settings, spans.queue(queue), process, SimulatedSwitch().watcher, observer=spans)
     app = api.make(core)
     app.asgi_app = spans.within(app.asgi_app)  # type: ignore[method-assign]
@@ -149,6 +151,36 @@ async def test_a_message_that_nobody_traced_begins_a_trace(autojump_clock: MockC
         assert [parent(span) for span in consumed] == [None, None, None]
         assert not any(span.links for span in consumed)
         assert len({span.context.trace_id for span in consumed if span.context}) == 3
+
+
+@pytest.mark.parametrize(
+    ("envelope", "body", "joined"),
+    [
+        ("sns", sns_body("hello", attributes={"traceparent": SENDER}), True),
+        ("sns", sns_body("hello"), False),
+        ("sns", sns_body("hello", attributes={"traceparent": b"no text"}), False),
+        ("sns", "no envelope", False),
+        ("eventbridge", event_body({"id": 7, "traceparent": SENDER}), True),
+        ("eventbridge", event_body([7]), False),
+        (("sns", "eventbridge"), sns_body(event_body({"traceparent": SENDER})), True),
+        (("sns", "eventbridge"), sns_body(event_body({}), attributes={"traceparent": SENDER}), True),
+        ("s3", s3_body("a.csv"), False),
+    ],
+)
+async def test_the_context_within_an_envelope_continues_the_trace(
+    envelope: Any, body: str, joined: bool, autojump_clock: MockClock
+) -> None:
+    @processor(envelope=envelope)
+    async def work(message: Message) -> None:
+        pass
+
+    async with processors.opened(work, None, threads=1) as process, traced(process) as held:
+        held.queue.put(body)
+        await trio.sleep(3)
+        consumed = held.one("consume")
+        assert consumed.context is not None
+        assert (f"{consumed.context.trace_id:032x}" == SENDER.split("-")[1]) is joined
+        assert bool(consumed.links) is joined
 
 
 @pytest.mark.expects_errors
