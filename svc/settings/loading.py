@@ -68,6 +68,8 @@ def _incomplete(held: Mapping[str, str]) -> list[str]:
         missing.append("etcd_password" if "etcd_username" in held else "etcd_username")
     if ("etcd_cert" in held) != ("etcd_key" in held):
         missing.append("etcd_key" if "etcd_cert" in held else "etcd_cert")
+    if "maintenance_file" in held and held.get("etcd_endpoints", "").lower() != "off":
+        missing.append("maintenance_file")
     if "sqs_role_external_id" in held and "sqs_role_arn" not in held:
         missing.append("sqs_role_arn")
     # etcd3 would speak plain text without a word if it had a client certificate and no authority (STACK 3.4).

@@ -12,6 +12,7 @@ from svc.settings.resolution import DEFAULT_ENDPOINT, DEFAULT_QUEUE, resolved
 from svc.settings.values import (
     Address,
     Endpoints,
+    FileToCome,
     HttpUrlOrEmpty,
     Lower,
     Namespace,
@@ -88,9 +89,9 @@ class Settings(BaseModel):
         "that can serve",
     )  # fmt: skip
     etcd_endpoints: Endpoints = _setting(
-        "etcd:2379", "host:port, or several separated by commas, all with https:// or none",
-        "etcd members; all are tried. https:// asks for TLS, with the system's authorities if there is no ETCD_CA_CERT",
-        min_length=1,
+        "etcd:2379", "host:port, or several separated by commas, all with https:// or none; or off",
+        "etcd members; all are tried. https:// asks for TLS, with the system's authorities if there is no ETCD_CA_CERT. off: "
+        "this instance runs by itself and belongs to no fleet",
     )  # fmt: skip
     etcd_username: str | None = _setting(None, "a name, together with ETCD_PASSWORD", "etcd user")
     etcd_password: SecretStr | None = _setting(None, "a password, together with ETCD_USERNAME", "etcd password")
@@ -109,6 +110,10 @@ class Settings(BaseModel):
     maintenance_key: str = _setting(
         "/maintenance/sqs-service", "a key of 1 to 1000 characters", "the etcd key that is watched",
         min_length=1, max_length=1000,
+    )  # fmt: skip
+    maintenance_file: FileToCome = _setting(
+        None, "the path of a file, there or to come, in a folder that is there; together with ETCD_ENDPOINTS=off",
+        "without etcd: a file that holds what the key would, and is watched",
     )  # fmt: skip
     instance_id: str | None = _setting(
         None, "1 to 100 letters, digits, - . and _", "name in the fleet; made of host, pid and chance when unset",

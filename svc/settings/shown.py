@@ -17,9 +17,13 @@ def _shown(field: str, value: object) -> str:
         return "********"
     if field == "etcd_endpoints":
         assert isinstance(value, tuple)
-        return ",".join(
-            ("https://" if tls else "") + (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-            for host, port, tls in value
+        return (
+            "off"
+            if not value
+            else ",".join(
+                ("https://" if tls else "") + (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+                for host, port, tls in value
+            )
         )
     if field == "breaker_failures":
         assert isinstance(value, tuple)

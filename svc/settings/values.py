@@ -48,6 +48,8 @@ def whole(text: object) -> object:
 def endpoints(text: object) -> object:
     if not isinstance(text, str):
         return text
+    if text.lower() == "off":
+        return ()
     found = []
     for part in text.split(","):
         match = re.fullmatch(r"(https?://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5})/?", part.strip())
@@ -70,6 +72,19 @@ def pem_file(text: object) -> object:
             usable = False
         if not usable:
             raise ValueError("no PEM file that can be read")
+    return text
+
+
+def file_to_come(text: object) -> object:
+    # It may be missing. Its folder may not: nobody would ever switch anything by a path with a typing error.
+    if isinstance(text, str):
+        path = Path(text)
+        try:
+            usable = "\0" not in text and path.parent.is_dir() and not path.is_dir()
+        except OSError:
+            usable = False
+        if not usable:
+            raise ValueError("no file, and no place for one")
     return text
 
 
@@ -150,6 +165,7 @@ def namespace(text: object) -> object:
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Whole = Annotated[int, BeforeValidator(whole)]
 Endpoints = Annotated[tuple[Endpoint, ...], BeforeValidator(endpoints)]
+FileToCome = Annotated[str | None, BeforeValidator(file_to_come)]
 PemFile = Annotated[str | None, BeforeValidator(pem_file)]
 Address = Annotated[str, BeforeValidator(address)]
 SecondsRange = Annotated[tuple[float, float], BeforeValidator(seconds_range)]

@@ -130,8 +130,11 @@ VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "[::1]:2379": (("::1", 2379, False),),
             "http://a:2379/": (("a", 2379, False),),
             "https://a:2379/,https://[::1]:1": (("a", 2379, True), ("::1", 1, True)),
+            "off": (),
+            "OFF": (),
         },
-        ["a", "a:", ":1", "a:0", "a:65536", "a:1,", ",", "a:1;b:2", "a:x", "::1:2379", "a b:1", "https://a:1,b:1", "http://a:1,https://b:1"],
+        ["a", "a:", ":1", "a:0", "a:65536", "a:1,", ",", "a:1;b:2", "a:x", "::1:2379", "a b:1", "https://a:1,b:1", "http://a:1,https://b:1",
+         "off,a:1", "none"],
     ),
     "ETCD_USERNAME": ({"ann": "ann"}, []),
     "ETCD_CA_CERT": ({PEM: PEM}, NO_PEM),
@@ -233,6 +236,19 @@ def test_what_belongs_together(held: list[str], missing: list[str]) -> None:
     faults = faults_of(environ)
     assert sorted(fault.split()[0] for fault in faults) == missing
     assert all(" is not set; it must be " in fault for fault in faults)
+
+
+def test_a_file_for_the_switch_goes_without_etcd_only(tmp_path: Path) -> None:
+    path = str(tmp_path / "to-come")
+    settings = load({"ETCD_ENDPOINTS": "Off", "MAINTENANCE_FILE": path})
+    assert (settings.maintenance_file, settings.etcd_endpoints) == (path, ())
+    assert masked(settings)["ETCD_ENDPOINTS"] == "off"
+    for environ in ({}, {"ETCD_ENDPOINTS": "a:1"}):
+        (fault,) = faults_of({**environ, "MAINTENANCE_FILE": path})
+        assert fault == f"MAINTENANCE_FILE holds {path!r}; it must be {may_hold('maintenance_file')}"
+    for text in (str(tmp_path), "/nowhere/at/all", "a\0b", "/"):
+        (fault,) = faults_of({"ETCD_ENDPOINTS": "off", "MAINTENANCE_FILE": text})
+        assert fault.startswith("MAINTENANCE_FILE holds ")
 
 
 def test_an_empty_variable_counts_as_unset_except_for_the_endpoint() -> None:
