@@ -13,6 +13,7 @@ __all__ = [
     "handler",
     "manager",
     "orders",
+    "own_switch",
     "phases",
     "registration",
     "switch_value",

@@ -88,7 +88,9 @@ class Manager:
         *,
         drain_timeout: float,
         on_drain_ended: Callable[[DrainReport], None] = lambda report: None,
+        switch_name: str = "maintenance key",
     ) -> None:
+        """`switch_name`: how the log calls what holds the switch of all."""
         self.handlers = tuple(handlers)
         self._on_drain_ended = on_drain_ended
         self.changed = WakeUp()
@@ -96,7 +98,7 @@ class Manager:
         self._drain_timeout = drain_timeout
         self._wake_up = WakeUp()
         self._phase = Phase.STARTING
-        self._all = _Key("maintenance key")
+        self._all = _Key(switch_name)
         self._own = _Key("maintenance key of this instance")
         self._acted = Acted()
         self._stop = False

@@ -41,13 +41,18 @@ class OutOfReach(Exception):
         """It did not answer in time: what was ordered may have been done all the same."""
 
 
+class CannotWrite(Exception):
+    """What holds the value is not to be changed from here. The text says which file and why."""
+
+
 class Switchboard(Protocol):
-    """The fleet, to be seen and switched; `etcd_fleet.Switchboard` is the real one. Raises `OutOfReach`."""
+    """The fleet, to be seen and switched; `etcd_fleet.Switchboard` is the real one, and `own_switch.OwnBoard` that of an instance
+    without etcd. Raises `OutOfReach`."""
 
     async def look(self) -> Fleet: ...
 
     async def ask(self, order: "Order") -> Request:
-        """Raises `NotYours` and `NoSuchInstance` too."""
+        """Raises `NotYours`, `NoSuchInstance` and `CannotWrite` too."""
         ...
 
 
