@@ -44,7 +44,7 @@ class WatcherSnapshot(Protocol):
 
 
 class Watcher(Protocol):
-    """Watches the maintenance key; `etcd.KeyWatcher` is the real one."""
+    """Watches the maintenance key; `etcd.KeyWatcher` is the real one, `maintenance.own_switch.OwnSwitch` that without etcd."""
 
     def snapshot(self) -> WatcherSnapshot: ...
 
@@ -108,7 +108,10 @@ class Core:
         )
         self.gate = Gate()
         self.manager = Manager(
-            [self.gate, self.worker], drain_timeout=settings.drain_timeout, on_drain_ended=observer.drain_ended
+            [self.gate, self.worker],
+            drain_timeout=settings.drain_timeout,
+            on_drain_ended=observer.drain_ended,
+            switch_name="maintenance key" if settings.etcd_endpoints else "maintenance switch",
         )
         self.watcher = make_watcher(
             settings,

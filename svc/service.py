@@ -32,6 +32,7 @@ from svc.etcd.watcher import KeyWatcher
 from svc.maintenance.fence import STALL
 from svc.settings import Settings
 from svc.sqs import queue as sqs
+from svc.switch_file import own_switch
 from svc.telemetry import logs, tracing
 from svc.telemetry.cloudwatch import Figures, Publisher
 from svc.telemetry.loop_delay import measure_lag
@@ -69,20 +70,22 @@ async def run(
             metrics = Metrics(__version__)
             figures = Figures() if settings.cloudwatch_namespace else None
             observers = [one for one in (metrics, spans, figures) if one is not None]
+            alone = None if settings.etcd_endpoints else own_switch(settings)
             core = Core(
                 settings,
                 queue if spans is None else spans.queue(queue),
                 process,
-                KeyWatcher,
+                KeyWatcher if alone is None else alone.watcher,
                 observer=Several(defects, *observers),
                 defects=defects,
                 identity=identity(settings),
-                make_registrar=RegistrarThread,
+                make_registrar=RegistrarThread if alone is None else None,
                 stall=STALL,
                 clock=_clock,
             )
             feed = Feed(core)
-            app = api.make(core, metrics, feed, Switchboard(settings))
+            board = Switchboard(settings) if alone is None else alone.board(core.registration)
+            app = api.make(core, metrics, feed, board)
             if spans is not None:
                 app.asgi_app = spans.within(app.asgi_app)  # type: ignore[method-assign]
             stop_api = trio.Event()
@@ -135,7 +138,10 @@ def _clock() -> float:
 
 def _tell_start(settings: Settings, url: str) -> None:
     config = worker_config(settings)
-    log.info("started", api=url, queue_url=settings.sqs_queue_url, maintenance_key=settings.maintenance_key)
+    held = {"maintenance_key": settings.maintenance_key}
+    if not settings.etcd_endpoints:
+        held = {"etcd": "off", "maintenance_file": settings.maintenance_file or "none: maintenance is held in memory"}
+    log.info("started", api=url, queue_url=settings.sqs_queue_url, **held)
     if config.effective_wait < config.wait:
         log.info(
             "long polls are shortened, so that they land within a drain and well within the lease",

@@ -15,6 +15,7 @@ from svc.core import WatcherSnapshot
 from svc.maintenance.handler import DrainReport
 from svc.maintenance.manager import MaintenanceState
 from svc.maintenance.phases import Phase
+from svc.settings import Settings
 
 SHOWN_IDS = 100
 """Message ids per list: answers have to stay small. The log line of a drain names them all."""
@@ -49,16 +50,32 @@ def switch(state: MaintenanceState) -> dict[str, object] | None:
     }
 
 
-def etcd(held: WatcherSnapshot, state: MaintenanceState, key: str) -> dict[str, object]:
+def fleet_or_not(settings: Settings) -> dict[str, object]:
+    """What the switch is held in."""
+    with_etcd = bool(settings.etcd_endpoints)
     return {
-        "connected": held.connected,
-        "since": date(held.since),
-        "endpoint": held.endpoint,
-        "key": key,
-        "revision": held.revision,
-        "error": held.last_error,
-        "ignored_value": state.unreadable,
+        "fleet": with_etcd,
+        "key": settings.maintenance_key if with_etcd else None,
+        "file": settings.maintenance_file,
     }
+
+
+def held_in(held: WatcherSnapshot, state: MaintenanceState, settings: Settings) -> dict[str, object]:
+    """How things stand with what the switch is held in: etcd, or a file, or neither."""
+    told: dict[str, object] = {"error": held.last_error, "ignored_value": state.unreadable}
+    etcd = file = None
+    if settings.etcd_endpoints:
+        etcd = {
+            "connected": held.connected,
+            "since": date(held.since),
+            "endpoint": held.endpoint,
+            "key": settings.maintenance_key,
+            "revision": held.revision,
+            **told,
+        }
+    elif settings.maintenance_file is not None:
+        file = {"path": settings.maintenance_file, "readable": held.connected, "since": date(held.since), **told}
+    return {"fleet": etcd is not None, "etcd": etcd, "maintenance_file": file}
 
 
 def drain(report: DrainReport | None) -> dict[str, object] | None:

@@ -15,12 +15,17 @@ from svc.telemetry import logs
 
 _HEALTH = {
     "type": "object",
-    "required": ["status", "maintenance", "handlers", "etcd", "drain", "queue_url", "timestamp"],
+    "required": ["status", "maintenance", "handlers", "fleet", "etcd", "drain", "queue_url", "timestamp"],
     "properties": {
         "status": {"enum": ["healthy", "draining", "maintenance", "starting", "unhealthy"]},
         "maintenance": {"type": "boolean"},
         "handlers": {"type": "object", "additionalProperties": {"type": "boolean"}},
-        "etcd": {"type": "object"},
+        "fleet": {"type": "boolean", "description": "false: this instance runs by itself (ETCD_ENDPOINTS=off)"},
+        "etcd": {"type": ["object", "null"]},
+        "maintenance_file": {
+            "type": ["object", "null"],
+            "description": "without etcd: how things stand with MAINTENANCE_FILE",
+        },
         "switch": {"type": ["object", "null"]},
         "drain": {"type": ["object", "null"]},
         "queue_url": {"type": "string"},

@@ -49,6 +49,7 @@ HEALTH: dict[str, Any] = {
     "status": "healthy",
     "maintenance": False,
     "handlers": {"http": True, "sqs": True},
+    "fleet": True,
     "etcd": {
         "connected": True,
         "since": "2026-11-25T01:58:03.331Z",
@@ -58,6 +59,7 @@ HEALTH: dict[str, Any] = {
         "error": None,
         "ignored_value": None,
     },
+    "maintenance_file": None,
     "switch": {"on": False, "reason": None, "until": None, "by": None, "keys": []},
     "drain": None,
     "queue_url": QUEUE_URL,
@@ -172,7 +174,9 @@ OBEYED: dict[str, Any] = {
 }
 
 FLEET: dict[str, Any] = {
+    "fleet": True,
     "key": "/maintenance/sqs-service",
+    "file": None,
     "maintenance": True,
     "reason": "database upgrade",
     "by": "ops",

@@ -10,14 +10,25 @@ from svc.maintenance.switch_value import TEXT_LIMIT
 _TEXT = {"type": "string", "minLength": 1, "maxLength": TEXT_LIMIT}
 
 _HELD = {
-    "key": {"type": "string"},
+    "fleet": {
+        "type": "boolean",
+        "description": "false: this instance runs by itself (ETCD_ENDPOINTS=off), and is all there is",
+    },
+    "key": {"type": ["string", "null"], "description": "null: there is no etcd"},
+    "file": {
+        "type": ["string", "null"],
+        "description": "MAINTENANCE_FILE, which may hold the switch where there is no etcd",
+    },
     "maintenance": {"type": ["boolean", "null"], "description": "null: the value means nothing, see ignored_value"},
     "reason": {"type": ["string", "null"]},
     "by": {"type": ["string", "null"]},
     "until": {"type": ["string", "null"]},
     "ignored_value": {"type": ["string", "null"]},
-    "expires_in": {"type": ["number", "null"], "description": "seconds until etcd ends the maintenance by itself"},
-    "revision": {"type": ["integer", "null"], "description": "etcd's revision of the key; null: there is no such key"},
+    "expires_in": {"type": ["number", "null"], "description": "seconds until the maintenance ends by itself"},
+    "revision": {
+        "type": ["integer", "null"],
+        "description": "etcd's revision of the key; null: there is none. Without etcd: counts the changes",
+    },
     "only": {"type": "array", "items": {"type": "string"}, "description": "instances that are switched by themselves"},
     "timestamp": {"type": "string", "format": "date-time"},
 }
@@ -94,7 +105,7 @@ _OBEYED = answer(
         "required": ["maintenance", "key", "instance", "revision", "timestamp"],
         "properties": {
             "maintenance": {"type": "boolean"},
-            "key": {"type": "string"},
+            "key": {"type": ["string", "null"]},
             "instance": {"type": ["string", "null"]},
             "revision": {"type": ["integer", "null"]},
             "timestamp": {"type": "string", "format": "date-time"},
@@ -106,7 +117,7 @@ _OBEYED = answer(
 _TOLD: dict[str, str] = {
     "_401": "the request carries no bearer token",
     "_403": "the token is wrong, or the service was given no API_TOKEN",
-    "_409": "the maintenance is somebody else's, and was not to be forced",
+    "_409": "the maintenance is somebody else's, and was not to be forced; or MAINTENANCE_FILE cannot be written",
     "_413": "the body is too large",
     "_502": "etcd is out of reach or refuses the service",
     "_504": "etcd did not answer in time",

@@ -45,7 +45,7 @@ class Depth:
 def state(core: Core, depth: Depth | None, dead_letters: Depth | None = None) -> dict[str, Any]:
     """Everything but the charts. `dead_letters`: of the dead-letter queue, where there is one."""
     now = trio.current_time()
-    held, maintenance, etcd = core.worker.statistics(), core.manager.state(), core.watcher.snapshot()
+    held, maintenance, watcher = core.worker.statistics(), core.manager.state(), core.watcher.snapshot()
     kind, title, text = headline(maintenance, held, core.worker.probe_error)
     counts = held.counts
     report = maintenance.drain
@@ -56,9 +56,17 @@ def state(core: Core, depth: Depth | None, dead_letters: Depth | None = None) ->
         "kind": kind,
         "title": title,
         "text": text,
-        "troubles": troubles(maintenance, held, etcd.connected, now - etcd.since, etcd.last_error),
+        "troubles": troubles(
+            maintenance,
+            held,
+            watcher.connected,
+            now - watcher.since,
+            watcher.last_error,
+            core.settings.maintenance_file,
+        ),
         "switch": bodies.switch(maintenance) if maintenance.in_force is not None else None,
-        "key": core.settings.maintenance_key,
+        "key": core.settings.maintenance_key if core.settings.etcd_endpoints else None,
+        "file": core.settings.maintenance_file,
         "fleet": core.registrar is not None,
         "can_switch": core.settings.api_token is not None,
         "queue_url": core.settings.sqs_queue_url,
@@ -83,9 +91,13 @@ def headline(state: MaintenanceState, held: WorkerStatistics, probe_error: str |
     expired = report is not None and report.outcome is DrainOutcome.EXPIRED
     match state.phase:
         case Phase.STARTING if state.unreadable:
-            return "trouble", "Waiting for a usable maintenance key", "Nothing is received before the key makes sense."
+            return (
+                "trouble",
+                "Waiting for a usable maintenance switch",
+                "Nothing is received before its value makes sense.",
+            )
         case Phase.STARTING:
-            return "starting", "Starting", "Nothing is received before the maintenance key has been read once."
+            return "starting", "Starting", "Nothing is received before the maintenance switch has been read once."
         case Phase.RUNNING if held.queue_error or probe_error:
             return (
                 "trouble",
@@ -142,20 +154,26 @@ def _messages(count: int) -> str:
 
 
 def troubles(
-    state: MaintenanceState, held: WorkerStatistics, connected: bool, seconds: float, etcd_error: str | None
+    state: MaintenanceState,
+    held: WorkerStatistics,
+    connected: bool,
+    seconds: float,
+    switch_error: str | None,
+    file: str | None = None,
 ) -> list[dict[str, str]]:
-    """What is wrong beside the state, and what it means."""
+    """What is wrong beside the state, and what it means. `connected`, `seconds`, `switch_error`: how the switch stands, and since
+    when; it is in etcd, or in `file`."""
     found: list[dict[str, str]] = []
     if state.phase is Phase.STOPPED:
         return found
     if not connected:
-        known = "The last known state stands" if state.switch is not None else "Nothing is received until it answers"
-        told = f": {etcd_error}" if etcd_error else ""
+        title, unknown, back = "etcd is out of reach", "it answers", "etcd is back"
+        if file is not None:
+            title, unknown, back = "The maintenance file cannot be read", "it can be", "it can be read"
+        known = "The last known state stands" if state.switch is not None else f"Nothing is received until {unknown}"
+        told = f": {switch_error}" if switch_error else ""
         found.append(
-            {
-                "title": "etcd is out of reach",
-                "text": f"For {duration(seconds)}{told}. {known}; a change takes effect when etcd is back.",
-            }
+            {"title": title, "text": f"For {duration(seconds)}{told}. {known}; a change takes effect when {back}."}
         )
     if held.queue_error:
         since = (
@@ -165,7 +183,7 @@ def troubles(
     if held.breaker is not None and held.breaker.state is not State.CLOSED:
         found.append(_breaker(held.breaker, state.phase))
     if state.unreadable:
-        found.append({"title": "The maintenance key's value is ignored", "text": f"{state.unreadable}."})
+        found.append({"title": "The maintenance switch's value is ignored", "text": f"{state.unreadable}."})
     return [{name: text[:LONGEST] for name, text in trouble.items()} for trouble in found]
 
 

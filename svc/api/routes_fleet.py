@@ -1,5 +1,7 @@
 """Routes of the fleet: `GET /fleet`, and `GET`, `PUT`, `DELETE /maintenance`, which do what the command does.
 
+Without etcd the fleet is this instance, and what is switched is its own (`maintenance/own_switch.py`).
+
 They answer in maintenance too: it is then that they are needed. Who wants to change something needs the token, and a service that
 was given none changes nothing: anybody who reaches its port could stop the fleet.
 """
@@ -14,7 +16,7 @@ from svc.api.answers import Answer, authorise, error, json_body
 from svc.api.request_bodies import Unacceptable, json_object
 from svc.maintenance import fleet_table
 from svc.maintenance.fleet import Fleet
-from svc.maintenance.orders import NoSuchInstance, NotYours, Order, OutOfReach, Switchboard, read_order
+from svc.maintenance.orders import CannotWrite, NoSuchInstance, NotYours, Order, OutOfReach, Switchboard, read_order
 from svc.settings import Settings
 
 EVERY = 1.0
@@ -56,6 +58,7 @@ class _Shared:
 def add(app: quart.Quart, settings: Settings, switchboard: Switchboard) -> None:
     """Add the routes."""
     shared = _Shared(switchboard)
+    fleet_or_not = bodies.fleet_or_not(settings)
 
     @app.errorhandler(OutOfReach)
     async def out_of_reach(raised: OutOfReach) -> Answer:
@@ -69,17 +72,21 @@ def add(app: quart.Quart, settings: Settings, switchboard: Switchboard) -> None:
     async def no_such_instance(raised: NoSuchInstance) -> Answer:
         return error(400, str(raised))
 
+    @app.errorhandler(CannotWrite)
+    async def cannot_write(raised: CannotWrite) -> Answer:
+        return error(409, f"{raised}. Nothing was changed.")
+
     @app.get("/fleet")
     async def fleet() -> Answer:
         shown = fleet_table.fleet(await shared.look())
-        return {"key": settings.maintenance_key, **shown, "timestamp": bodies.now()}, 200
+        return {**fleet_or_not, **shown, "timestamp": bodies.now()}, 200
 
     @app.get("/maintenance")
     async def held() -> Answer:
         shown = fleet_table.fleet(await shared.look())
         for name in ("instances", "quiet", "drained", "vanished"):
             del shown[name]
-        return {"key": settings.maintenance_key, **shown, "timestamp": bodies.now()}, 200
+        return {**fleet_or_not, **shown, "timestamp": bodies.now()}, 200
 
     @app.put("/maintenance")
     async def on() -> Answer:
@@ -104,7 +111,7 @@ def add(app: quart.Quart, settings: Settings, switchboard: Switchboard) -> None:
         shared.forget()
         return {
             "maintenance": request.on,
-            "key": order.key(settings.maintenance_key),
+            "key": order.key(settings.maintenance_key) if settings.etcd_endpoints else None,
             "instance": request.instance,
             "revision": request.revision or None,
             "timestamp": bodies.now(),

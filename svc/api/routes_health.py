@@ -16,7 +16,12 @@ from svc.telemetry.metrics import CONTENT_TYPE, Metrics
 
 def add(app: QuartTrio, core: Core, metrics: Metrics) -> None:
     metrics.look_at(
-        lambda: (core.worker.statistics(), core.gate.statistics(), core.manager.state(), core.watcher.snapshot()),
+        lambda: (
+            core.worker.statistics(),
+            core.gate.statistics(),
+            core.manager.state(),
+            core.watcher.snapshot() if core.settings.etcd_endpoints else None,
+        ),
         core.defects.counts,
     )
 
@@ -29,7 +34,7 @@ def add(app: QuartTrio, core: Core, metrics: Metrics) -> None:
             "status": status,
             "maintenance": bodies.in_maintenance(state),
             "handlers": working,
-            "etcd": bodies.etcd(core.watcher.snapshot(), state, core.settings.maintenance_key),
+            **bodies.held_in(core.watcher.snapshot(), state, core.settings),
             "switch": bodies.switch(state),
             "drain": bodies.drain(state.drain),
             "queue_url": core.settings.sqs_queue_url,

@@ -55,6 +55,7 @@ FIELDS = (
     Field(("revision",), "integer", "etcd's", "the key was read, etcd connected"),
     Field(("after",), "string", "the phase before", "`running`"),
     Field(("api", "queue_url", "maintenance_key"), "string", "where the API is, which queue, which key", "`started`"),
+    Field(("etcd", "maintenance_file"), "string", "`off`, and the file that holds the switch instead", "`started`"),
     Field(
         ("wait_seconds", "configured_seconds"),
         "integer",

@@ -50,7 +50,8 @@ CAUSES = ("maintenance", "stop")
 ENDED = tuple(outcome.value for outcome in DrainOutcome if outcome is not DrainOutcome.RUNNING)
 BATCHED: tuple[Action, ...] = ("delete", "change_visibility")
 
-Snapshots = tuple[WorkerStatistics, GateStatistics, MaintenanceState, WatcherSnapshot]
+Snapshots = tuple[WorkerStatistics, GateStatistics, MaintenanceState, WatcherSnapshot | None]
+"""The last is that of etcd's watcher; None without etcd."""
 
 
 class Histogram:
@@ -213,7 +214,8 @@ class _Snapshots(Collector):
         yield _gauge("svc_http_requests_under_way", "Gated requests without an answer yet.", gate.under_way)
         yield _counter("svc_http_requests_turned_away", "Requests answered 503 in maintenance.", gate.turned_away)
         yield from _of_the_maintenance(maintenance)
-        yield _gauge("svc_etcd_connected", "1 while the maintenance key is watched.", etcd.connected)
+        if etcd is not None:
+            yield _gauge("svc_etcd_connected", "1 while the maintenance key is watched.", etcd.connected)
         yield _counter(
             "svc_internal_errors",
             "Exceptions that nobody expected, defects of the service, by the part in which one call failed by them.",

@@ -13,9 +13,11 @@ from trio.testing import MockClock
 from svc import Message
 from svc.api import app as api
 from svc.api import openapi_examples as examples
+from svc.api import page_content
 from svc.core import Core
 from svc.maintenance.fleet import Fleet, Request
-from svc.maintenance.orders import Order, OutOfReach
+from svc.maintenance.orders import CannotWrite, Order, OutOfReach
+from svc.maintenance.own_switch import OwnSwitch
 from svc.maintenance.registration import Registration
 from svc.settings import load
 from svc.testing import SimulatedQueue, SimulatedSwitch
@@ -202,6 +204,49 @@ async def test_etcd_out_of_reach(autojump_clock: MockClock) -> None:
     core = Core(load({}), SimulatedQueue(), nothing, SimulatedSwitch().watcher)
     answer = await api.make(core).test_client().get("/fleet")  # belongs to no fleet
     assert answer.status_code == 502
+
+
+async def test_without_etcd_the_fleet_is_this_instance(autojump_clock: MockClock) -> None:
+    settings = load({"SQS_WAIT_TIME_SECONDS": "1", "API_TOKEN": TOKEN, "ETCD_ENDPOINTS": "off"})
+
+    class ReadOnly:
+        path = "/etc/svc/maintenance"
+
+        async def read(self) -> bytes | None:
+            return b"off"
+
+        async def write(self, value: bytes | None) -> None:
+            raise CannotWrite(f"{self.path} cannot be written (Read-only file system): it is switched elsewhere")
+
+    for file in (None, ReadOnly()):
+        switch = OwnSwitch(file, wall=trio.current_time, date=str)
+        identity = Registration("orders-1", "orders", 1, "1.0", "2026-01-01T00:00:00Z", settings.sqs_queue_url, "t")
+        core = Core(settings, SimulatedQueue(), nothing, switch.watcher, identity=identity)
+        app = api.make(core, switchboard=switch.board(core.registration))
+        hold_to_description(app)
+        held = Held(core, app.test_client(), Board(SimulatedSwitch()), set())
+        async with trio.open_nursery() as nursery:
+            await nursery.start(core.run)
+            await trio.sleep(2)
+            status, told = await held.ask("PUT", "/maintenance", json={"reason": "disk"}, **BEARER)
+            if file is not None:
+                assert status == 409
+                assert told["message"].endswith("switched elsewhere. Nothing was changed.")
+            else:
+                assert (status, told["maintenance"], told["key"], told["instance"]) == (200, True, None, None)
+                await trio.sleep(2)
+                status, told = await held.ask("GET", "/fleet")
+                assert (status, told["fleet"], told["key"], told["drained"]) == (200, False, None, True)
+                assert [(one["id"], one["current"]) for one in told["instances"]] == [("orders-1", True)]
+                assert (await held.ask("GET", "/maintenance"))[1]["reason"] == "disk"
+                assert (await held.ask("PUT", "/maintenance", json={"instance": "b"}, **BEARER))[0] == 400
+                assert (await held.ask("DELETE", "/maintenance", **BEARER))[0] == 200
+            await trio.sleep(2)
+            status, told = await held.ask("GET", "/health")
+            assert (status, told["status"], told["etcd"]) == (200, "healthy", None)
+            told = page_content.state(core, None)
+            assert (told["fleet"], told["key"], told["troubles"]) == (False, None, [])
+            nursery.cancel_scope.cancel()
 
 
 async def test_many_who_ask_cost_etcd_one_look_a_second(autojump_clock: MockClock) -> None:

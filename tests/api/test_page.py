@@ -260,7 +260,7 @@ async def test_the_circuit_breaker_in_plain_words(autojump_clock: MockClock) -> 
 async def test_a_value_without_meaning_is_told(autojump_clock: MockClock) -> None:
     async with running(switch=SimulatedSwitch("perhaps")) as held:
         told = shown(held)
-        assert told["title"] == "Waiting for a usable maintenance key"
+        assert told["title"] == "Waiting for a usable maintenance switch"
         assert "'perhaps'" in told["troubles"][0]["text"]
         held.switch.set("off")
         await trio.sleep(1)

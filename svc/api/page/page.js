@@ -264,6 +264,7 @@ const dialog = $("dialog");
 let asking = null;
 let force = false; // the service has said whose maintenance it is, and the button says "all the same"
 let busy = false;
+let alone = false; // there is no etcd: what is switched is this instance
 
 function storedToken() {
   try {
@@ -286,9 +287,13 @@ function keepToken(token) {
 function showSwitch(state) {
   const on = Boolean(state.switch);
   const ways = "svc maintenance on, off and status do the same from a terminal.";
-  write($("switch-text"), state.can_switch
-    ? `The key ${state.key} is ${on ? "on" : "off"}. It counts for every instance that watches it. ${ways}`
-    : `The key ${state.key} is ${on ? "on" : "off"}. To switch it from this page, give the service an API_TOKEN; ${ways}`);
+  alone = !state.key;
+  const what = alone ? "The switch of this instance" : `The key ${state.key}`;
+  const counts = alone
+    ? `There is no fleet: this instance runs by itself${state.file ? `, and ${state.file} holds its switch` : ""}.`
+    : "It counts for every instance that watches it.";
+  const how = state.can_switch ? ways : `To switch it from this page, give the service an API_TOKEN; ${ways}`;
+  write($("switch-text"), `${what} is ${on ? "on" : "off"}. ${counts} ${how}`);
   $("actions").hidden = !state.can_switch;
   $("open-on").disabled = on;
   $("open-off").disabled = !on;
@@ -299,9 +304,10 @@ function ask(kind) {
   force = false;
   const on = kind === "on";
   write($("dialog-title"), on ? "Start maintenance?" : "End maintenance?");
+  const who = alone ? "This instance" : "Every instance that watches the key";
   write($("dialog-text"), on
-    ? "Every instance that watches the key stops receiving, finishes what it has and gives back the rest."
-    : "Every instance that watches the key receives messages again.");
+    ? `${who} stops receiving, finishes what it has and gives back the rest.`
+    : `${who} receives messages again.`);
   write($("confirm"), on ? "Start maintenance" : "End maintenance");
   write($("dialog-problem"), "");
   write($("switch-done"), "");
