@@ -179,7 +179,7 @@ class OwnSwitch:
             await self._look()  # whose maintenance it is now
             order.check(self._value)
             await self._write(self._ordered(order))
-            return Request(order.on, self._revision)
+            return Request(order.on, self._revision, quiet=order.quiet)
 
     def _ordered(self, order: Order) -> bytes | None:
         if not order.on:
