@@ -13,6 +13,7 @@ so that its children inherit nothing. It ends, and they with it, when the tests'
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import selectors
@@ -236,5 +237,8 @@ if __name__ == "__main__":
     import svc.sqs.dead_letters  # noqa: F401
     import tests.recording  # noqa: F401
 
+    # Neither a collection nor the end of a child looks at what is here already, page by page, and copies it.
+    gc.collect()
+    gc.freeze()
     if (todo := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         _become(todo)
