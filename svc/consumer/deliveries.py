@@ -11,6 +11,7 @@ import trio
 
 from svc.consumer.delivery_states import Action, Event, First, Mode, State, first_ended, landing, move
 from svc.consumer.drain import DrainTally
+from svc.consumer.fates import Fates
 from svc.consumer.holder import WorkerHolder
 from svc.consumer.leases import Heartbeat
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger, Listener, Outcome
@@ -31,6 +32,7 @@ class Deliveries(Listener):
         ledger: Ledger,
         heartbeat: Heartbeat,
         tasks: MessageTasks,
+        fates: Fates,
         settlement: Settlement,
         tally: DrainTally,
         policy: RedrivePolicy,
@@ -43,6 +45,7 @@ class Deliveries(Listener):
         self._ledger = ledger
         self._heartbeat = heartbeat
         self._tasks = tasks
+        self._fates = fates
         self._settlement = settlement
         self._tally = tally
         self._policy = policy
@@ -130,7 +133,7 @@ class Deliveries(Listener):
                 spoilt.add(delivery.message.group_id)
                 self._defects.note("receive", defect)
                 if entry.is_undecided():
-                    self._tasks.fail(entry, defect)
+                    self._fates.fail(entry, defect)
         self._heartbeat.cover(landed)
 
     def route(self, entry: Entry, first: Entry | None) -> None:

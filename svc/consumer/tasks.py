@@ -1,33 +1,27 @@
-"""The message tasks: run the processor on each message, in a cancel scope of its own, and turn what it does into a fate.
+"""The message tasks: run the processor on each message, in a cancel scope of its own, until its fate is known (`fates.py`).
 
 On a standard queue every message has a task; on a FIFO queue every message group has one, which takes its messages in order and
 goes on to the next only when the one before is settled. However a task ends, its message has a fate afterwards.
 """
 
 import math
-import random
 from collections import deque
 from typing import Protocol
 
 import structlog
 import trio
 
-from svc.backoff import redelivery
-from svc.consumer.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Listener, Outcome
+from svc.consumer.fates import Fates
+from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger, Listener, Outcome
 from svc.consumer.observer import Observer
-from svc.consumer.queue import RedrivePolicy, had_last_receive, is_fifo
+from svc.consumer.queue import RedrivePolicy, is_fifo
 from svc.consumer.settlement import Settlement
 from svc.defects import Defects
-from svc.processors import Process, Reject, Retry
-
-log = structlog.get_logger(__name__)
+from svc.processors import Process
 
 
 class Receives(Protocol):
     """Where further messages come from, as many as the work can take."""
-
-    def verdict(self, entry: Entry, *, failed: bool) -> None:
-        """A run of the processor has ended."""
 
     async def wait_for_receives(self, group: str) -> None:
         """Return when what is given back of this FIFO group is not received in vain at once."""
@@ -43,23 +37,21 @@ class MessageTasks(Listener):
         settlement: Settlement,
         receives: Receives,
         policy: RedrivePolicy,
+        fates: Fates,
         *,
         observer: Observer,
         fifo: bool,
-        retry_backoff: tuple[float, float] | None,
         defects: Defects,
-        rng: random.Random,
     ) -> None:
         self._process = process
         self._ledger = ledger
         self._settlement = settlement
         self._observer = observer
         self._fifo_by_name = fifo
-        self._retry_backoff = retry_backoff
         self._receives = receives
         self._policy = policy
+        self._fates = fates
         self._defects = defects
-        self._rng = rng
         self._groups: dict[str, deque[Entry]] = {}
         self._nursery: trio.Nursery | None = None
         self.running: dict[Entry, None] = {}
@@ -138,20 +130,11 @@ class MessageTasks(Listener):
             ) as raised:  # SystemExit and the like too: a processor ends its message, never the service
                 error = _its_own(raised)
             # From here to the settlement there is no checkpoint: what is finished cannot be released by a cancellation.
-            if not entry.is_undecided():  # lost, or taken from a processor that ignored its cancellation
-                if error is None and not scope.cancelled_caught:
-                    self._ledger.remember(entry.message.id)
-            elif scope.cancelled_caught:
-                self._settlement.settle(entry, RELEASED)
-            elif error is None:
-                self._settlement.settle(entry, PROCESSED)
-                self._receives.verdict(entry, failed=False)
-            else:
-                self._settle_raised(entry, error)
+            self._fates.conclude(entry, error, cancelled=scope.cancelled_caught)
         except Exception as defect:  # ours: what the processor raised has its fate by now
             self._defects.note("message", defect)
             if entry.is_undecided():
-                self.fail(entry, defect)
+                self._fates.fail(entry, defect)
         finally:
             if entry.is_undecided():  # the whole worker is cancelled
                 self._settlement.settle(entry, RELEASED)
@@ -172,92 +155,6 @@ class MessageTasks(Listener):
             if not entry.is_undecided():  # nothing that follows tells who waits for its end
                 self._ledger.changed.notify()
         self._observer.worked(entry, None)
-
-    def _settle_raised(self, entry: Entry, error: BaseException) -> None:
-        try:
-            match _single(error):
-                case Retry() as retry if self._moves_to_dead_letters(entry):
-                    self._dead_letter(entry, f"its processor asked for a retry after the last receive: {retry}")
-                    self._receives.verdict(entry, failed=False)
-                    return
-                case Retry() as retry:
-                    after, reason = math.ceil(retry.after), str(retry)
-                    log.info("message will be retried", visible_again_in_seconds=after, reason=reason)
-                    self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
-                    self._receives.verdict(entry, failed=False)
-                    return
-                case Reject() as reject:
-                    reason = str(reject.reason)
-                    log.warning("message rejected", reason=reason)
-                    self._ledger.note_error(entry.message.id, f"rejected: {reason}")
-                    self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.REJECTED, reason=reason))
-                    self._receives.verdict(entry, failed=False)
-                    return
-        except Exception as broken:
-            # The user's own class of it, which lacks something, or cannot be shown.
-            if not entry.is_undecided():
-                raise
-            error = broken
-        self.fail(entry, error)
-
-    def fail(self, entry: Entry, error: BaseException) -> None:
-        """The message has failed by this error; it comes back after its back-off."""
-        text, receives = _described(error), entry.message.receive_count
-        self._ledger.note_error(entry.message.id, text)
-        self._receives.verdict(entry, failed=True)
-        if self._moves_to_dead_letters(entry):
-            self._dead_letter(entry, f"failed after its last receive: {text}", error)
-            return
-        if self._retry_backoff is None:
-            log.error("message failed", receive_count=receives, exc_info=error)
-            self._ledger.end(entry, Outcome.FAILED)
-            return
-        first, cap = self._retry_backoff
-        # After the last receive that the redrive policy grants, the next attempt to receive it moves it to the dead-letter queue:
-        # there is nothing to wait for, and behind it a FIFO group waits too.
-        attempt = 1 if had_last_receive(self._policy, entry.message) else receives
-        after = redelivery(attempt, first=first, cap=cap, rng=self._rng)
-        log.error("message failed", receive_count=receives, visible_again_in_seconds=after, exc_info=error)
-        self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
-
-    def keep_rejected(self, entry: Entry) -> None:
-        """It was rejected, and there is no dead-letter queue to keep it: it fails, and comes back."""
-        assert entry.fate is not None
-        log.error(
-            "rejected message comes back: the queue has no dead-letter queue (see REJECT_WITHOUT_DLQ)",
-            message_id=entry.message.id,
-            reason=entry.fate.reason,
-        )
-        if self._retry_backoff is None:
-            self._ledger.end(entry, Outcome.FAILED)
-            return
-        first, cap = self._retry_backoff
-        after = redelivery(entry.message.receive_count, first=first, cap=cap, rng=self._rng)
-        self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
-
-    def _moves_to_dead_letters(self, entry: Entry) -> bool:
-        """Whether it is for us to move it, if it is not finished now. SQS would, at the next attempt to receive it. Until then
-        its FIFO group waits, and what waits is received again and again in vain, until it is moved too."""
-        return self._fifo and had_last_receive(self._policy, entry.message)
-
-    def _dead_letter(self, entry: Entry, reason: str, error: BaseException | None = None) -> None:
-        log.error(
-            "message failed for the last time and goes to the dead-letter queue",
-            receive_count=entry.message.receive_count,
-            reason=reason,
-            exc_info=error,
-        )
-        self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.FAILED, reason=reason))
-
-
-def _single(error: BaseException) -> BaseException:
-    """The one exception inside nested groups of one (every Trio nursery wraps what its tasks raise), else the group."""
-    inner = error
-    while isinstance(inner, BaseExceptionGroup):
-        if len(inner.exceptions) != 1:
-            return error
-        inner = inner.exceptions[0]
-    return inner
 
 
 def _its_own(raised: BaseException) -> BaseException:
@@ -284,11 +181,3 @@ def _close_what_was_left_open(error: BaseException | None = None) -> None:
     task._child_nurseries.clear()
     if error is None:
         raise RuntimeError("the processor returned and left a nursery open; what runs in it is cancelled")
-
-
-def _described(error: BaseException) -> str:
-    single = _single(error)
-    try:
-        return f"{type(single).__name__}: {single}"
-    except Exception:
-        return f"{type(single).__name__} (whose text cannot be read)"

@@ -23,6 +23,7 @@ from svc.consumer.breaker_state import BreakerSnapshot
 from svc.consumer.config import WorkerConfig
 from svc.consumer.deliveries import Deliveries
 from svc.consumer.drain import DrainTally
+from svc.consumer.fates import Fates
 from svc.consumer.holder import WorkerHolder
 from svc.consumer.intake import Intake
 from svc.consumer.leases import Heartbeat
@@ -114,26 +115,29 @@ class Worker:
             defects=defects,
             rng=rng,
         )
+        self.fates = Fates(
+            ledger, self.settlement, self.intake, queue, fifo=config.fifo, retry_backoff=config.retry_backoff, rng=rng
+        )
+        if not config.delete_rejected:
+            self.settlement.keep_rejected = self.fates.keep_rejected
         self.tasks = MessageTasks(
             process,
             ledger,
             self.settlement,
             self.intake,
             queue,
+            self.fates,
             observer=observer,
             fifo=config.fifo,
-            retry_backoff=config.retry_backoff,
             defects=defects,
-            rng=rng,
         )
-        if not config.delete_rejected:
-            self.settlement.keep_rejected = self.tasks.keep_rejected
         self.tally = DrainTally(ledger)
         self.holder = WorkerHolder(ledger, queue, now)
         self.deliveries = Deliveries(
             ledger,
             self.heartbeat,
             self.tasks,
+            self.fates,
             self.settlement,
             self.tally,
             queue,

@@ -252,7 +252,7 @@ def retry_forgets_the_deferral(core: Core) -> None:
 def delete_what_failed(core: Core) -> None:
     """A failed message is deleted, as if there were nothing to try again."""
     tasks = core.worker.tasks
-    settle = tasks._settle_raised
+    settle = core.worker.fates._settle_raised
 
     def forget(entry: Entry, error: BaseException) -> None:
         if isinstance(error, (Retry, Reject)):
@@ -260,7 +260,7 @@ def delete_what_failed(core: Core) -> None:
         else:
             tasks._settlement.settle(entry, PROCESSED)
 
-    tasks._settle_raised = forget  # type: ignore[method-assign]
+    core.worker.fates._settle_raised = forget  # type: ignore[method-assign]
 
 
 def no_back_off(core: Core) -> None:
@@ -359,7 +359,7 @@ def receive_before_registration(core: Core) -> None:
 
 def leave_poison_to_the_queue(core: Core) -> None:
     """A message of a FIFO queue that fails after its last receive is given back, as those of standard queues are."""
-    core.worker.tasks._moves_to_dead_letters = lambda entry: False  # type: ignore[method-assign]
+    core.worker.fates._moves_to_dead_letters = lambda entry: False  # type: ignore[method-assign]
 
 
 def group_ends_with_its_poison(core: Core) -> None:
