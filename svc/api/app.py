@@ -25,6 +25,7 @@ from svc import __version__
 from svc.api import (
     errors,
     request_bodies,
+    routes_dead_letters,
     routes_fleet,
     routes_health,
     routes_logs,
@@ -127,6 +128,7 @@ def make(
     errors.add(app, core)
     routes_health.add(app, core, metrics or Metrics(__version__))
     routes_messages.add(app, core)
+    routes_dead_letters.add(app, core)
     routes_page.add(app, feed or Feed(core))
     routes_logs.add(app, core.settings)
     routes_fleet.add(app, core.settings, switchboard or NoFleet())

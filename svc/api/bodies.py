@@ -22,7 +22,11 @@ SHOWN_IDS = 100
 
 
 def now() -> str:
-    return _rfc3339(datetime.now(UTC))
+    return _rfc3339(utc_now())
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 def date(at: float | None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from svc import __version__
 from svc.api import openapi_examples as examples
 from svc.api import request_bodies
+from svc.api.openapi_dead_letters import DEAD_LETTERS
 from svc.api.openapi_fleet import PATHS
 from svc.api.openapi_parts import ERROR, answer, errors, events, page
 from svc.telemetry import logs
@@ -223,6 +224,7 @@ DESCRIPTION: dict[str, Any] = {
                 },
             }
         },
+        "/dead-letters": DEAD_LETTERS,
         **PATHS,
         "/log-level": {
             "get": {
@@ -290,6 +292,8 @@ DESCRIPTION: dict[str, Any] = {
             for path, summary in (
                 ("/page.js", "The page's script"),
                 ("/charts.js", "The page's charts"),
+                ("/letters.js", "The page's dead letters"),
+                ("/token.js", "The token, as the page keeps it"),
                 ("/elements.js", "What the page's scripts share"),
             )
         },

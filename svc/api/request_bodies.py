@@ -1,4 +1,4 @@
-"""What `POST /messages/send` takes: reads the body, checks it against SQS's rules, and says what is wrong with it.
+"""What `POST /messages/send` takes: reads the body, checks it against SQS's rules, and says what is wrong with it. And a `limit`.
 
 Pure: bytes in, an `Outgoing` or an `Unacceptable` out.
 """
@@ -6,7 +6,7 @@ Pure: bytes in, an `Outgoing` or an `Unacceptable` out.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,3 +125,17 @@ def _id(name: str, held: object) -> str | None:
     if held is not None and not (isinstance(held, str) and _ID.fullmatch(held)):
         raise Unacceptable(f'"{name}" must be a text of 1 to 128 letters, digits and punctuation')
     return held
+
+
+LETTERS, MOST_LETTERS = 20, 50
+"""Dead letters that are shown: without `limit`, and with the highest."""
+
+
+def letters_limit(asked: Sequence[str]) -> int:
+    """Of `GET /dead-letters?limit=…`. Raises `Unacceptable`."""
+    if not asked:
+        return LETTERS
+    text = asked[0] if len(asked) == 1 else ""
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MOST_LETTERS):
+        raise Unacceptable(f"limit has to be a whole number from 1 to {MOST_LETTERS}, once")
+    return int(text)

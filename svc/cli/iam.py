@@ -15,6 +15,7 @@ from svc.cli.commands import settings_of, unusable
 @click.option("--account", metavar="ID", help="The queue's account, where its address does not tell.")
 @click.option("--dlq", "dead_letters", metavar="NAME", help="The dead-letter queue's name, if not SQS_DLQ_NAME.")
 @click.option("--kms-key", metavar="ARN", help="The KMS key of the queue, if it has one of its own.")
+@click.option("--with-aws", is_flag=True, help="With --for dlq: `svc dlq redrive --with-aws` too.")
 @click.option("--no-send", is_flag=True, help="Without sending messages over the API.")
 @click.option(
     "--queue-policy", metavar="PRINCIPAL",
@@ -26,6 +27,7 @@ def iam(
     account: str | None,
     dead_letters: str | None,
     kms_key: str | None,
+    with_aws: bool,
     no_send: bool,
     queue_policy: str | None,
     assume: bool,
@@ -38,7 +40,7 @@ def iam(
     settings = settings_of()
     from svc.sqs import permissions
 
-    asked = permissions.Asked(who, account, dead_letters, kms_key, not no_send)  # type: ignore[arg-type]
+    asked = permissions.Asked(who, account, dead_letters, kms_key, not no_send, with_aws)  # type: ignore[arg-type]
     if assume and settings.sqs_role_arn is None:
         unusable(["SQS_ROLE_ARN is not set; --assume prints the policy of who assumes that role"])
     if assume:

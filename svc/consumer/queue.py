@@ -153,3 +153,7 @@ class Queue(RedrivePolicy, Protocol):
 
     async def dead_letter_queue(self) -> DeadLetterQueue | None:
         """The dead-letter queue and its attributes, asked now; None when the queue has no redrive policy."""
+
+    async def look_at_dead_letters(self, most: int, *, seconds: float) -> Sequence[Received] | None:
+        """Up to `most` dead letters, received for so many seconds at most, and visible to others again when this returns or
+        raises; each is charged one receive. None when the queue has no redrive policy."""

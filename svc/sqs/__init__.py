@@ -7,7 +7,10 @@ Journey: a message enters and leaves here. Begin reading at `queue.py`.
 The names below are the modules that other suites may use.
 """
 
-__all__ = ["access", "answers", "aws_client", "creation", "dead_letters", "permissions", "profile", "queue", "wire"]
+__all__ = [
+    "access", "answers", "aws_client", "creation", "dead_letters", "letter_filters", "letters", "permissions",
+    "profile", "queue", "wire",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -1,26 +1,32 @@
-"""`svc dlq`: looks into the dead-letter queue without keeping anything from it, and moves its messages back.
+"""`svc dlq` and the page: look into the dead-letter queue without keeping anything from it, move letters back, delete them.
 
 SQS has no way to look without receiving: what is looked at is hidden from others for a moment, costs one receive of its count,
-and is released at once. Moving back is receive, send, delete: SQS's own move task cannot be stopped at a number, keeps
-`RejectReason`, and emulators do not have it. Nothing is deleted before its copy is confirmed, so an interruption at any point
-loses nothing; at worst a message stands in both queues, and is named.
+and is released at once. Moving back is receive, send, delete: SQS's own move task (`move_tasks.py`) cannot choose, cannot be
+stopped at a number, and keeps `RejectReason`. Nothing is deleted before its copy is confirmed, so an interruption at any point
+loses nothing; at worst a letter stands in both queues, and is named.
+
+All three are one sieve (`_sift`): it receives letters, hands over those that are meant, and holds the others until it ends, or it
+would receive them again and again. What it holds is bounded in number and time, and given back whatever ends it.
 
 Knows the calls of a queue and nothing of AWS or terminals.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import trio
 
-from svc.consumer.queue import MAX_BATCH, QueueError, Received, Refusal, number_in
+from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, QueueError, Received, Refusal, number_in
 
 LOOK_SECONDS = 30
-"""How long what is looked at stays hidden when it cannot be released."""
+"""How long what is looked at stays hidden when it cannot be released, and a quarter of a second more for each letter that the
+look may take."""
 
 MOVE_SECONDS = 120
-"""How long a batch on its way back is hidden: ten sends, each given up after 5 s, and its delete, tried a few times."""
+"""The same for what is moved or deleted: ten sends, each given up after 5 s, and their delete, tried a few times."""
 
 WAIT = 1
 """Seconds of long poll: with any wait at all SQS asks all of its servers, and an empty answer means that there is nothing."""
@@ -28,7 +34,13 @@ WAIT = 1
 DELETE_TRIES = 4
 
 TIDY = 5.0
-"""Seconds that releasing may take at the end, whatever ended it."""
+"""Seconds that releasing may take at the end, whatever ended it, and one more for each two hundred letters."""
+
+RELEASES = 8
+"""Calls at once that release."""
+
+Matches = Callable[[Received], bool]
+"""Which letters are meant; it never raises."""
 
 
 class DeadLetters(Protocol):
@@ -68,23 +80,146 @@ async def depth(queue: DeadLetters) -> Depth:
     return Depth(visible, in_flight + delayed)
 
 
-async def look(dead: DeadLetters, most: int) -> list[Received]:
-    """Up to `most` messages, each once. They are visible to others again when this returns or raises."""
-    found: dict[str, Received] = {}
-    held: list[str] = []
-    ends = trio.current_time() + LOOK_SECONDS / 2
+@dataclass(slots=True)
+class Sifted:
+    """How far a look, a redrive or a purge came. True at every moment, so that it can be told whatever ends it."""
+
+    looked_at: int = 0
+    """Letters, each counted once."""
+    cut_short: bool = False
+    """It ended by its bound in number or time: there may be more that are meant."""
+    stop: bool = False
+    """Set from outside: end after the letter that is on its way."""
+
+
+@dataclass(slots=True)
+class Moved(Sifted):
+    """What became of a redrive."""
+
+    count: int = 0
+    """Confirmed in the queue and gone from the dead-letter queue."""
+    twice: list[str] = field(default_factory=list)
+    """Ids of messages that were sent, and whose delete is not confirmed: they may be in both queues."""
+
+
+@dataclass(slots=True)
+class Purged(Sifted):
+    """What became of a purge."""
+
+    count: int = 0
+    """Confirmed to be deleted."""
+    unconfirmed: list[str] = field(default_factory=list)
+    """Ids of those whose delete is not confirmed: they may be there still."""
+
+
+def everything(letter: Received) -> bool:
+    return True
+
+
+async def look(
+    dead: DeadLetters,
+    most: int,
+    *,
+    matches: Matches = everything,
+    scan: int | None = None,
+    sifted: Sifted | None = None,
+    seconds: float = math.inf,
+) -> list[Received]:
+    """Up to `most` letters that match, each once. They are visible to others again when this returns or raises. It looks at
+    `scan` letters (default: `most`), and receives for so many `seconds`, at most. Raises `QueueError`."""
+    scan = most if scan is None else scan
+    found: list[Received] = []
+
+    async def keep(letters: Sequence[Received], held: dict[str, str]) -> None:
+        found.extend(letters)
+
+    hidden = LOOK_SECONDS + scan // 4
+    left = lambda: most - len(found)  # noqa: E731
+    await _sift(dead, sifted or Sifted(), left, keep, matches=matches, scan=scan, hidden=hidden, seconds=seconds)
+    return found
+
+
+async def redrive(
+    dead: DeadLetters,
+    source: Source,
+    most: int,
+    moved: Moved,
+    on_moved: Callable[[int], None] = lambda count: None,
+    *,
+    matches: Matches = everything,
+    scan: int | None = None,
+) -> None:
+    """Move up to `most` letters that match back, in the order in which they come; look at `scan` letters at most, where not
+    everything matches. Raises `QueueError` when a call fails; `moved` tells then how far it came, and what was not sent is
+    released."""
+
+    async def move(letters: Sequence[Received], held: dict[str, str]) -> None:
+        _let_go(letters, held)
+        await _move(dead, source, letters, moved)
+        on_moved(moved.count)
+
+    left = lambda: most - moved.count - len(moved.twice)  # noqa: E731
+    await _sift(dead, moved, left, move, matches=matches, scan=scan, hidden=MOVE_SECONDS + (scan or 0) // 4)
+
+
+async def purge(
+    dead: DeadLetters,
+    most: int,
+    purged: Purged,
+    on_purged: Callable[[int], None] = lambda count: None,
+    *,
+    matches: Matches = everything,
+    scan: int | None = None,
+) -> None:
+    """Delete up to `most` letters that match, and nothing else. As `redrive` in everything else."""
+
+    async def delete(letters: Sequence[Received], held: dict[str, str]) -> None:
+        _let_go(letters, held)
+        purged.unconfirmed += [letter.message.id for letter in letters]
+        await _settle(dead, letters, purged.unconfirmed, partial(_count, purged))
+        on_purged(purged.count)
+
+    left = lambda: most - purged.count - len(purged.unconfirmed)  # noqa: E731
+    await _sift(dead, purged, left, delete, matches=matches, scan=scan, hidden=MOVE_SECONDS + (scan or 0) // 4)
+
+
+async def _sift(
+    dead: DeadLetters,
+    sifted: Sifted,
+    left: Callable[[], int],
+    act: Callable[[Sequence[Received], dict[str, str]], Awaitable[None]],
+    *,
+    matches: Matches,
+    scan: int | None,
+    hidden: int,
+    seconds: float = math.inf,
+) -> None:
+    """Receive until `left()` is 0, nothing new comes, or a bound is reached. `act` gets the letters that match, and what is held:
+    receipt → id; what it leaves there is released at the end."""
+    held: dict[str, str] = {}
+    hidden = min(hidden, MAX_VISIBILITY)
+    ends = trio.current_time() + min(seconds, math.inf if scan is None else hidden / 2)
     try:
-        while len(found) < most and trio.current_time() < ends:
-            brought = await _landed(dead, min(MAX_BATCH, most - len(found)), LOOK_SECONDS)
-            held += [delivery.receipt for delivery in brought]
-            fresh = {delivery.message.id: delivery for delivery in brought if delivery.message.id not in found}
-            found |= fresh
+        while (wanted := left()) > 0 and not sifted.stop:
+            room = MAX_BATCH if scan is None else scan - sifted.looked_at
+            if room <= 0 or trio.current_time() >= ends:
+                sifted.cut_short = True
+                return
+            # Who chooses cannot know how many of those that come are meant.
+            limit = min(MAX_BATCH, room, wanted if matches is everything else MAX_BATCH)
+            brought = await _landed(dead, limit, hidden)
+            # What comes again is no news: the queue has shown what it has.
+            known = set(held.values())
+            held |= {letter.receipt: letter.message.id for letter in brought}
+            fresh = list({letter.message.id: letter for letter in brought if letter.message.id not in known}.values())
             if not fresh:
-                break
+                return
+            sifted.looked_at += len(fresh)
+            if meant := [letter for letter in fresh if matches(letter)][:wanted]:
+                await act(meant, held)
             await trio.lowlevel.checkpoint_if_cancelled()
     finally:
-        await _release(dead, held)
-    return list(found.values())
+        await _release(dead, list(held))
 
 
 async def _landed(dead: DeadLetters, limit: int, visibility: int) -> list[Received]:
@@ -94,30 +229,10 @@ async def _landed(dead: DeadLetters, limit: int, visibility: int) -> list[Receiv
     return list(brought)
 
 
-@dataclass(slots=True)
-class Moved:
-    """What became of a redrive. True at every moment, so that it can be told whatever ends it."""
-
-    count: int = 0
-    """Confirmed in the queue and gone from the dead-letter queue."""
-    twice: list[str] = field(default_factory=list)
-    """Ids of messages that were sent, and whose delete is not confirmed: they may be in both queues."""
-    stop: bool = False
-    """Set from outside: end after the message that is on its way."""
-
-
-async def redrive(
-    dead: DeadLetters, source: Source, most: int, moved: Moved, on_moved: Callable[[int], None] = lambda count: None
-) -> None:
-    """Move up to `most` messages back, in the order in which they come. Raises `QueueError` when a call fails; `moved` tells then
-    how far it came, and what was not sent is released."""
-    while moved.count + len(moved.twice) < most and not moved.stop:
-        limit = min(MAX_BATCH, most - moved.count - len(moved.twice))
-        batch = await _landed(dead, limit, MOVE_SECONDS)
-        if not batch:
-            return
-        await _move(dead, source, batch, moved)
-        on_moved(moved.count)
+def _let_go(letters: Sequence[Received], held: dict[str, str]) -> None:
+    """From here on another sees to them."""
+    for letter in letters:
+        held.pop(letter.receipt, None)
 
 
 async def _move(dead: DeadLetters, source: Source, batch: Sequence[Received], moved: Moved) -> None:
@@ -134,15 +249,26 @@ async def _move(dead: DeadLetters, source: Source, batch: Sequence[Received], mo
         unsent = batch[len(sent) :]
         for delivery in unsent:
             moved.twice.remove(delivery.message.id)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + MOVE_SECONDS / 2):
-            for delivery in await _deleted(dead, sent):
-                moved.twice.remove(delivery.message.id)
-                moved.count += 1
+        await _settle(dead, sent, moved.twice, partial(_count, moved))
         await _release(dead, [delivery.receipt for delivery in unsent])
 
 
+def _count(of: Moved | Purged) -> None:
+    of.count += 1
+
+
+async def _settle(
+    dead: DeadLetters, letters: Sequence[Received], pending: list[str], on_deleted: Callable[[], None]
+) -> None:
+    """Delete them, and take the ids of those whose delete is confirmed out of `pending`."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + MOVE_SECONDS / 2):
+        for letter in await _deleted(dead, letters):
+            pending.remove(letter.message.id)
+            on_deleted()
+
+
 async def _deleted(dead: DeadLetters, sent: Sequence[Received]) -> list[Received]:
-    """Delete what is confirmed in the queue; returns what is confirmed to be deleted."""
+    """Delete these; returns what is confirmed to be deleted."""
     left, done = list(sent), []
     for attempt in range(DELETE_TRIES):
         if not left:
@@ -160,9 +286,17 @@ async def _deleted(dead: DeadLetters, sent: Sequence[Received]) -> list[Received
 
 async def _release(dead: DeadLetters, receipts: Sequence[str]) -> None:
     """As well as it can be done: what is not released becomes visible by itself."""
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + TIDY):
-        for first in range(0, len(receipts), MAX_BATCH):
+    batches = [receipts[first : first + MAX_BATCH] for first in range(0, len(receipts), MAX_BATCH)]
+
+    async def release() -> None:
+        while batches:
+            batch = batches.pop(0)
             try:
-                await dead.change_visibility(dict.fromkeys(receipts[first : first + MAX_BATCH], 0))
+                await dead.change_visibility(dict.fromkeys(batch, 0))
             except QueueError:
                 continue
+
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + TIDY + len(receipts) / 200):
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(RELEASES, len(batches))):
+                nursery.start_soon(release)

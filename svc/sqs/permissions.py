@@ -28,7 +28,13 @@ DEAD_LETTERS: dict[Who, tuple[str, ...]] = {
     "init": ("CreateQueue", "GetQueueUrl", "GetQueueAttributes"),
     "dlq": ("GetQueueUrl", "GetQueueAttributes", "ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility"),
 }
-"""On the dead-letter queue."""
+"""On the dead-letter queue. `run` has to receive there too where an operator may look from the page (API_TOKEN)."""
+
+LOOKS = ("ReceiveMessage", "ChangeMessageVisibility")
+
+MOVE_TASK = ("StartMessageMoveTask", "ListMessageMoveTasks", "CancelMessageMoveTask")
+"""What `svc dlq redrive --with-aws` needs on the dead-letter queue besides what `dlq` needs: AWS moves with the caller's
+permissions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,8 @@ class Asked:
     """ARN of the queue's own KMS key."""
     sends: bool = True
     """Whether messages are sent over the API."""
+    with_aws: bool = False
+    """Whether SQS's own move task is used (`svc dlq redrive --with-aws`)."""
 
 
 def action_of(operation: str) -> str:
@@ -63,6 +71,10 @@ def policy(settings: Settings, asked: Asked) -> dict[str, Any]:
     statements = [_statement("Queue", actions, queue)]
     if dead is not None:
         on_dead = [action for who in asked.who for action in DEAD_LETTERS[who]]
+        if settings.api_token is not None and "run" in asked.who:
+            on_dead += LOOKS
+        if asked.with_aws and "dlq" in asked.who:
+            on_dead += MOVE_TASK
         statements.append(_statement("DeadLetters", on_dead, dead))
     if asked.kms_key is not None:
         statements.append(_kms(settings, asked, with_dead_letters=dead is not None))

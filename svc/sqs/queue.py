@@ -17,9 +17,10 @@ import trio
 
 from svc.consumer.queue import DeadLetterQueue, QueueMisconfigured, Received, Refusal, is_fifo
 from svc.settings import Settings
-from svc.sqs import answers, aws_client, messages, running_time, wire
+from svc.sqs import answers, aws_client, dead_letters, messages, running_time, wire
 from svc.sqs.aws_client import Pool
 from svc.sqs.calls import Call, ask
+from svc.sqs.move_tasks import MoveTasks
 from svc.sqs.running_time import RunningTime
 from svc.sqs.wire import LANDING_SECONDS, NoSuchQueue
 
@@ -144,6 +145,16 @@ class SqsQueue:
         )
         return DeadLetterQueue(url, policy[0], found)
 
+    async def look_at_dead_letters(self, most: int, *, seconds: float) -> Sequence[Received] | None:
+        url = await self._dead_letter_url()
+        if url is None:
+            return None
+        try:
+            return await dead_letters.look(SqsQueue(url, poll=self._poll, call=self._call), most, seconds=seconds)
+        except QueueMisconfigured:
+            self._dead_letters = None
+            raise
+
     async def take_back(self, delivery: Received) -> None:
         """Send a message that another queue delivered, with its attributes and its group, without its `RejectReason`."""
         message = delivery.message
@@ -226,7 +237,8 @@ async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
     # One attempt for polls: a second one would not bring back what the first may have stranded, it would hide that the first
     # failed, and it would let the receive land after twice its time, when the drain that waits for it is over. Stale
     # connections need no second one either: polls follow each other closely, and idle connections are dropped.
-    pools = [Pool(polls, attempts=1), Pool(OTHER_CALLS)]
+    # One more than there are receivers: a look into the dead-letter queue does not wait for a poll to end.
+    pools = [Pool(polls + 1, attempts=1), Pool(OTHER_CALLS)]
     async with aws_client.opened(settings, pools, introduce=True) as [poll, call], running_time.running() as lived:
         yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call, lived=lived)
 
@@ -234,12 +246,30 @@ async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
 @asynccontextmanager
 async def opened_with_dead_letters(settings: Settings) -> AsyncIterator[tuple[SqsQueue, SqsQueue, str]]:
     """Open the queue, its dead-letter queue, and tell the latter's URL. Raises `QueueMisconfigured` when it has none."""
-    pools = [Pool(1, attempts=1), Pool(2)]
+    pools = [Pool(1, attempts=1), Pool(dead_letters.RELEASES)]
     async with aws_client.opened(settings, pools) as [poll, call]:
         queue = SqsQueue(settings.sqs_queue_url, poll=poll, call=call)
         url = await queue._dead_letter_url()
         if url is None:
-            raise QueueMisconfigured(
-                f"{settings.sqs_queue_url} has no dead-letter queue (no redrive policy); `svc init` with SQS_DLQ_NAME makes one"
-            )
+            raise _no_dead_letters(settings)
         yield queue, SqsQueue(url, poll=poll, call=call), url
+
+
+@asynccontextmanager
+async def opened_move_tasks(settings: Settings) -> AsyncIterator[tuple[MoveTasks, str]]:
+    """SQS's own move tasks from the dead-letter queue to the queue, and the former's ARN. Raises as the one above."""
+    # One attempt: a second start would be refused because of the first, and look as if none had begun.
+    async with aws_client.opened(settings, [Pool(1, attempts=1)]) as [call]:
+        found = await SqsQueue(settings.sqs_queue_url, poll=call, call=call)._attributes("RedrivePolicy")
+        policy = answers.redrive_policy(found)
+        if policy is None:
+            raise _no_dead_letters(settings)
+        if "QueueArn" not in found:
+            raise answers.not_sqs("reading the queue's attributes", "it has no QueueArn")
+        yield MoveTasks(call, source=policy[0], destination=found["QueueArn"]), policy[0]
+
+
+def _no_dead_letters(settings: Settings) -> QueueMisconfigured:
+    return QueueMisconfigured(
+        f"{settings.sqs_queue_url} has no dead-letter queue (no redrive policy); `svc init` with SQS_DLQ_NAME makes one"
+    )

@@ -63,3 +63,6 @@ class Line:
 
     async def dead_letter_queue(self) -> DeadLetterQueue | None:
         return await self._through(self._queue.dead_letter_queue)
+
+    async def look_at_dead_letters(self, most: int, *, seconds: float) -> Sequence[Received] | None:
+        return await self._through(lambda: self._queue.look_at_dead_letters(most, seconds=seconds))

@@ -21,6 +21,7 @@ import trio
 
 from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, DeadLetterQueue, Received, Refusal
 from svc.sqs import answers, wire
+from svc.sqs.dead_letters import look
 from svc.testing.faults import Call, CallKind, Fault, Faults, error_of, fault_for, timed_out
 from svc.testing.history import AnswerLost, CallFailed, DeadLettered, Event, ReceiveBegan, ReceiveLanded
 from svc.testing.server import Server, values
@@ -96,6 +97,7 @@ class SimulatedQueue:
         self._request_seconds, self._answer_seconds = request_seconds, answer_seconds
         self._max_receive_count: int | None = None  # as last *read*
         self._calls_made = 0
+        self._dead_letters = dead_letters
         self._server = Server(
             name,
             fifo=fifo,
@@ -253,6 +255,11 @@ class SimulatedQueue:
 
         found: DeadLetterQueue | None = await self._exchange("attributes", act)
         return found
+
+    async def look_at_dead_letters(self, most: int, *, seconds: float) -> Sequence[Received] | None:
+        if self._dead_letters is None:
+            return None
+        return await look(self._dead_letters, most, seconds=seconds)
 
     async def take_back(self, delivery: Received) -> None:
         """As `SqsQueue.take_back`."""

@@ -16,7 +16,7 @@ from svc.api import docs_page, feed, request_bodies, routes_page
 from svc.api import openapi_examples as examples
 from svc.api.openapi import DESCRIPTION
 from svc.testing import Fault, SimulatedQueue
-from tests.api import test_api_fleet, test_log_level
+from tests.api import test_api_dead_letters, test_api_fleet, test_log_level
 from tests.api.test_api import TOKEN, Api, in_phase, run, running
 from tests.described import answers
 
@@ -179,6 +179,7 @@ async def test_each_described_answer_is_given(autojump_clock: MockClock, log_lev
         met |= held.met
     met |= await test_api_fleet.meet_every_answer()
     met |= await test_log_level.meet_every_answer()
+    met |= await test_api_dead_letters.meet_every_answer()
     assert answers(DESCRIPTION) - met == set(), "described, but not given"
     assert met - answers(DESCRIPTION) == set()
 

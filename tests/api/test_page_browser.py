@@ -19,7 +19,7 @@ from svc.testing.faults import Fault
 from tests import browser as chromium
 from tests.browser import DESKTOP, PHONE, Browser
 from tests.live import stand
-from tests.stage import stage
+from tests.stage import TOKEN, stage
 
 pytestmark = pytest.mark.xdist_group("browser")  # one browser for all of them
 
@@ -250,6 +250,34 @@ def test_by_keyboard_alone(page: Browser) -> None:
         page.press("ESCAPE")
         page.until(lambda: not page.run("return document.getElementById('dialog').open"))
         assert page.focused() == "open-on"
+
+
+@pytest.mark.slow
+@pytest.mark.expects_errors
+def test_the_dead_letters_are_looked_at_when_somebody_asks(page: Browser) -> None:
+    with stage() as held:
+        held.put({"reject": HOSTILE}, {"reject": "no such article", "more": "x" * 3000})
+        held.skip(12)
+        page.open(held.url)
+        page.shows("#depth", "dead letters\n2")
+        assert held.do(lambda: held.dead_letters.calls["receive"]) == 0  # nobody has asked
+        page.click("#letters-look")
+        page.shows("#letters-problem", "Enter the token first.")
+        page.fill("#letters-token", "a wrong one")
+        page.click("#letters-look")
+        page.shows("#letters-problem", "not the one")
+        assert "403" in "".join(page.console())  # the browser's own line
+        page.fill("#letters-token", TOKEN)
+        page.press("ENTER")
+        page.shows("#letters-done", "2 shown, and given back.")
+        page.until(lambda: held.do(lambda: len(held.dead_letters.visible())) == 2)
+        assert sorted(page.texts("#letters-list .what")) == sorted([HOSTILE, "no such article"])
+        assert "more characters" in page.text("#letters-list")
+        assert page.run("return document.title") == "Running – svc"
+        assert not page.run("return document.getElementById('letters-token-fields').checkVisibility()")
+        check(page)
+        page.click("#forget")
+        assert page.run("return document.getElementById('letters-token-fields').checkVisibility()")
 
 
 @pytest.mark.slow

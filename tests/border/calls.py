@@ -12,6 +12,7 @@ from svc.processors import Message
 from svc.settings import Settings
 from svc.sqs import answers, creation, dead_letters
 from svc.sqs.calls import Call
+from svc.sqs.move_tasks import MoveTasks
 from svc.sqs.queue import SqsQueue
 from svc.sqs.sdk import use_our_parser
 from tests.border.odd import MESSAGE, Raw, said
@@ -32,6 +33,12 @@ def good(operation: str, request: Mapping[str, Any]) -> Raw:
             return said({"QueueUrl": f"{URL}-dead"})
         case "send_message":
             return said({"MessageId": "sent"})
+        case "start_message_move_task":
+            return said({"TaskHandle": "task"})
+        case "list_message_move_tasks":
+            return said({"Results": [{"Status": "RUNNING", "StartedTimestamp": 5}]})
+        case "cancel_message_move_task":
+            return said({"ApproximateNumberOfMessagesMoved": 1})
         case "set_queue_attributes":
             return Raw(200, b"")
         case "delete_message_batch" | "change_message_visibility_batch":
@@ -119,6 +126,11 @@ USES: dict[str, Use] = {
     "svc dlq list": lambda queue, call: dead_letters.look(queue, 1),
     "svc dlq, depth": lambda queue, call: dead_letters.depth(queue),
     "svc dlq redrive": lambda queue, call: dead_letters.redrive(queue, queue, 1, dead_letters.Moved()),
+    "svc dlq purge": lambda queue, call: dead_letters.purge(queue, 1, dead_letters.Purged()),
+    "the page's dead letters": lambda queue, call: queue.look_at_dead_letters(1, seconds=1),
+    "svc dlq redrive --with-aws": lambda queue, call: MoveTasks(call, ARN, ARN).start(5),
+    "svc dlq redrive --with-aws, its progress": lambda queue, call: MoveTasks(call, ARN, ARN).last(),
+    "svc dlq redrive --with-aws, Ctrl-C": lambda queue, call: MoveTasks(call, ARN, ARN).stop("task"),
 }
 """What the program does with SQS, by name: each is one call or a few."""
 

@@ -15,7 +15,7 @@ from svc.devstack.stack import Moto
 from svc.settings import Settings, load
 from svc.sqs import creation
 from svc.sqs import queue as sqs
-from svc.sqs.dead_letters import Depth, Moved, depth, look, redrive
+from svc.sqs.dead_letters import Depth, Moved, Purged, Sifted, depth, look, purge, redrive
 from svc.sqs.wire import REJECT_REASON
 from svc.testing import Fault, SimulatedQueue
 from svc.testing.history import Deleted, Sent
@@ -173,6 +173,99 @@ async def test_a_stop_ends_it_after_the_message_on_its_way(autojump_clock) -> No
 
     await redrive(dead, queue, 100, moved, stop)
     assert (moved.count, len(dead.visible()), len(queue.visible())) == (10, 20, 10)
+
+
+# -- only some of them --
+
+
+def even(letter: Received) -> bool:
+    return int(letter.message.body.split()[1]) % 2 == 0
+
+
+async def test_a_look_for_some_hides_none_and_sees_each_once(autojump_clock) -> None:
+    _, dead = await pair(40)
+    sifted = Sifted()
+    seen = await look(dead, 100, matches=even, scan=100, sifted=sifted)
+    assert {delivery.message.body for delivery in seen} == {f"body {number}" for number in range(0, 40, 2)}
+    assert (sifted.looked_at, sifted.cut_short, len(dead.visible())) == (40, False, 40)
+    assert max(dead.receive_count(one) for one in dead.visible()) == 1
+
+
+async def test_a_look_is_bounded_in_number_and_in_time(autojump_clock) -> None:
+    _, dead = await pair(40)
+    sifted = Sifted()
+    assert len(await look(dead, 100, matches=even, scan=25, sifted=sifted)) <= 13
+    assert (sifted.looked_at, sifted.cut_short, len(dead.visible())) == (25, True, 40)
+    dead._request_seconds = (1.0, 1.0)
+    began, sifted = trio.current_time(), Sifted()
+    found = await look(dead, 40, seconds=2.5, sifted=sifted)
+    assert (len(found), sifted.cut_short, len(dead.visible())) == (30, True, 40)
+    assert trio.current_time() - began == 3 + 1  # three receives, and the releases side by side
+
+
+async def test_moving_some_back_leaves_the_others(autojump_clock) -> None:
+    queue, dead = await pair(40)
+    moved = Moved()
+    await redrive(dead, queue, 100, moved, matches=even, scan=100)
+    assert (moved.count, moved.looked_at, moved.cut_short) == (20, 40, False)
+    assert {delivery.message.body for delivery in await bodies(queue)} == {f"body {one}" for one in range(0, 40, 2)}
+    assert len(dead.visible()) == 20
+    assert not any(even(delivery) for delivery in await bodies(dead))
+
+
+async def test_no_more_are_moved_than_were_asked_for(autojump_clock) -> None:
+    queue, dead = await pair(40)
+    moved = Moved()
+    await redrive(dead, queue, 3, moved, matches=even, scan=100)
+    assert (moved.count, len(queue.visible()), len(dead.visible())) == (3, 3, 37)
+
+
+async def test_a_purge_deletes_what_is_meant_and_nothing_else(autojump_clock) -> None:
+    queue, dead = await pair(40)
+    purged, told = Purged(), []
+    await purge(dead, 100, purged, told.append, matches=even, scan=100)
+    assert (purged.count, purged.unconfirmed, told[-1]) == (20, [], 20)
+    assert len(dead.visible()) == 20
+    assert not any(even(delivery) for delivery in await bodies(dead))
+    assert queue.visible() == []
+
+
+@pytest.mark.parametrize("what", ["error", "denied"])
+async def test_a_purge_whose_delete_fails_says_what_may_be_left(autojump_clock, what) -> None:
+    _, dead = await pair(15)
+    dead.faults = [Fault(what, "delete")]
+    purged = Purged()
+    await purge(dead, 15, purged)
+    assert (purged.count, len(purged.unconfirmed)) == (0, 15)
+    assert len(dead.bodies) == 15
+
+
+TODO = {
+    "look": lambda queue, dead, so_far: look(dead, 100, matches=even, scan=100),
+    "redrive": lambda queue, dead, so_far: redrive(dead, queue, 100, so_far, matches=even, scan=100),
+    "purge": lambda queue, dead, so_far: purge(dead, 100, so_far, matches=even, scan=100),
+}
+
+
+@pytest.mark.parametrize("after", [0.05, 0.55, 1.05, 1.55, 2.05])
+@pytest.mark.parametrize("todo", TODO)
+async def test_what_is_held_is_given_back_whatever_ends_it(autojump_clock, after: float, todo: str) -> None:
+    queue, dead = await pair(40)
+    dead._request_seconds = dead._answer_seconds = (0.1, 0.1)
+    so_far = Purged() if todo == "purge" else Moved()
+    with trio.move_on_after(after):
+        await TODO[todo](queue, dead, so_far)
+    assert len(dead.visible()) == len(dead.bodies) == 40 - so_far.count
+    assert (so_far.unconfirmed if isinstance(so_far, Purged) else so_far.twice) == []
+
+
+@pytest.mark.parametrize("todo", TODO)
+async def test_a_receive_that_fails_gives_back_what_the_others_brought(autojump_clock, todo: str) -> None:
+    queue, dead = await pair(40)
+    dead.faults = [Fault("error", "receive", nth=3)]
+    with pytest.raises(QueueError):
+        await TODO[todo](queue, dead, Purged() if todo == "purge" else Moved())
+    assert len(dead.visible()) == len(dead.bodies)
 
 
 # -- the commands, against moto --

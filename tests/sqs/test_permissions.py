@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pydantic import SecretStr
 
 from svc.cli.main import cli
 from svc.devstack.stack import Moto
@@ -63,6 +64,10 @@ async def test_what_is_allowed_is_what_is_called(moto: Moto, queue_name: str) ->
         await queue.delete([two.receipt, three.receipt])
         found = await queue.dead_letter_queue()
         assert found is not None
+        looks = Made()
+        noting = recorded(call, looks)
+        for_the_page = SqsQueue(settings.sqs_queue_url, poll=noting, call=noting)
+        assert len(await for_the_page.look_at_dead_letters(10, seconds=5) or ()) == 2
         noting = recorded(call, dlq)
         source = SqsQueue(settings.sqs_queue_url, poll=noting, call=noting)
         url = await source._dead_letter_url()
@@ -73,6 +78,8 @@ async def test_what_is_allowed_is_what_is_called(moto: Moto, queue_name: str) ->
         moved = dead_letters.Moved()
         await dead_letters.redrive(letters, source, 10, moved)
         assert moved.count == 2
+    with_token = settings.model_copy(update={"api_token": SecretStr("x" * 16)})
+    assert allowed(policy(with_token, Asked(("run",)))) == run | looks
     for who, made in (("run", run), ("init", init), ("dlq", dlq)):
         assert allowed(policy(settings, Asked((who,)))) == made, who  # type: ignore[arg-type]
 
@@ -121,6 +128,13 @@ def test_all_of_it() -> None:
         "Resource": KEY_ARN,
     }
     assert metrics["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Shop/svc"}}
+
+
+def test_the_move_task_of_aws() -> None:
+    given, _ = shown("--for", "dlq", "--with-aws", "--dlq", "dead")
+    more = {"sqs:StartMessageMoveTask", "sqs:ListMessageMoveTasks", "sqs:CancelMessageMoveTask"}
+    plain, _ = shown("--for", "dlq", "--dlq", "dead")
+    assert set(given["Statement"][1]["Action"]) == {*plain["Statement"][1]["Action"], *more}
 
 
 def test_who_only_consumes_needs_only_to_decrypt() -> None:

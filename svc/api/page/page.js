@@ -5,11 +5,12 @@
 
 import { showCharts } from "./charts.js";
 import { $, duration, element, fillFigures, fillRows, number, plural, write } from "./elements.js";
+import { showLetters } from "./letters.js";
+import { storedToken, storeToken } from "./token.js";
 
 const RECONNECT_MS = 3000;
 const FLEET_EVERY_MS = 5000;
 const SILENCE_MS = 6000;
-const TOKEN = "svc-token";
 
 // -- the state --
 
@@ -30,6 +31,7 @@ function showState(state) {
   showReport(state.report);
   showErrors(state.errors);
   showSwitch(state);
+  showLetters(state);
   if (state.fleet && !fleetTimer) askFleet();
 }
 
@@ -266,24 +268,6 @@ let force = false; // the service has said whose maintenance it is, and the butt
 let busy = false;
 let alone = false; // there is no etcd: what is switched is this instance
 
-function storedToken() {
-  try {
-    return sessionStorage.getItem(TOKEN) ?? "";
-  } catch {
-    return ""; // storage is switched off: the token is asked for each time
-  }
-}
-
-function keepToken(token) {
-  try {
-    if (token) sessionStorage.setItem(TOKEN, token);
-    else sessionStorage.removeItem(TOKEN);
-  } catch {
-    // as above
-  }
-  $("forget").hidden = !storedToken();
-}
-
 function showSwitch(state) {
   const on = Boolean(state.switch);
   const ways = "svc maintenance on, off and status do the same from a terminal.";
@@ -333,14 +317,14 @@ async function send() {
   } catch {
     throw new Error("The service did not answer.");
   }
-  if (answer.ok) return keepToken(token);
+  if (answer.ok) return storeToken(token);
   if (answer.status === 401 || answer.status === 403) {
-    keepToken("");
+    storeToken("");
     $("token-fields").hidden = false;
   }
   const told = await answer.json().catch(() => ({}));
   if (answer.status === 409) {
-    keepToken(token);
+    storeToken(token);
     force = true;
     write($("confirm"), asking === "on" ? "Start it all the same" : "End it all the same");
   }
@@ -372,8 +356,9 @@ $("open-on").addEventListener("click", () => ask("on"));
 $("open-off").addEventListener("click", () => ask("off"));
 $("cancel").addEventListener("click", () => dialog.close());
 $("forget").addEventListener("click", () => {
-  keepToken("");
+  storeToken("");
   write($("switch-done"), "The token is forgotten.");
 });
-keepToken(storedToken());
+document.addEventListener("token", () => { $("forget").hidden = !storedToken(); });
+$("forget").hidden = !storedToken();
 connect();
