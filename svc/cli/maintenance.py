@@ -3,25 +3,22 @@
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import trio
 
-from svc.cli.commands import FAILED, complain, fail, first, settings_of
+from svc.cli.commands import FAILED, complain, fail, first, settings_of, unusable
+from svc.cli.waiting import DONE, NONE, VANISHED
+from svc.cli.waiting import wait as waited
 from svc.settings import Settings, seconds
 
 if TYPE_CHECKING:
-    from svc.maintenance.fleet import Request, Standing, Wait
+    from svc.cli.instances import Place
+    from svc.maintenance.fleet import Request
     from svc.maintenance.orders import Order
-
-DONE, EXPIRED, TIMEOUT, VANISHED, NONE = 0, 3, 4, 5, 6
-"""Exit codes of a wait; `FAILED` when the key was changed meanwhile."""
-
-REDRAW = 0.25
-"""Seconds between two drawings of the table on a terminal."""
 
 
 def _duration(
@@ -41,6 +38,24 @@ def _duration(
         return found
 
     return read
+
+
+def _over_http(command: Callable[..., None]) -> Callable[..., None]:
+    """The options for instances that are asked by themselves."""
+    for option in (
+        click.option(
+            "--ca", metavar="FILE", help="With --url https://…: the certificate authority, if not the system's."
+        ),
+        click.option(
+            "--url",
+            "urls",
+            multiple=True,
+            help="Over the API of this instance instead of etcd, with the API_TOKEN of the environment; may be given several "
+            "times. Without etcd (ETCD_ENDPOINTS=off) the default is the instance that has these settings.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def _waiting(command: Callable[..., None]) -> Callable[..., None]:
@@ -66,7 +81,7 @@ def _waiting(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--by", help="Who asks for it."),
     ):
         command = option(command)
-    return command
+    return _over_http(command)
 
 
 @click.group()
@@ -74,7 +89,7 @@ def maintenance() -> None:
     """Switch maintenance on or off, for all instances or for one, and see what they make of it.
 
     Exit codes with --wait: 0 all have drained (are quiet, run again), 3 a drain ran out of time, 4 not done within --timeout, 5
-    some have vanished (killed, frozen, or cut off from etcd: what they do is not known), 6 there is no instance."""
+    some have vanished (killed, frozen, or cut off: what they do is not known), 6 there is no instance."""
 
 
 @maintenance.command("on")
@@ -101,33 +116,24 @@ def switch_off(**options: Any) -> None:
 
 
 @maintenance.command()
+@_over_http
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def status(as_json: bool) -> None:
+def status(as_json: bool, urls: tuple[str, ...], ca: str | None) -> None:
     """Print what the key says, and the instances."""
-    settings = _settings()
+    settings = _settings(urls)
+    if places := _places(settings, urls, ca):
+        sys.exit(_ask(partial(_status_of_each, places, as_json)))
     from svc.etcd import fleet as etcd_fleet
     from svc.maintenance import fleet_table
-    from svc.maintenance.switch_value import parse_switch
 
     held = _ask(partial(etcd_fleet.look, settings))
+    shown = {"key": settings.maintenance_key, **fleet_table.fleet(held)}
     if as_json:
-        click.echo(json.dumps({"key": settings.maintenance_key, **fleet_table.fleet(held)}))
+        click.echo(json.dumps(shown))
         return
-    lines = []
-    try:
-        switch = parse_switch(held.value)
-    except ValueError as error:
-        lines.append(f"maintenance: unknown, the services keep the state they have ({error})")
-    else:
-        lines.append(f"maintenance: {'on' if switch.on else 'off'}")
-        lines += [f"{name}: {told}" for name, told in (("reason", switch.reason), ("by", switch.by)) if told]
-        if switch.until and held.expires_in is None:
-            lines.append(f"until: {switch.until}")
-    if held.expires_in is not None:
-        lines.append(f"ends by itself in: {held.expires_in:.0f} s")
-    lines.append(
-        f"key: {settings.maintenance_key} ({'not set' if held.value is None else f'revision {held.mod_revision}'})"
-    )
+    at = "not set" if held.value is None else f"revision {held.mod_revision}"
+    lines = _told_of_the_switch(shown)
+    lines.append(f"key: {settings.maintenance_key} ({at})")
     if held.own:
         lines.append(f"switched by themselves: {', '.join(sorted(held.own))}")
     if held.entries or held.vanished:
@@ -137,11 +143,46 @@ def status(as_json: bool) -> None:
     click.echo("\n".join(lines))
 
 
+def _told_of_the_switch(shown: Mapping[str, object]) -> list[str]:
+    """What `fleet_table.fleet` shows of it, in words."""
+    on, expires_in = shown["maintenance"], shown["expires_in"]
+    if on is None:
+        lines = [f"maintenance: unknown, the services keep the state they have ({shown['ignored_value']})"]
+    else:
+        lines = [f"maintenance: {'on' if on else 'off'}"]
+        lines += [f"{name}: {shown[name]}" for name in ("reason", "by") if shown[name]]
+        if shown["until"] and expires_in is None:
+            lines.append(f"until: {shown['until']}")
+    if isinstance(expires_in, int | float):
+        lines.append(f"ends by itself in: {expires_in:.0f} s")
+    return lines
+
+
+async def _status_of_each(places: Sequence["Place"], as_json: bool) -> int:
+    from svc.cli.instances import Refused, Unreachable, each, look
+    from svc.maintenance import fleet_table
+
+    code = DONE
+    for where, found in await each(places, look):
+        if isinstance(found, Unreachable | Refused):
+            code = FAILED
+            click.echo(json.dumps({"url": where.url, "error": str(found)})) if as_json else complain(str(found))
+        elif as_json:
+            click.echo(json.dumps({"url": where.url, **found.told}))
+        else:
+            lines = [f"{where.url}", *_told_of_the_switch(found.told)]
+            lines += fleet_table.table(found.entries(0), vanished=found.vanished, registered=found.is_fleet)
+            click.echo("\n".join(lines))
+    return code
+
+
 @maintenance.command()
 @click.argument("instance")
 def forget(instance: str) -> None:
     """Say that a vanished instance is no more, and need not be waited for."""
     settings = _settings()
+    if not settings.etcd_endpoints:
+        unusable(["there is no etcd (ETCD_ENDPOINTS=off), and nobody who could be forgotten"])
     from svc.etcd import fleet as etcd_fleet
 
     _ask(partial(etcd_fleet.forget, settings, instance))
@@ -162,133 +203,87 @@ def _switch(
     as_json: bool,
     allow_vanished: bool,
     allow_none: bool,
+    urls: tuple[str, ...],
+    ca: str | None,
     reason: str | None = None,
     seconds: float | None = None,
 ) -> None:
-    settings = _settings()
-    from svc.etcd import fleet as etcd_fleet
+    settings = _settings(urls)
     from svc.maintenance.orders import Order
 
     order = Order(on, reason, by, seconds, instance, force, quiet=wait == "quiet")
-    request = _ask(partial(etcd_fleet.ask, settings, order))
-    _tell_order(settings, order, request, as_json)
-    if wait:
-        allowed = {VANISHED} if allow_vanished else set()
-        allowed |= {NONE} if allow_none else set()
-        sys.exit(_ask(partial(_wait, settings, request, timeout, as_json, allowed)))
+    allowed = ({VANISHED} if allow_vanished else set()) | ({NONE} if allow_none else set())
+    waiting = partial(waited, timeout=timeout, as_json=as_json, allowed=allowed) if wait else None
+    if places := _places(settings, urls, ca):
+        token = settings.api_token.get_secret_value() if settings.api_token is not None else None
+        sys.exit(_ask(partial(_switch_each, places, order, token, waiting, as_json)))
+    from svc.etcd import fleet as etcd_fleet
+    from svc.maintenance.fleet import Wait
+
+    request: Request = _ask(partial(etcd_fleet.ask, settings, order))
+    key = order.key(settings.maintenance_key)
+    at = f"revision {request.revision}" if request.revision else "not set"
+    _tell_order(order, request, as_json, f"key {key}, {at}", key=key)
+    if waiting is not None:
+        wait_for = Wait(request)
+        sys.exit(
+            _ask(
+                partial(
+                    waiting,
+                    lambda tell, trouble: etcd_fleet.follow(settings, wait_for, tell, trouble=trouble),
+                    request,
+                )
+            )
+        )
 
 
-def _tell_order(settings: Settings, order: "Order", request: "Request", as_json: bool) -> None:
-    key, state = order.key(settings.maintenance_key), "on" if order.on else "off"
+async def _switch_each(
+    places: Sequence["Place"],
+    order: "Order",
+    token: str | None,
+    waiting: Callable[..., Awaitable[int]] | None,
+    as_json: bool,
+) -> int:
+    from svc.cli.instances import Refused, Unreachable, each, follow, look, obey
+    from svc.maintenance.fleet import Request
+
+    if len(places) > 1:
+        for where, found in await each(places, look):
+            if not isinstance(found, Unreachable | Refused) and found.is_fleet:
+                fail(
+                    f"{where.url} belongs to a fleet, and speaks for all of it: name one --url of it. Nothing was changed."
+                )
+    requests: list[Request | None] = []
+    code = DONE
+    for where, answer in await each(places, partial(obey, order, token)):
+        if isinstance(answer, Request):
+            _tell_order(order, answer, as_json, f"{where.url}, revision {answer.revision}", url=where.url)
+            requests.append(answer)
+            continue
+        complain(str(answer))
+        requests.append(None)
+        if waiting is None or isinstance(answer, Refused):
+            code = FAILED
+    if waiting is None or code:
+        return code
+    [first, *others] = requests
+    request = first if first is not None and not others else Request(order.on, 0, None, order.quiet)
+    return await waiting(partial(follow, places, requests), request, registered=False)
+
+
+def _tell_order(order: "Order", request: "Request", as_json: bool, where: str, **place: str) -> None:
+    state = "on" if order.on else "off"
     if as_json:
-        click.echo(json.dumps({"event": "switched", "on": order.on, "key": key, "revision": request.revision}))
+        click.echo(json.dumps({"event": "switched", "on": order.on, **place, "revision": request.revision}))
         return
     whose = "" if order.instance is None else f" of {order.instance}"
     until = f", for {order.seconds:g} s" if order.seconds is not None else ""
-    at = f"revision {request.revision}" if request.revision else "not set"
-    click.echo(f"maintenance{whose} is {state}{until} (key {key}, {at})")
+    click.echo(f"maintenance{whose} is {state}{until} ({where})")
 
 
-async def _wait(settings: Settings, request: "Request", timeout: float, as_json: bool, allowed: set[int]) -> int:
-    """Show how the fleet answers, until it has; returns the exit code. `allowed`: codes that are to be 0."""
-    from svc.etcd import fleet as etcd_fleet
-    from svc.maintenance import fleet_table
-    from svc.maintenance.fleet import Wait
-
-    waiting = Wait(request)
-    show = _Show(request, as_json)
-    standing: Standing | None = None
-    with trio.move_on_after(timeout):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(show.redraw, waiting)
-            standing = await etcd_fleet.follow(settings, waiting, show.tell, trouble=show.trouble)
-            nursery.cancel_scope.cancel(reason="there is an answer")
-    standing = standing or show.last
-    code = DONE if (code := _code(standing)) in allowed else code
-    result = standing.result.value if standing is not None and standing.result is not None else "timeout"
-    if as_json:
-        held = standing or waiting.standing()
-        click.echo(json.dumps(fleet_table.end(held, request, code=code, result=result, elapsed=show.elapsed)))
-        return code
-    show.draw(waiting)
-    lines = fleet_table.outcome(standing, request, elapsed=show.elapsed)
-    click.echo(lines[0])
-    for line in lines[1:]:
-        click.echo(line)
-    return code
-
-
-def _code(standing: "Standing | None") -> int:
-    from svc.maintenance.fleet import Result
-
-    if standing is None or standing.result is None:
-        return TIMEOUT
-    return {
-        Result.DONE: DONE,
-        Result.EXPIRED: EXPIRED,
-        Result.SUPERSEDED: FAILED,
-        Result.VANISHED: VANISHED,
-        Result.NONE: NONE,
-    }[standing.result]
-
-
-class _Show:
-    """A table that is redrawn on a terminal, a line per change in a pipe."""
-
-    def __init__(self, request: "Request", as_json: bool) -> None:
-        from svc.maintenance.fleet_table import Screen
-
-        live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not as_json
-        self._request = request
-        self._json = as_json
-        self._screen = Screen(sys.stdout) if live else None
-        self._began = trio.current_time()
-        self._trouble = ""
-        self.last: Standing | None = None
-
-    @property
-    def elapsed(self) -> float:
-        return trio.current_time() - self._began
-
-    def tell(self, standing: "Standing") -> None:
-        from svc.maintenance import fleet_table
-
-        before, self.last, self._trouble = self.last, standing, ""
-        if self._screen is None:
-            for text, event in fleet_table.changes(before, standing):
-                if self._json:
-                    click.echo(json.dumps({**event, "elapsed": round(self.elapsed, 1)}))
-                else:
-                    click.echo(f"{self.elapsed:6.1f} s  {text}")
-
-    def trouble(self, said: str) -> None:
-        """etcd is out of reach for the moment."""
-        if said != self._trouble and self._screen is None:
-            complain(said)
-        self._trouble = said
-
-    async def redraw(self, waiting: "Wait") -> None:
-        while self._screen is not None:
-            self.draw(waiting)
-            await trio.sleep(REDRAW)
-
-    def draw(self, waiting: "Wait") -> None:
-        from svc.maintenance import fleet_table
-
-        if self._screen is not None and self.last is not None:
-            standing = waiting.standing()
-            room = self._screen.room - 3 - len(standing.died)
-            lines = fleet_table.table(
-                standing.live, vanished=standing.died, notes=fleet_table.notes(standing), limit=room
-            )
-            trouble = f"; {self._trouble}" if self._trouble else ""
-            lines.append(f"{fleet_table.progress(standing, self._request)}, {self.elapsed:.1f} s{trouble}")
-            self._screen.draw(lines)
-
-
-def _settings() -> Settings:
-    """The settings, pointed at the running `svc dev` when the environment names no etcd."""
-    if not os.environ.get("ETCD_ENDPOINTS"):
+def _settings(urls: Sequence[str] = ()) -> Settings:
+    """The settings, pointed at the running `svc dev` when neither the environment nor the command names a place."""
+    if not os.environ.get("ETCD_ENDPOINTS") and not urls:
         from svc.devstack import announcement
 
         found = announcement.find_announced()
@@ -296,6 +291,21 @@ def _settings() -> Settings:
             click.echo(f"(the svc dev of process {found.pid}, {found.http_url})", err=True)
             return settings_of({"ETCD_ENDPOINTS": found.etcd_endpoints, "MAINTENANCE_KEY": found.maintenance_key})
     return settings_of()
+
+
+def _places(settings: Settings, urls: Sequence[str], ca: str | None) -> list["Place"]:
+    """The instances that are asked by themselves. Without etcd, and where none is named, the one that has these settings."""
+    from svc.cli.instances import place
+
+    if not urls and not settings.etcd_endpoints:
+        if not settings.http_port:
+            unusable(["there is no etcd (ETCD_ENDPOINTS=off), and HTTP_PORT is 0: name the instance with --url"])
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.http_host, settings.http_host)  # noqa: S104
+        urls = [f"http://{f'[{host}]' if ':' in host else host}:{settings.http_port}"]
+    try:
+        return [place(url, ca) for url in dict.fromkeys(urls)]
+    except ValueError as fault:
+        unusable([str(fault)])
 
 
 def _ask(ask: Callable[[], Awaitable[Any]]) -> Any:

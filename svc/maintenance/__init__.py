@@ -16,5 +16,6 @@ __all__ = [
     "own_switch",
     "phases",
     "registration",
+    "several",
     "switch_value",
 ]

@@ -93,16 +93,17 @@ def table(
     vanished: Sequence[str] = (),
     notes: Mapping[str, str] | None = None,
     limit: int | None = None,
+    registered: bool = True,
 ) -> list[str]:
-    """Lines of a table, those with a note first when not all have room. `vanished` come last, always."""
+    """Lines of a table, those with a note first when not all have room. `vanished` come last, always. `registered`: in etcd,
+    where one that is no more can be forgotten."""
     told = notes or {}
     shown = sorted(entries, key=lambda one: one.id)
     if limit is not None and len(shown) > limit:
         shown = sorted(shown, key=lambda one: (one.id not in told, one.id))[: max(limit, 1)]
     rows = [COLUMNS] + [_cells(one, told.get(one.id, "")) for one in shown]
-    rows += [
-        (id, "vanished", "", "", "", f"not heard of; gone for good? svc maintenance forget {id}") for id in vanished
-    ]
+    gone = "not heard of; gone for good? svc maintenance forget {}" if registered else "does not answer"
+    rows += [(id, "vanished", "", "", "", gone.format(id)) for id in vanished]
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows]
     if len(shown) < len(entries):
@@ -170,7 +171,7 @@ def changes(before: Standing | None, now: Standing) -> list[tuple[str, dict[str,
         event = {"event": "instance", "done": one.id not in waiting, **row(one)}
         found.append((f"{one.id}: {new}{shown_phase(one)}{flight}{yet}", event))
     for event_name, text, ids in (
-        ("died", "has vanished without a word (killed, frozen, or cut off from etcd)", now.died),
+        ("died", "has vanished without a word (killed, frozen, or cut off)", now.died),
         ("stopped", "has stopped", now.stopped),
     ):
         known = getattr(before, event_name) if before is not None else ()
@@ -178,8 +179,8 @@ def changes(before: Standing | None, now: Standing) -> list[tuple[str, dict[str,
     return found
 
 
-def outcome(standing: Standing | None, request: Request, *, elapsed: float) -> list[str]:
-    """How a wait ended, in words. `standing` None: etcd never answered."""
+def outcome(standing: Standing | None, request: Request, *, elapsed: float, registered: bool = True) -> list[str]:
+    """How a wait ended, in words. `standing` None: etcd never answered. `registered`: see `table`."""
     if standing is None:
         return [f"etcd has not answered within {elapsed:.0f} s: nothing is known of the fleet"]
     what = "running" if not request.on else "quiet" if request.quiet else "drained"
@@ -205,9 +206,8 @@ def outcome(standing: Standing | None, request: Request, *, elapsed: float) -> l
     if standing.stopped:
         lines.append(f"stopped meanwhile, drained: {', '.join(standing.stopped)}")
     if standing.died:
-        lines.append(
-            f"vanished, drained or not: {', '.join(standing.died)}. Look after them; then `svc maintenance forget ID`"
-        )
+        then = "; then `svc maintenance forget ID`" if registered else ""
+        lines.append(f"vanished, drained or not: {', '.join(standing.died)}. Look after them{then}")
     return lines
 
 

@@ -281,7 +281,7 @@ def test_each_change_is_told_once() -> None:
         "a: draining, 3 in flight",
         "b: running",
         "a: drained",
-        "b: has vanished without a word (killed, frozen, or cut off from etcd)",
+        "b: has vanished without a word (killed, frozen, or cut off)",
         "c: new, starting",
     ]
 
