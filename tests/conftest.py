@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """An ordinary run has of each slow proof a slice, which is a test of its own, beside the one that is marked."""
-    if "slow" in (config.getoption("-m") or ""):
+    if any(marker in (config.getoption("-m") or "") for marker in ("slow", "faults")):
         return
     named = {argument for argument in config.args if "::" in argument}
     left_out = [

@@ -1,6 +1,6 @@
 """What is installed from the wheel: its contents, and a user's project (sample_project/) that is tested with nothing else.
 
-The second takes a minute, nearly all of it pip's, and runs only when it is asked for:
+These take a minute, nearly all of it pip's, and run only when they are asked for; what the wheel is made from is looked at always:
 
     pytest -m slow tests/deploy/test_wheel.py
 """
@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from configparser import ConfigParser
@@ -17,6 +18,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+
+SCRIPTS = {"svc": "svc.__main__:main"}
+PLUGINS = {"svc": "svc.pytest_plugin"}
+
+
+def test_the_wheel_is_to_hold_the_package_and_nothing_else() -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert told["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["svc"]}
+    assert (told["project"]["scripts"], told["project"]["entry-points"]["pytest11"]) == (SCRIPTS, PLUGINS)
+    assert (ROOT / "svc" / "py.typed").exists()
+    assert not [path for path in (ROOT / "svc").rglob("*") if path.name.startswith(("test_", "conftest"))]
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
@@ -43,6 +55,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -54,13 +67,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert not [name for name in names if Path(name).name.startswith(("test_", "conftest")) or "sample" in name]
     modules = {f"svc/{path.name}" for path in (ROOT / "svc").glob("*.py")}
     assert modules <= names
-    assert dict(entry_points["pytest11"]) == {"svc": "svc.pytest_plugin"}
-    assert dict(entry_points["console_scripts"]) == {"svc": "svc.__main__:main"}
+    assert dict(entry_points["pytest11"]) == PLUGINS
+    assert dict(entry_points["console_scripts"]) == SCRIPTS
 
 
 @pytest.mark.slow
-def test_a_users_project_is_tested_with_what_the_wheel_installs(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    wheel: Path = request.getfixturevalue("wheel")  # not built to be skipped
+def test_a_users_project_is_tested_with_what_the_wheel_installs(wheel: Path, tmp_path: Path) -> None:
     project = tmp_path / "orders"
     shutil.copytree(
         ROOT / "tests" / "sample_project",

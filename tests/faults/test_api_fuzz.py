@@ -107,7 +107,12 @@ def fuzz(url: str, examples: int) -> int:
 
 @pytest.mark.parametrize(
     "phase",
-    [pytest.param(phase, marks=pytest.mark.faults(by_default=phase == "running")) for phase in PHASES],
+    [
+        pytest.param(phase, marks=[pytest.mark.faults(by_default=True), pytest.mark.slow])
+        if phase == "running"
+        else pytest.param(phase, marks=pytest.mark.faults)
+        for phase in PHASES
+    ],
 )
 async def test_the_api_keeps_to_its_description(
     phase: str, moto: Moto, etcd: Etcd, queue_name: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -1,6 +1,7 @@
-"""Every row of the table of faults, tried. `pytest tests/faults -m faults -n 4`; an ordinary run takes a slice."""
+"""Every row of the table of faults, tried. `pytest tests/faults -m faults -n 4`; an ordinary run takes a slice, `-m slow` another."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,10 +13,17 @@ from tests.faults.rows import Scenario, all_scenarios
 from tests.faults.trial import trial
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [pytest.param(one, id=one.name, marks=pytest.mark.faults(by_default=one.by_default)) for one in all_scenarios()],
-)
+QUICK = ("sqs-reset", "etcd-killed")
+"""Of the rows by default those of an ordinary run. The others take a minute together, and run with `-m slow`."""
+
+
+def marks(one: Scenario) -> Iterator[pytest.MarkDecorator]:
+    yield pytest.mark.faults(by_default=one.by_default)
+    if one.by_default and one.name not in QUICK:
+        yield pytest.mark.slow
+
+
+@pytest.mark.parametrize("scenario", [pytest.param(one, id=one.name, marks=[*marks(one)]) for one in all_scenarios()])
 async def test_fault(
     scenario: Scenario,
     moto: Moto,
