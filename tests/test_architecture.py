@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 import svc
+from tests import source
+from tests.source import tree
+
+pytestmark = source.one_worker
 
 FOLDER = Path(svc.__file__).parent
 
@@ -54,13 +58,13 @@ def suite_of(path: Path) -> str:
 
 def imports(path: Path) -> set[tuple[str, ...]]:
     """Every imported name, as a path, within functions too; what only the type checker sees is left out."""
-    tree = ast.parse(path.read_text())
+    whole = tree(path)
     hidden: set[int] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(whole):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             hidden |= {id(inner) for inner in ast.walk(node)}
     found: set[tuple[str, ...]] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(whole):
         if id(node) in hidden:
             continue
         if isinstance(node, ast.Import):
@@ -111,8 +115,7 @@ def test_nobody_reaches_past_the_door_of_a_suite() -> None:
 
 
 def offered(suite: str) -> set[str]:
-    tree = ast.parse((FOLDER / suite / "__init__.py").read_text())
-    for node in tree.body:
+    for node in tree(FOLDER / suite / "__init__.py").body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and ast.unparse(node).startswith("__all__"):
             return set(ast.literal_eval(node.value))
     raise AssertionError(f"svc/{suite}/__init__.py has no __all__")
@@ -120,7 +123,7 @@ def offered(suite: str) -> set[str]:
 
 @pytest.mark.parametrize("suite", sorted(name for name in SUITES if (FOLDER / name).is_dir()))
 def test_a_suite_says_what_lives_there_and_what_never_does(suite: str) -> None:
-    text = ast.get_docstring(ast.parse((FOLDER / suite / "__init__.py").read_text())) or ""
+    text = ast.get_docstring(tree(FOLDER / suite / "__init__.py")) or ""
     assert "Never here:" in text
     assert "Begin reading at" in text
     users = [path for path in modules() if suite_of(path) != suite]
@@ -153,7 +156,7 @@ def test_no_primitive_of_trio_outlives_a_run() -> None:
     """An event, a lock or a limiter at the top of a module would be shared by two event loops: the service's, and the
     registration's in its thread."""
     for path in modules():
-        for statement in ast.parse(path.read_text()).body:
+        for statement in tree(path).body:
             if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
                 made = [call for call in ast.walk(statement.value) if isinstance(call, ast.Call)]
                 assert not any(ast.unparse(call.func).startswith(("trio.", "WakeUp")) for call in made), (
@@ -179,7 +182,7 @@ def test_every_cancellation_says_why() -> None:
     """In the traceback of whoever was cancelled (`trio.Cancelled` shows the reason)."""
     cancelled = 0
     for path in modules():
-        for call in ast.walk(ast.parse(path.read_text())):
+        for call in ast.walk(tree(path)):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "cancel":
                 of_a_scope = ast.unparse(call.func.value).rpartition(".")[2] not in {
                     "task",

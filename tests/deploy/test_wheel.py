@@ -1,6 +1,6 @@
 """What is installed from the wheel: its contents, and a user's project (sample_project/) that is tested with nothing else.
 
-These take a minute, nearly all of it pip's, and run only when they are asked for; what the wheel is made from is looked at always:
+These take a minute, nearly all of it pip's, and run when they are asked for; what the wheel is made from is looked at always:
 
     pytest -m slow tests/deploy/test_wheel.py
 """

@@ -1,4 +1,4 @@
-"""Every row of the table of faults, tried. `pytest tests/faults -m faults -n 4`; an ordinary run takes a slice, `-m slow` another."""
+"""Every row of the table of faults, tried. `pytest tests/faults -m faults -n 4`; an ordinary run takes a slice, `-m slow` more."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,6 @@ from svc.devstack.stack import Etcd, Moto
 from tests.faults.conftest import ROW
 from tests.faults.rows import Scenario, all_scenarios
 from tests.faults.trial import trial
-
 
 QUICK = ("sqs-reset", "etcd-killed")
 """Of the rows by default those of an ordinary run. The others take a minute together, and run with `-m slow`."""

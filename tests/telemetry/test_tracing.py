@@ -409,8 +409,8 @@ trio.run(main)
     ("variable", "value", "traced"),
     [
         ("OTEL_BSP_SCHEDULE_DELAY", "0", False),
-        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "-1", False),
-        ("OTEL_PYTHON_TRACER_PROVIDER", "nonsense", False),
+        pytest.param("OTEL_ATTRIBUTE_COUNT_LIMIT", "-1", False, marks=pytest.mark.slow),
+        pytest.param("OTEL_PYTHON_TRACER_PROVIDER", "nonsense", False, marks=pytest.mark.slow),
         ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "nonsense", True),
     ],
 )
