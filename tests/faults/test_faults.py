@@ -1,4 +1,4 @@
-"""Every row of the table of faults, tried: `pytest tests/faults -m faults -n 4`. An ordinary run takes a slice, `-m slow` more."""
+"""Every row of the table of faults, tried: `pytest tests/faults -m faults -n 4`. Ordinary runs take a slice, `-m slow` more."""
 
 import contextlib
 from collections.abc import Iterator
