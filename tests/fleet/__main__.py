@@ -2,6 +2,7 @@
 rolling restart. Prints a line per round and the tally of all messages; exit code 1 when anything was not as it should be.
 
 python -m tests.fleet --timing: how long fleets of 1, 5, 20 and 50 take to answer, and what they cost etcd.
+python -m tests.fleet --quiet 50: how long three idle instances take to be quiet, in so many rounds; exit code 1 above a second.
 """
 
 import argparse
@@ -35,7 +36,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--timing", action="store_true")
+    parser.add_argument("--quiet", type=int, metavar="ROUNDS")
     told = parser.parse_args()
+    if told.quiet:
+        timing.tell_quiet(found := trio.run(timing.quiet, told.quiet))
+        return 0 if sorted(found)[-1 - len(found) // 100] <= 1 else 1
     if not told.timing:
         print(f"seed {told.seed}")
     if told.timing:

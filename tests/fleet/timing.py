@@ -56,25 +56,25 @@ def puts(etcd: Etcd) -> int:
     return int(float(found[1]))
 
 
-def settings_of(etcd: Etcd, key: str, number: int) -> Settings:
+def settings_of(etcd: Etcd, key: str, number: int, wait: int = 1) -> Settings:
     return load(
         {
             "ETCD_ENDPOINTS": etcd.endpoint,
             "MAINTENANCE_KEY": key,
             "INSTANCE_ID": f"i{number}",
-            "SQS_WAIT_TIME_SECONDS": "1",
+            "SQS_WAIT_TIME_SECONDS": str(wait),
         }
     )
 
 
 @asynccontextmanager
-async def running(etcd: Etcd, key: str, count: int) -> AsyncIterator[Settings]:
-    """So many instances; left, all of them stop."""
+async def running(etcd: Etcd, key: str, count: int, *, wait: int = 1) -> AsyncIterator[Settings]:
+    """So many instances, whose polls take so many seconds; left, all of them stop."""
     queue = SimulatedQueue()
     async with trio.open_nursery() as nursery:
         cores = []
         for number in range(count):
-            settings = settings_of(etcd, key, number)
+            settings = settings_of(etcd, key, number, wait)
             core = Core(
                 settings,
                 queue,
@@ -96,11 +96,11 @@ def says_it_drains(seen: Entry, request: Request) -> bool:
     return said is not None and said.revision == request.revision and said.phase in ("draining", "drained")
 
 
-async def order(settings: Settings, count: int, *, on: bool) -> tuple[float, float]:
+async def order(settings: Settings, count: int, *, on: bool, quiet: bool = False) -> tuple[float, float]:
     """Seconds until all have acknowledged the order, and until all have done it."""
     acknowledged = math.nan
     began = trio.current_time()
-    request = await etcd_fleet.ask(settings, Order(on))
+    request = await etcd_fleet.ask(settings, Order(on, quiet=quiet))
 
     def tell(standing: Standing) -> None:
         nonlocal acknowledged
@@ -131,6 +131,25 @@ async def measure(count: int, *, rounds: int, idle_seconds: float) -> Timing:
             await order(settings, count, on=False)
         toggles = (puts(etcd) - before - 2 * rounds) / count / rounds
     return Timing(count, statistics.median(acknowledged), max(acknowledged), statistics.median(drained), idle, toggles)
+
+
+async def quiet(rounds: int, *, instances: int = 3) -> list[float]:
+    """Seconds from the order until `--wait=quiet` is satisfied, in each round: an idle fleet in polls of 20 s."""
+    found = []
+    async with Etcd() as etcd, running(etcd, "/quiet", instances, wait=20) as settings:
+        await order(settings, instances, on=False)
+        for _ in range(rounds):
+            await trio.sleep(2 * registration.AT_MOST_EVERY)
+            found.append((await order(settings, instances, on=True, quiet=True))[1])
+            await order(settings, instances, on=False)
+    return found
+
+
+def tell_quiet(found: list[float]) -> None:
+    """Print the quantiles."""
+    at = sorted(found)
+    median, high = statistics.median(at), at[math.ceil(0.99 * len(at)) - 1]
+    print(f"three idle instances are quiet, of {len(at)} rounds: median {median:.3f} s, 99th percentile {high:.3f} s")
 
 
 async def table(sizes: tuple[int, ...] = (1, 5, 20, 50), *, rounds: int = 10, idle_seconds: float = 60) -> None:
