@@ -51,6 +51,8 @@ class SimulatedEtcd:
     cut_off: set[str] = field(default_factory=set)
     """The same for these clients alone; `client()` gives them their names."""
     calls: int = 0
+    lapsed: int = 0
+    """Leases that have run out."""
 
     def __post_init__(self) -> None:
         self.changed = WakeUp()
@@ -110,7 +112,8 @@ class SimulatedEtcd:
 
     def expire(self, lease: int) -> None:
         """A lease runs out now."""
-        self._leases.pop(lease, None)
+        if self._leases.pop(lease, None) is not None:
+            self.lapsed += 1
         self.delete(*[key for key, held in self._keys.items() if held.lease == lease])
 
     def look(self) -> dict[str, Held]:
@@ -119,6 +122,7 @@ class SimulatedEtcd:
         over = {lease for lease, (_, ends) in self._leases.items() if ends <= now and not self._away}
         for lease in over:
             del self._leases[lease]
+        self.lapsed += len(over)
         if over:
             self.delete(*[key for key, held in self._keys.items() if held.lease in over])
         return self._keys
@@ -230,6 +234,7 @@ class SimulatedConnection:
     async def revoke(self, lease: int) -> None:
         await self._call()
         self._etcd.expire(lease)
+        self._etcd.lapsed -= 1
 
     def watch(self, names: Sequence[str], revision: int, *, prefixes: Sequence[str] = ()) -> "SimulatedWatch":
         return SimulatedWatch(self._etcd, self._life, self._client, names, prefixes, revision)

@@ -14,6 +14,7 @@ What a test waits for is noticed in the very step in which it comes true, so tha
 """
 
 import random
+import zlib
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -156,7 +157,8 @@ class SimulatedService:
 
     def _identity(self) -> Registration:
         id = self.settings.instance_id or self._label.replace(" ", "-") or "service"
-        return Registration(id, "simulated", 1, __version__, "2026-01-01T00:00:00Z", self.settings.sqs_queue_url, id)
+        token = f"{zlib.crc32(self._label.encode()):08x}" if self._label else id  # another's, if the id is given twice
+        return Registration(id, "simulated", 1, __version__, "2026-01-01T00:00:00Z", self.settings.sqs_queue_url, token)
 
     @property
     def ended(self) -> bool:

@@ -344,3 +344,28 @@ async def test_followers_went_untried_when_sqs_had_moved_the_head_of_their_group
         await service.idle()
         assert service.processed == ["second", "third"]
     assert dead.bodies == ["bad"]
+
+
+@pytest.mark.expects_errors
+async def test_followers_went_untried_behind_a_head_that_ignored_its_cancellation_and_was_moved_by_sqs(autojump_clock):
+    # Seed 1443. The drain gives the head back after its last receive; its processor goes on behind it. SQS moves it at the next
+    # receive, which brings the next of the group. That waited for the processor of the head, and was given back.
+    dead = SimulatedQueue("dead", fifo=True, content_deduplication=True)
+    queue = SimulatedQueue(fifo=True, content_deduplication=True, dead_letters=dead, max_receive_count=1)
+
+    async def handle(message: Message) -> None:
+        if message.body == "bad":
+            with trio.CancelScope(shield=True):
+                await trio.sleep(20)
+
+    queue.put("bad", group_id="g")
+    settings = {"SQS_WAIT_TIME_SECONDS": "1", "DRAIN_TIMEOUT": "3s"}
+    async with SimulatedService(queue, handle, **settings) as service:
+        await service.at_work("bad")
+        service.maintenance("on")
+        await service.drained()
+        queue.put("good", group_id="g")
+        service.maintenance("off")
+        await service.idle()
+        assert service.processed == ["good"]
+    assert dead.bodies == ["bad"]

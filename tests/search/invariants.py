@@ -38,8 +38,9 @@ strongest form that nothing but the service itself can break:
 18. *The circuit breaker holds back receives and nothing else.* Open, no receive begins; probing, no more messages than a few are
     asked for. (That a drain ends and the calm finishes everything says the rest.)
 19. *No false "drained".* When the wait for the fleet says that all have drained at a revision of the key, no instance that lives
-    has anything in flight, at work or on the wire; and while the key stands so, none begins a receive. Exempt are instances that
-    were killed, or told twice to stop.
+    has anything in flight, at work or on the wire; and while the key stands so, none begins a receive or a run. When it says
+    that all are quiet, nothing is at work, and none begins either. Exempt are instances that were killed, or told twice to stop,
+    and those that etcd has never let register.
 20. *What ends gives back.* When an instance was told twice to stop, or a part of it has failed, it ends within `LAST_RELEASE` (if
     its processors let it), and by then there was a settlement call for everything that landed there and stays invisible, unless
     a heartbeat on the wire could have overtaken it, or it had failed or was lost before. No part fails but where the schedule
@@ -56,9 +57,13 @@ from svc.consumer.drain import Drain
 from svc.consumer.ledger import Counts
 from svc.consumer.queue import Received
 from svc.consumer.worker import LAST_RELEASE, LATE
+from svc.etcd.registration import Registrar
+from svc.maintenance.fleet import Request
 from svc.maintenance.handler import DrainOutcome
 from svc.maintenance.phases import Phase
 from svc.testing.history import DeadLettered, Deleted
+
+from .troubles import LAST_WORD
 
 if TYPE_CHECKING:
     from .witness import Instance, Running, Witness
@@ -75,7 +80,7 @@ class Invariants:
         self._witness = witness
         self._violated = witness.violated
         self._calls_at = (0.0, 0)
-        self._drained_at: set[int] = set()
+        self._fulfilled: dict[Request, list[Instance]] = {}  # and who was refused a place in the fleet at that time
         self._setup = witness.schedule.setup
 
     # -- at each step --
@@ -94,7 +99,8 @@ class Invariants:
         if report.ended is not None:
             instance.drain_seen = report
             self._witness.drains[report.outcome.value] += 1
-            instance.named_dead_letters |= {*core.worker.tally.so_far().next_receive_dead_letters}
+            drain = core.worker.tally.so_far()
+            instance.named_dead_letters |= {*drain.next_receive_dead_letters, *drain.last_receives_returned}
             if report.outcome is not DrainOutcome.REVOKED:
                 self._drain_ended(instance)
         elif instance.drain_began != report.began:
@@ -188,6 +194,11 @@ class Invariants:
                 continue
             if event.message_id in instance.named_dead_letters:
                 continue
+            if (
+                instance.core is not None
+                and event.message_id in instance.core.worker.tally.so_far().last_receives_returned
+            ):
+                continue
             asked = instance.asked.get(last)
             run = next((run for run in self._witness.runs.get(event.message_id, ()) if run.receipt == last), None)
             if run is None:
@@ -217,6 +228,8 @@ class Invariants:
 
     def begins(self, run: "Running") -> None:
         witness, instance, now = self._witness, run.instance, trio.current_time()
+        if instance.cancelled_at is None:
+            self._nothing_begins(instance, "run")
         if run.receipt not in instance.landed:
             self._violated(f"4 {instance}: a run on {run.receipt}, which it was never handed")
         if run.receipt not in witness.duplicated and witness.leases.get(run.receipt, 0.0) < now - EPSILON:
@@ -291,24 +304,52 @@ class Invariants:
         breaker = instance.core.worker.breaker.snapshot()
         if breaker is not None and (breaker.state is State.OPEN or (breaker.state is State.PROBING and limit > PROBES)):
             self._violated(f"18 {instance}: a receive of {limit} begins, the circuit breaker is {breaker.state.value}")
-        revision = self._witness.switch.mod_revision()
-        if revision in self._drained_at:
-            self._violated(f"19 {instance}: a receive begins, but all had drained at revision {revision}, which stands")
+        self._nothing_begins(instance, "receive")
 
-    def fleet_has_drained(self, revision: int) -> None:
-        self._drained_at.add(revision)
+    def _nothing_begins(self, instance: "Instance", what: str) -> None:
+        for request, refused in self._fulfilled.items():
+            stands = self._witness.switch.mod_revision(request.instance) == request.revision
+            if stands and instance not in refused and self._concerns(request, instance):
+                self._violated(f"19 {instance}: a {what} begins, but {request} was said to be fulfilled, and stands")
+
+    def _concerns(self, request: Request, instance: "Instance") -> bool:
+        return request.instance in (None, instance.service.settings.instance_id)
+
+    def _is_refused(self, instance: "Instance") -> bool:
+        """Whether it lives without the permission to register, and was never a member of the fleet: nobody can know of it."""
+        etcd, core = self._witness.schedule.etcd, instance.core
+        if etcd is None or core is None or not isinstance(core.registrar, Registrar):
+            return False
+        denied = any(
+            trouble.what in ("denied", "all denied") and trouble.at + trouble.lasts >= instance.began
+            for trouble in etcd.troubles
+        )
+        return denied and core.registrar.snapshot().id not in self._witness.switch.members()
+
+    def forget_requests(self) -> None:
+        """The store was restored: its revisions will be those of other requests."""
+        self._fulfilled.clear()
+
+    def has_drained(self, request: Request) -> None:
+        """So it was said; or, if that was enough, that nothing is at work and nothing will be begun."""
+        refused = self._fulfilled[request] = [one for one in self._witness.instances if self._is_refused(one)]
         for instance in self._witness.instances:
-            if not instance.watched or instance.cancelled_at is not None:
+            if (
+                instance in refused
+                or not instance.watched
+                or instance.cancelled_at is not None
+                or not self._concerns(request, instance)
+            ):
                 continue
             assert instance.core is not None
             held, calls = len(instance.core.worker.ledger), instance.on_the_wire
             runs = sum(
-                run.instance is instance and run.until is None for runs in self._witness.runs.values() for run in runs
+                run.instance is instance and not run.ended for runs in self._witness.runs.values() for run in runs
             )
-            if held or calls or runs:
+            if runs or (not request.quiet and (held or calls)):
                 self._violated(
-                    f"19 {instance}: {held} in flight, {runs} at work and {calls} receives on the wire, but all are said"
-                    f" to have drained at revision {revision}"
+                    f"19 {instance}: {held} in flight, {runs} at work and {calls} receives on the wire, but {request} is said"
+                    " to be fulfilled"
                 )
 
     def receive_cancelled(self, instance: "Instance") -> None:
@@ -351,7 +392,8 @@ class Invariants:
             return
         witness._catch_up()
         stubborn = max((run.stubborn for arrival in witness.schedule.arrivals for run in arrival.runs), default=0.0)
-        if now > instance.cancelled_at + LAST_RELEASE + stubborn + EPSILON:
+        last_word = 0.0 if witness.schedule.etcd is None else LAST_WORD
+        if now > instance.cancelled_at + LAST_RELEASE + stubborn + last_word + EPSILON:
             self._violated(f"20 {instance}: it ended at {now:g}, and was to end at {instance.cancelled_at:g}")
         gone = {one.message_id for one in instance.service.endings if one.outcome in ("failed", "lost")}
         for message_id, hold in witness.held.items():

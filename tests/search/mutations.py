@@ -16,10 +16,12 @@ from svc.consumer.breaker_state import State
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Fate, Outcome
 from svc.consumer.queue import Received
 from svc.core import Core
+from svc.etcd.registration import Registrar
 from svc.maintenance.phases import Phase
 from svc.maintenance.registration import Registration
 from svc.maintenance.switch_value import Switch
 from svc.processors import Message, Reject, Retry
+from svc.testing.registrar import SimulatedRegistrar
 from svc.wakeup import WakeUp
 
 from .mutations_defects import (
@@ -336,7 +338,8 @@ class _Stamping:
 
 def acknowledge_what_was_not_acted_on(core: Core) -> None:
     """An acknowledgement is bound to the request that stands when it arrives, not to the one that the phase answers to."""
-    core.registrar._switch = _Stamping(core.registrar._switch)  # type: ignore[union-attr]
+    if isinstance(core.registrar, SimulatedRegistrar):
+        core.registrar._switch = _Stamping(core.registrar._switch)  # type: ignore[assignment]
 
 
 def acknowledge_before_landing(core: Core) -> None:
@@ -350,6 +353,33 @@ def acknowledge_before_landing(core: Core) -> None:
         return now
 
     core.registrar._describe = early  # type: ignore[union-attr]
+
+
+def quiet_with_work_in_hands(core: Core) -> None:
+    """Quiet is said as soon as the drain has begun."""
+    worker = core.worker
+
+    async def at_once() -> None:
+        await trio.lowlevel.checkpoint()
+
+    worker.wait_quiet = at_once  # type: ignore[method-assign]
+
+
+def quiet_but_for_last_receives(core: Core) -> None:
+    """A message that lands in its last receive is worked on, though quiet was said."""
+    core.worker.deliveries.become_quiet = lambda: None  # type: ignore[method-assign]
+
+
+def membership_ends_with_the_lease(core: Core) -> None:
+    """Whoever's registration lapses is not known to belong to the fleet any more."""
+    registrar = core.registrar
+    if isinstance(registrar, Registrar):
+
+        async def nothing(connection: object) -> None:
+            pass
+
+        registrar._belong = nothing  # type: ignore[method-assign]
+        registrar._keep_true = nothing  # type: ignore[method-assign]
 
 
 def receive_before_registration(core: Core) -> None:
@@ -402,6 +432,9 @@ MUTATIONS: Mapping[str, Spoil] = {
         acknowledge_what_was_not_acted_on,
         acknowledge_before_landing,
         receive_before_registration,
+        quiet_with_work_in_hands,
+        quiet_but_for_last_receives,
+        membership_ends_with_the_lease,
         leave_poison_to_the_queue,
         group_ends_with_its_poison,
         settlement_dies_with_the_work,

@@ -27,7 +27,8 @@ from svc.testing.service import SimulatedService
 
 from .defects import NotedDefects, may_fail
 from .invariants import EPSILON
-from .schedule import Flip, Life, Schedule, Work
+from .schedule import Ask, Flip, Life, Schedule, Work
+from .troubles import LAST_WORD, PUT_RIGHT, EtcdTrouble, Troubles
 from .witness import Instance, WatchedQueue, Witness, cancel_everything
 
 MakeCore = Callable[..., Core]
@@ -162,6 +163,15 @@ class World:
             write_seconds=schedule.write_seconds,
             rng=random.Random(f"switch {schedule.seed}"),
         )
+        self.troubles: Troubles | None = None
+        if schedule.etcd is not None:
+            self.troubles = Troubles(
+                schedule.etcd,
+                schedule.seed,
+                alive=self._alive,
+                on_restored=lambda: self.witness.check.forget_requests(),
+            )
+            self.switch = self.troubles.switch
         self.witness = Witness(schedule, self.queue, self.switch)
         self._make_core = make_core
         self._runs: Counter[str] = Counter()
@@ -182,6 +192,8 @@ class World:
             # What a processor rejects is finished, with a dead-letter queue or without (invariant 1).
             "REJECT_WITHOUT_DLQ": "delete",
         }
+        if schedule.etcd is not None:
+            self._settings["INSTANCE_TTL"] = str(schedule.etcd.ttl)
 
     def _fault(self, call: Call) -> Fault | None:
         fault = fault_for(self.schedule.faults, call)
@@ -194,7 +206,9 @@ class World:
         actions: list[tuple[float, Callable[[], None]]] = []
         actions += [(arrival.at, partial(self._arrive, number)) for number, arrival in enumerate(schedule.arrivals)]
         actions += [(flip.at, partial(self._flip, flip)) for flip in schedule.flips]
-        actions += [(ask.at, self._ask) for ask in schedule.asks]
+        actions += [(ask.at, partial(self._ask, ask)) for ask in schedule.asks]
+        if schedule.etcd is not None:
+            actions += [(trouble.at, partial(self._trouble, trouble)) for trouble in schedule.etcd.troubles]
         for number, life in enumerate(schedule.lives):
             actions.append((life.start, partial(self._start, number)))
             if life.end is not None:
@@ -205,9 +219,12 @@ class World:
                     await trio.sleep_until(at)
                 action()
             await trio.sleep_until(schedule.calm_at)
+            if self.troubles is not None:
+                self.troubles.put_right()
             if self._may_be_on():
                 self.switch.set("off")
-            for instance in {_name(flip.instance) for flip in schedule.flips if flip.instance is not None}:
+            switched = (*schedule.flips, *schedule.asks)
+            for instance in sorted({self._id(one.instance) for one in switched if one.instance is not None}):
                 if self.switch.mod_revision(instance):
                     self.switch.set(None, instance=instance)
             if all(life.end is not None for life in schedule.lives):
@@ -229,6 +246,7 @@ class World:
             calls=sum(self.queue.calls.values()),
             flips=len(schedule.flips),
             asks=len(schedule.asks),
+            lapses=0 if self.troubles is None else self.troubles.etcd.lapsed,
             crashes=sum(life.how == "crash" for life in schedule.lives if life.end is not None),
             drains=sum(witness.drains.values()),
             **{f"drains {outcome}": count for outcome, count in witness.drains.items()},
@@ -257,13 +275,15 @@ class World:
             retries += sum(rounds) * (PAUSE + min(setup.wait, 20))
         most = sum(rounds) if setup.fifo else max(rounds, default=0)
         each = setup.visibility + min(setup.wait, 20) + 8 * setup.latency[1] + 2
-        return 10 + setup.reread + work + retries + len(rounds) + most * each
+        found = setup.reread if self.troubles is None else PUT_RIGHT
+        return 10 + found + work + retries + len(rounds) + most * each
 
     @property
     def stop_lasts(self) -> float:
         """Seconds that a stop takes at most: a drain, the last release, and processors that ignore their cancellation."""
         stubborn = sum(run.stubborn for arrival in self.schedule.arrivals for run in arrival.runs)
-        return self.schedule.setup.drain_timeout + LATE + LAST_RELEASE + stubborn + EPSILON
+        last_word = 0.0 if self.troubles is None else LAST_WORD
+        return self.schedule.setup.drain_timeout + LATE + LAST_RELEASE + stubborn + last_word + EPSILON
 
     # -- what happens --
 
@@ -275,18 +295,35 @@ class World:
             self.queue.put(str(number))
 
     def _flip(self, flip: Flip) -> None:
-        self.switch.set(flip.value, instance=None if flip.instance is None else _name(flip.instance))
+        self.switch.set(flip.value, instance=None if flip.instance is None else self._id(flip.instance))
 
-    def _ask(self) -> None:
+    def _ask(self, ask: Ask) -> None:
         assert self._nursery is not None
-        self._nursery.start_soon(self._wait_for_the_fleet, Request(True, self.switch.set("on")))
+        value = '{"enabled": true, "quiet": true}' if ask.quiet else "on"
+        instance = None if ask.instance is None else self._id(ask.instance)
+        revision = self.switch.set(value, instance=instance)
+        self._nursery.start_soon(self._wait_for_the_fleet, Request(True, revision, instance, ask.quiet))
+
+    def _trouble(self, trouble: EtcdTrouble) -> None:
+        assert self._nursery is not None
+        assert self.troubles is not None
+        self.tried[f"etcd {trouble.what}"] += 1
+        self._nursery.start_soon(self.troubles.bring, trouble, self._id(trouble.instance))
+
+    def _alive(self) -> set[str]:
+        return {self._id(instance.number) for instance in self.witness.instances if instance.watched}
+
+    def _id(self, number: int) -> str:
+        """Of an instance, in the fleet."""
+        etcd = self.schedule.etcd
+        return f"instance-{0 if number == 1 and etcd is not None and etcd.twin else number}"
 
     async def _wait_for_the_fleet(self, request: Request) -> None:
         """As `svc maintenance on --wait`, until the end of the schedule."""
         wait, switch = Wait(request), self.switch
 
         def answered() -> bool:
-            wait.key(switch.mod_revision())
+            wait.key(switch.mod_revision(request.instance))
             wait.all(switch.entries(), switch.members())
             return wait.standing().result is not None
 
@@ -297,8 +334,10 @@ class World:
         result = wait.standing().result
         assert result is not None
         self.tried[f"asks {result.value}"] += 1
-        if result in (FleetResult.DONE, FleetResult.NONE):  # nobody there: then nobody may be at work either
-            self.witness.check.fleet_has_drained(request.revision)
+        self.tried["asks quiet"] += request.quiet
+        nobody = result is FleetResult.NONE and self.troubles is None and request.instance is None
+        if result is FleetResult.DONE or nobody:  # nobody there: then nobody may be at work either
+            self.witness.check.has_drained(request)
 
     def _start(self, number: int) -> None:
         make = partial(self._build, number)
@@ -308,7 +347,8 @@ class World:
             switch=self.switch,
             rng=random.Random(self.schedule.seed + number),
             make_core=make,
-            INSTANCE_ID=_name(number),
+            label=f"number {number}",
+            INSTANCE_ID=self._id(number),
             **self._settings,
         )
         instance = Instance(number, service, began=trio.current_time())
@@ -396,8 +436,3 @@ class World:
                     nursery.start_soon(trio.sleep_forever)
         finally:
             witness.ends(run, finished=finished, rejected=rejected, failed=failed)
-
-
-def _name(number: int) -> str:
-    """Of an instance, in the fleet."""
-    return f"instance-{number}"

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from svc.testing import Notice, Outage
 from svc.testing.faults import Fault, What, random_faults
 
+from .troubles import EtcdSetup, random_etcd
+
 CALM_AFTER = 10.0
 """Seconds from the last thing that a schedule does to the calm at its end: calls that were late have acted by then."""
 
@@ -115,6 +117,10 @@ class Ask(_Short):
     delay: float = 0.0
     copies: int = 1
     """Of the notice that the watchers get."""
+    quiet: bool = False
+    """As `--wait=quiet`."""
+    instance: int | None = None
+    """As `--instance`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,6 +149,8 @@ class Schedule(_Short):
     asks: tuple[Ask, ...] = ()
     write_seconds: tuple[float, float] = (0.0, 0.0)
     """How long a registration is on its way, from-to."""
+    etcd: EtcdSetup | None = None
+    """None: a stand-in for watcher and registrar, whose leases do not lapse."""
 
     @property
     def calm_at(self) -> float:
@@ -153,6 +161,7 @@ class Schedule(_Short):
         ends += [outage.end for outage in self.outages]
         ends += [life.end or life.start for life in self.lives]
         ends += [fault.end for fault in self.faults]
+        ends += [self.etcd.ends] if self.etcd is not None else []
         return max(ends, default=0.0) + CALM_AFTER
 
     @property
@@ -287,8 +296,31 @@ def random_schedule(seed: int) -> Schedule:
         if rng.random() < (0.4 if life.end is not None else 0.1):
             end = life.end if life.end is not None else max(life.start, moment())
             lives[number] = Life(life.start, end, "fail", rng.choice(PARTS))
+    # And from one more: what is asked for, and every fifth on an etcd in trouble.
+    rng = random.Random(f"etcd {seed}")
+    etcd = None
+    if seed % 5 == 3:
+        asks = asks or tuple(Ask(moment()) for _ in range(rng.choice((1, 2))))
+        lives += [Life()] * rng.choice((0, 1, 1))
+        etcd = random_etcd(rng, span, len(lives), [ask.at for ask in asks])
+        setup = dataclasses.replace(
+            setup, retry_backoff=rng.choice(("off", "1s-4s")), max_receives=rng.choice((setup.max_receives, 1))
+        )
+        for ask in asks:  # something at work, or on its way, when somebody asks
+            for _ in range(rng.choice((0, 1, 3))):
+                at = round(max(0.0, ask.at + rng.choice((-1.0, -0.5, 0.1, 0.5, 1.5))), 1)
+                runs = (Work(seconds=rng.choice((0.5, 3.0))),)
+                arrivals.append(Arrival(at, rng.choice(GROUPS) if fifo else "a", runs))
+        outages = ()
+    asks = tuple(
+        dataclasses.replace(
+            ask, quiet=rng.random() < 0.5, instance=rng.randrange(len(lives)) if rng.random() < 0.2 else None
+        )
+        for ask in asks
+    )
     return Schedule(
         seed=seed,
+        etcd=etcd,
         setup=setup,
         arrivals=tuple(sorted(arrivals, key=lambda arrival: arrival.at)),
         flips=tuple(sorted(flips, key=lambda flip: flip.at)),
@@ -376,6 +408,8 @@ def schedules(draw: st.DrawFn) -> Schedule:
         outages=draw(st.one_of(st.just(()), outages)),
         lives=(draw(st.one_of(st.just(Life()), lives)), *draw(st.lists(lives, max_size=2))),
         faults=tuple(draw(st.lists(st.one_of(single_faults, lasting_faults), max_size=4))),
-        asks=by_time(draw(st.lists(st.builds(Ask, moments, st.sampled_from((0.0, 0.3))), max_size=2))),
+        asks=by_time(
+            draw(st.lists(st.builds(Ask, moments, st.sampled_from((0.0, 0.3)), quiet=st.booleans()), max_size=2))
+        ),
         write_seconds=(0.0, draw(st.sampled_from((0.0, 0.1, 0.6)))),
     )

@@ -11,7 +11,11 @@ from tests.search.run import muted
 WITHIN = 150
 """Schedules."""
 
-RARE = {"no_release_without_settlement": 700, "unconfirmed_extends_the_lease": 500}
+RARE = {
+    "no_release_without_settlement": 700,
+    "unconfirmed_extends_the_lease": 500,
+    "membership_ends_with_the_lease": 700,
+}
 """So many, of those that few schedules can catch."""
 
 FIRST_SEEDS = {
@@ -27,13 +31,16 @@ FIRST_SEEDS = {
     "breaker_never_asks_again": 5,
     "acknowledge_what_was_not_acted_on": 37,
     "receive_before_registration": 31,
-    "leave_poison_to_the_queue": 28,
+    "quiet_with_work_in_hands": 8,
+    "quiet_but_for_last_receives": 117,
+    "membership_ends_with_the_lease": 523,
+    "leave_poison_to_the_queue": 29,
     "group_ends_with_its_poison": 116,
     "no_release_without_settlement": 315,
     "unconfirmed_is_confirmed": 66,
     "unconfirmed_extends_the_lease": 205,
-    "a_failed_call_is_a_crash": 13,
-    "defects_are_not_backed_off": 13,
+    "a_failed_call_is_a_crash": 89,
+    "defects_are_not_backed_off": 89,
 }
 """Where an ordinary run's search for the rarer ones begins, to keep it short; `-m slow` begins with the first schedule."""
 
