@@ -124,7 +124,7 @@ class Deliveries(Listener):
             entry = self._ledger.add(delivery, received_at=sent, lease_until=sent + self._visibility, receive=landed)
             hold(delivery.message, self._holder)
             landed.append(entry)
-            if self._fifo and delivery.message.group_id in spoilt:
+            if spoilt and self._fifo and delivery.message.group_id in spoilt:
                 self._settlement.settle(entry, RELEASED)
                 continue
             try:

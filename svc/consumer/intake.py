@@ -128,7 +128,8 @@ class Intake(Listener):
             self._waiting.given_back(group, now)
 
     def _fifo_group(self, entry: Entry) -> str | None:
-        return entry.message.group_id if is_fifo(self._queue, self._config.fifo) else None
+        group = entry.message.group_id
+        return group if group is not None and is_fifo(self._queue, self._config.fifo) else None
 
     async def wait_for_receives(self, group: str) -> None:
         """Return when no receive on the wire may bring several messages of this group, which waits for one that has failed."""

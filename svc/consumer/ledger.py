@@ -109,6 +109,7 @@ class Entry:
         "hidden_until",
         "landed_at",
         "lease",
+        "message",
         "receive",
         "received_at",
         "scope",
@@ -118,6 +119,7 @@ class Entry:
     def __init__(self, delivery: Received, *, received_at: float, lease_until: float, receive: object = None) -> None:
         # Known from the start, and never changed.
         self.delivery = delivery
+        self.message: Message = delivery.message
         self.receive = receive
         """Which receive brought it: the same for all that it brought."""
         self.received_at = received_at
@@ -147,10 +149,6 @@ class Entry:
         # Settlement.
         self.attempts = 0
         """How many calls in a row have failed to carry its fate to the queue."""
-
-    @property
-    def message(self) -> Message:
-        return self.delivery.message
 
     @property
     def is_finished(self) -> bool:

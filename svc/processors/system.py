@@ -41,8 +41,11 @@ class System:
 
 def packed(attributes: Mapping[str, object]) -> str:
     """What `unpacked` reads, of the attributes as SQS names them. What is neither text nor a number is left out."""
-    values = [attributes.get(name, "") for name in NAMES]
-    return _APART.join([str(value) if type(value) in (str, int) else "" for value in values]) if any(values) else ""
+    get = attributes.get
+    values = [
+        value if type(value := get(name, "")) is str else str(value) if type(value) is int else "" for name in NAMES
+    ]
+    return _APART.join(values) if any(values) else ""
 
 
 def unpacked(text: str) -> System:
