@@ -138,10 +138,12 @@ def _clock() -> float:
 
 def _tell_start(settings: Settings, url: str) -> None:
     config = worker_config(settings)
-    held = {"maintenance_key": settings.maintenance_key}
-    if not settings.etcd_endpoints:
-        held = {"etcd": "off", "maintenance_file": settings.maintenance_file or "none: maintenance is held in memory"}
-    log.info("started", api=url, queue_url=settings.sqs_queue_url, **held)
+    queue_url = settings.sqs_queue_url
+    if settings.etcd_endpoints:
+        log.info("started", api=url, queue_url=queue_url, maintenance_key=settings.maintenance_key)
+    else:
+        file = settings.maintenance_file or "none: maintenance is held in memory"
+        log.info("started", api=url, queue_url=queue_url, etcd="off", maintenance_file=file)
     if config.effective_wait < config.wait:
         log.info(
             "long polls are shortened, so that they land within a drain and well within the lease",
