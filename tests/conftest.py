@@ -1,5 +1,5 @@
 """What every test stands on: a scrubbed environment, a strict log, and the real processes of the stack, once per
-session.
+session; with xdist once for all of its workers.
 
 moto and etcd are plain (synchronous) session fixtures: Trio's fixtures live for one test only. Tests share the two
 processes and keep apart by `queue_name` and `key_prefix`; whoever kills or freezes a process starts one of their own.
@@ -12,18 +12,22 @@ os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
 # Some hundred Python processes are started here, by xdist and by the tests: one of them compiles a module, the others load it.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+import contextlib
 import functools
 import gc
 import itertools
 import logging
 import signal
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import botocore.session
 import pytest
 
+from svc.devstack.child import start_all
 from svc.devstack.stack import Etcd, Moto
 from svc.telemetry import logs
+from tests import preloaded
 
 _ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -34,6 +38,12 @@ _ENVIRONMENT = {
     "NO_PROXY": "127.0.0.1,localhost",
 }
 _unique = itertools.count(1)
+
+SHARED = "svc_shared"
+"""In what xdist gives each worker: where the processes are that its controller has started for all."""
+_shared = pytest.StashKey[contextlib.ExitStack]()
+_where = pytest.StashKey[dict[str, Any]]()
+_C = TypeVar("_C", Moto, Etcd)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,6 +58,28 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "slow: bounded, but it wants many processes or seconds; runs with -m slow, or when it is named itself",
     )
+    preloaded.shared = getattr(config, "workerinput", {}).get(SHARED, {}).get("forks")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """In xdist's controller, before a worker starts."""
+    config = node.config
+    if _shared not in config.stash:
+        moto, etcd = Moto(), Etcd()
+        with contextlib.ExitStack() as held:
+            start_all(moto, etcd)
+            held.callback(moto.stop)
+            held.callback(etcd.stop)
+            forks = preloaded.Shared()
+            held.callback(forks.end)
+            config.stash[_shared] = held.pop_all()
+            config.stash[_where] = {"moto": moto.port, "etcd": etcd.port, "forks": forks.path}
+    node.workerinput[SHARED] = config.stash[_where]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash.get(_shared, contextlib.ExitStack()).close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -137,15 +169,25 @@ def log_level_kept() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def moto(svc_moto: Moto) -> Moto:
-    """A local SQS. `moto.url` is its endpoint, `moto.queue_url(name)` a queue's URL. It is the one of the plugin's fixtures."""
-    return svc_moto
+def moto(request: pytest.FixtureRequest) -> Moto:
+    """A local SQS. `moto.url` is its endpoint, `moto.queue_url(name)` a queue's URL. Without xdist it is that of the plugin."""
+    return _running(request, Moto)
 
 
 @pytest.fixture(scope="session")
-def etcd(svc_etcd: Etcd) -> Etcd:
-    """A real etcd. `etcd.endpoint` is its host:port. It is the one of the plugin's fixtures."""
-    return svc_etcd
+def etcd(request: pytest.FixtureRequest) -> Etcd:
+    """A real etcd. `etcd.endpoint` is its host:port. Without xdist it is that of the plugin."""
+    return _running(request, Etcd)
+
+
+def _running(request: pytest.FixtureRequest, kind: type[_C]) -> _C:
+    where = getattr(request.config, "workerinput", {}).get(SHARED)
+    if where is None:
+        running: _C = request.getfixturevalue(f"svc_{kind.name}")
+        return running
+    elsewhere = kind()
+    elsewhere.port = where[kind.name]
+    return elsewhere
 
 
 @pytest.fixture

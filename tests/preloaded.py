@@ -7,8 +7,8 @@ streams, signals and exit code. Only the start is not that of a real one, so the
 being PID 1, closed streams, another program in front) do without, and so does `popen()` itself where the environment says how
 Python starts.
 
-The process that forks is started at the first use, one for each process of the tests. It has one thread and has opened nothing,
-so that its children inherit nothing. It ends, and they with it, when the tests' process has.
+The process that forks is started at the first use, or by xdist's controller for all of its workers (`Shared`). It has one thread
+and has opened nothing, so that its children inherit nothing. It ends, and they with it, when the tests' process has.
 """
 
 import atexit
@@ -16,6 +16,7 @@ import contextlib
 import gc
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -134,17 +135,50 @@ def _fixed(environ: Mapping[str, str]) -> dict[str, str]:
 _lock = threading.Lock()
 
 
+shared: str | None = None
+"""The `path` of a `Shared` of another process, to be used by this one."""
+
+
+class Shared:
+    """One process that has done the imports, for several that connect to `path`: it forks for each, and what is forked serves it
+    as its own would. Ends when its parent has, and when they have."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="svc-forks-")
+        self.path = f"{self._folder.name}/line"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.path)
+            listener.listen()
+            self._leash, self._process = _start(listener)
+
+    def end(self) -> None:
+        self._leash.close()
+        self._process.wait()
+        self._folder.cleanup()
+
+
+def _start(*more: socket.socket) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        given = [one.fileno() for one in (theirs, *more)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.preloaded", *map(str, given)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            pass_fds=given,
+        )
+    return ours, process
+
+
 @cache
 def _control() -> socket.socket:
     """The line to the process that forks for this one."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        forks = subprocess.Popen(
-            [sys.executable, "-m", "tests.preloaded", str(theirs.fileno())],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-        )
+    if shared is not None:
+        line = socket.socket(socket.AF_UNIX)
+        line.connect(shared)
+        atexit.register(line.close)
+        return line
+    ours, forks = _start()
     atexit.register(forks.wait)
     atexit.register(ours.close)
     return ours
@@ -161,6 +195,22 @@ def _exactly(line: socket.socket, count: int) -> bytes:
 
 
 # -- in the process that forks --
+
+
+def _serve_each(leash: socket.socket, listener: socket.socket) -> socket.socket | None:
+    """Fork for each that connects. Returns in each child with its line, at the end with None."""
+    while leash not in (ready := select.select([leash, listener], [], [])[0]):
+        assert ready == [listener]
+        line, _ = listener.accept()
+        with line:
+            if os.fork() == 0:
+                leash.close()
+                listener.close()
+                return line.dup()
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+    return None
 
 
 def _serve(control: socket.socket) -> dict[str, Any] | None:
@@ -240,5 +290,9 @@ if __name__ == "__main__":
     # Neither a collection nor the end of a child looks at what is here already, page by page, and copies it.
     gc.collect()
     gc.freeze()
-    if (todo := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
+    line: socket.socket | None
+    line, *listeners = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
+    if listeners:
+        line = _serve_each(line, *listeners)
+    if line is not None and (todo := _serve(line)) is not None:
         _become(todo)

@@ -11,7 +11,6 @@ import trio
 
 from svc.consumer.queue import QueueError, Received
 from svc.devstack.announcement import announced
-from svc.devstack.stack import Moto
 from svc.settings import Settings, load
 from svc.sqs import creation
 from svc.sqs import queue as sqs
@@ -331,7 +330,7 @@ async def test_the_queue_names_its_dead_letters(surroundings: dict[str, str]) ->
     assert found.attributes["ApproximateNumberOfMessages"] == "2"
 
 
-async def test_without_dead_letters_it_is_said(surroundings: dict[str, str], svc_moto: Moto) -> None:
+async def test_without_dead_letters_it_is_said(surroundings: dict[str, str]) -> None:
     bare = {**surroundings, "SQS_QUEUE_URL": surroundings["SQS_QUEUE_URL"] + "-bare"}
     bare.pop("SQS_DLQ_NAME")
     await creation.create(load(bare))
