@@ -25,6 +25,7 @@ SUITES: dict[str, tuple[int, set[str]]] = {
     "core": (4, set()),
     "sqs": (4, {"aiobotocore", "botocore", "aiohttp", "asyncio", "trio_asyncio", "httptools"}),
     "etcd": (4, {"etcd3", "grpc"}),
+    "database": (4, {"psycopg", "psycopg_pool", "asyncio"}),
     "consumer": (3, set()),
     "maintenance": (2, set()),
     "processors": (1, {"pydantic", "asyncio", "uvloop"}),
@@ -129,7 +130,7 @@ def test_a_suite_says_what_lives_there_and_what_never_does(suite: str) -> None:
     users = [path for path in modules() if suite_of(path) != suite]
     used = {name[1] for path in users for there, name in own(path) if there == suite and len(name) > 1}
     known = {path.stem for path in (FOLDER / suite).glob("*.py")}
-    if suite not in {"testing", "processors", "settings"}:  # they offer names, not modules
+    if suite not in {"testing", "processors", "settings", "database"}:  # they offer names, not modules
         assert offered(suite) <= known, "names a module that is not there"
         assert offered(suite) == used, "names what nobody uses"
 

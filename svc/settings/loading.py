@@ -42,6 +42,8 @@ def load(environ: Mapping[str, str], profile: Callable[[], Profile] = no_profile
     token = held.get("api_token")
     if token is not None and (len(token) < 8 or re.search(r"\s", token)):
         faults["api_token"] = _fault("api_token", token)
+    for field in _contradictory(held, settings):
+        faults.setdefault(field, _fault(field, held.get(field) or str(getattr(settings, field))))
     if faults or settings is None:
         raise BadSettings([faults[field] for field in Settings.model_fields if field in faults])
     return settings
@@ -72,11 +74,28 @@ def _incomplete(held: Mapping[str, str]) -> list[str]:
         missing.append("maintenance_file")
     if "sqs_role_external_id" in held and "sqs_role_arn" not in held:
         missing.append("sqs_role_arn")
+    if ("database_password" in held or "database_password_file" in held) and "database_url" not in held:
+        missing.append("database_url")
     # etcd3 would speak plain text without a word if it had a client certificate and no authority (STACK 3.4).
     tls = "etcd_ca_cert" in held or "https://" in held.get("etcd_endpoints", "")
     if ("etcd_cert" in held or "etcd_key" in held) and not tls:
         missing.append("etcd_ca_cert")
     return missing
+
+
+def _contradictory(held: Mapping[str, str], settings: Settings | None) -> list[str]:
+    """Fields that cannot be what they are beside others."""
+    found = []
+    if "database_password" in held and "database_password_file" in held:
+        found.append("database_password")
+    if settings is not None:
+        most = settings.database_max_connections
+        found += [
+            field
+            for field in ("database_min_connections", "database_maintenance_connections")
+            if getattr(settings, field) > most
+        ]
+    return found
 
 
 def _fault(field: str, held: str | None) -> str:

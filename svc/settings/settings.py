@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from svc.settings.resolution import DEFAULT_ENDPOINT, DEFAULT_QUEUE, resolved
 from svc.settings.values import (
     Address,
+    DatabaseUrl,
     Endpoints,
     FileToCome,
     HttpUrlOrEmpty,
@@ -22,6 +23,7 @@ from svc.settings.values import (
     Seconds,
     SecondsRange,
     SecondsRangeOrOff,
+    SecretFile,
     ShareOrOff,
     Whole,
 )
@@ -210,6 +212,47 @@ class Settings(BaseModel):
     simulated_work_seconds: SecondsRange = _setting(
         "1-3", "a duration, or a range of two such as 1-3, up to 12h", "range of the default processor's random work"
     )
+    database_url: DatabaseUrl = _setting(
+        None, "a URL that begins with postgresql://, without a password in its query",
+        "the PostgreSQL database that processors use (extra `database`); unset: none, and nothing of it is loaded",
+    )  # fmt: skip
+    database_password: SecretStr | None = _setting(
+        None, "a password, together with DATABASE_URL, and not beside DATABASE_PASSWORD_FILE",
+        "password for the database, so that it need not stand in the URL",
+    )  # fmt: skip
+    database_password_file: SecretFile = _setting(
+        None, "the path of a file that can be read, together with DATABASE_URL",
+        "file with the password for the database; read again for each connection, so that it may be renewed",
+    )  # fmt: skip
+    database_min_connections: Whole = _setting(
+        "1", "a whole number from 0 to 1000, not above DATABASE_MAX_CONNECTIONS",
+        "connections to the database that are kept open while there is no maintenance", ge=0, le=1000,
+    )  # fmt: skip
+    database_max_connections: Whole = _setting(
+        "10",
+        "a whole number from 1 to 1000",
+        "connections to the database at once; who needs one more waits",
+        ge=1,
+        le=1000,
+    )
+    database_maintenance_connections: Whole = _setting(
+        "0", "a whole number from 0 to 1000, not above DATABASE_MAX_CONNECTIONS",
+        "connections to the database that are left in maintenance", ge=0, le=1000,
+    )  # fmt: skip
+    database_timeout: Seconds = _setting(
+        "10s", "a duration from 1s to 5m",
+        "how long the database may take: for a new connection, until a connection is free, and for its answer to a health check",
+        ge=1, le=300,
+    )  # fmt: skip
+    database_application_name: str | None = _setting(
+        None, "1 to 63 printable ASCII characters",
+        "name in the database's `pg_stat_activity`; unset: the instance's, cut to 63 characters", pattern=r"^[ -~]{1,63}$",
+    )  # fmt: skip
+    database_failure: Annotated[Literal["retry", "fail"], Lower] = _setting(
+        "retry", "retry or fail",
+        "what becomes of messages under way when the database goes away: they are given back and tried again after "
+        "RETRY_BACKOFF, which the circuit breaker does not count; or they fail",
+    )  # fmt: skip
     cloudwatch_namespace: Namespace = _setting(
         None, "1 to 255 letters, digits, blanks and . - _ / # :, not beginning with AWS/ or :",
         "CloudWatch namespace to which the main figures go once a minute; unset: none do",

@@ -2,6 +2,8 @@
 
 import re
 
+from pydantic import SecretStr
+
 from svc.settings.settings import Settings, is_secret, variable
 
 
@@ -13,6 +15,9 @@ def masked(settings: Settings) -> dict[str, str]:
 def _shown(field: str, value: object) -> str:
     if value is None:
         return "off" if field in _MAY_BE_OFF else ""
+    if field == "database_url":
+        assert isinstance(value, SecretStr)
+        return without_credentials(value.get_secret_value())
     if is_secret(field):
         return "********"
     if field == "etcd_endpoints":

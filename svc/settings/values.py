@@ -7,9 +7,9 @@ in Python) passes through, and the type checks it. `settings.py` lists the setti
 import re
 from pathlib import Path
 from typing import Annotated, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, SecretStr
 
 from svc.settings.queue_address import queue_address
 
@@ -85,6 +85,30 @@ def file_to_come(text: object) -> object:
             usable = False
         if not usable:
             raise ValueError("no file, and no place for one")
+    return text
+
+
+def secret_file(text: object) -> object:
+    """The path of a file that can be read: looked at here for the same reason as a PEM file."""
+    if isinstance(text, str):
+        try:
+            usable = Path(text).is_file() and Path(text).read_bytes().decode().strip() != ""
+        except (OSError, ValueError):
+            usable = False
+        if not usable:
+            raise ValueError("no file with a text that can be read")
+    return text
+
+
+def database_url(text: object) -> object:
+    """A URL of PostgreSQL. What else it may say (several hosts, a socket's folder) is for libpq to read."""
+    if isinstance(text, str):
+        parts = urlsplit(text)
+        if parts.scheme not in ("postgresql", "postgres") or not text.isprintable() or re.search(r"\s", text):
+            raise ValueError("not a URL of PostgreSQL")
+        # The rest of a query may be shown, and a password is none of it.
+        if {"password", "sslpassword", "passfile"} & {name.lower() for name in parse_qs(parts.query)}:
+            raise ValueError("a password in the query")
     return text
 
 
@@ -167,6 +191,8 @@ Whole = Annotated[int, BeforeValidator(whole)]
 Endpoints = Annotated[tuple[Endpoint, ...], BeforeValidator(endpoints)]
 FileToCome = Annotated[str | None, BeforeValidator(file_to_come)]
 PemFile = Annotated[str | None, BeforeValidator(pem_file)]
+SecretFile = Annotated[str | None, BeforeValidator(secret_file)]
+DatabaseUrl = Annotated[SecretStr | None, BeforeValidator(database_url)]
 Address = Annotated[str, BeforeValidator(address)]
 SecondsRange = Annotated[tuple[float, float], BeforeValidator(seconds_range)]
 PauseRange = Annotated[tuple[float, float], BeforeValidator(pause_range)]

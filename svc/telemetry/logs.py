@@ -28,7 +28,7 @@ CHUNK = 4096
 
 LEVELS = ("debug", "info", "warning", "error")
 
-NOISY = ("httpx", "httpx2", "hypercorn", "asyncio", "quart")
+NOISY = ("httpx", "httpx2", "hypercorn", "asyncio", "quart", "psycopg")
 """What these say below a warning is about single requests, or repeats what our own lines say: only at `debug`."""
 
 SILENT = ("botocore", "aiobotocore")

@@ -168,6 +168,18 @@ VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "MAX_CONCURRENCY": ({"1": 1, "100000": 100000}, ["0", "100001", "unlimited", "-5", "1_000", "9" * 5000]),
     "MESSAGE_PROCESSOR": ({"a.b:c.d": "a.b:c.d"}, ["a", "a:", ":b", "a:b:c", "a b:c"]),
     "MESSAGE_RUNTIME": ({"auto": "auto", "Asyncio": "asyncio", "trio": "trio", "thread": "thread"}, ["gevent", "uvloop", "3"]),
+    "DATABASE_URL": (
+        {},
+        ["http://h/sesame", "h:5432", "postgresql://h/d?password=sesame", "postgresql://h/a b", "mysql://h/d", "postgresql://[h/d"],
+    ),
+    "DATABASE_PASSWORD": ({}, []),
+    "DATABASE_PASSWORD_FILE": ({PEM: PEM}, ["/nowhere/password", "/", "/dev/null", "a\0b"]),
+    "DATABASE_MIN_CONNECTIONS": ({"0": 0, "10": 10}, ["-1", "1001", "11", "one"]),
+    "DATABASE_MAX_CONNECTIONS": ({"1": 1, "1000": 1000}, ["0", "1001", "many"]),
+    "DATABASE_MAINTENANCE_CONNECTIONS": ({"0": 0, "10": 10}, ["-1", "1001", "11"]),
+    "DATABASE_TIMEOUT": ({"1s": 1.0, "5m": 300.0}, ["0", "999ms", "301s", "off"]),
+    "DATABASE_APPLICATION_NAME": ({"orders": "orders"}, ["é", "a" * 64]),
+    "DATABASE_FAILURE": ({"retry": "retry", "Fail": "fail"}, ["reject", "off"]),
     "SIMULATED_WORK_SECONDS": (
         {"1-3": (1.0, 3.0), "2": (2.0, 2.0), "0": (0.0, 0.0), "100ms-1.5s": (0.1, 1.5), "1 - 3": (1.0, 3.0)},
         ["3-1", "-1", "1-", "-", "1-2-3", "a-b", "0-43201", "1–3"],
@@ -188,6 +200,7 @@ def test_every_variable_of_the_spec_is_tried() -> None:
 @pytest.mark.parametrize(("name", "text", "value"), GOOD, ids=lambda value: str(value)[:30])
 def test_good_value(name: str, text: str, value: object) -> None:
     more = COMPLETE if name.startswith("ETCD_") and name != "ETCD_ENDPOINTS" else {}
+    more = {"DATABASE_URL": "postgresql://h/d"} if name.startswith("DATABASE_PASS") else more
     more = {"SQS_QUEUE_URL": "http://x/0/q"} if name == "AWS_ENDPOINT" else more  # the default queue is none of AWS's
     assert getattr(load({**more, name: text}), name.lower()) == value
 
@@ -195,10 +208,11 @@ def test_good_value(name: str, text: str, value: object) -> None:
 @pytest.mark.parametrize(("name", "text"), BAD, ids=lambda value: str(value)[:30])
 def test_bad_value(name: str, text: str) -> None:
     more = {other: held for other, held in COMPLETE.items() if other != name} if name.startswith("ETCD_C") else {}
+    more = {"DATABASE_URL": "postgresql://h/d"} if name.startswith("DATABASE_PASS") else more
     (fault,) = faults_of({**(COMPLETE if name == "ETCD_KEY" else more), name: text})
     assert fault.startswith(f"{name} ")
     assert fault.endswith(f"; it must be {may_hold(name.lower())}")
-    if name == "API_TOKEN":
+    if name in SECRETS:
         assert text not in fault
     else:
         assert f"holds {text.strip()[:200]!r}" in fault
@@ -249,6 +263,26 @@ def test_a_file_for_the_switch_goes_without_etcd_only(tmp_path: Path) -> None:
     for text in (str(tmp_path), "/nowhere/at/all", "a\0b", "/"):
         (fault,) = faults_of({"ETCD_ENDPOINTS": "off", "MAINTENANCE_FILE": text})
         assert fault.startswith("MAINTENANCE_FILE holds ")
+
+
+@pytest.mark.parametrize(
+    ("held", "fault"),
+    [
+        ({"DATABASE_PASSWORD": "x"}, "DATABASE_URL is not set"),
+        ({"DATABASE_PASSWORD_FILE": PEM}, "DATABASE_URL is not set"),
+        (
+            {"DATABASE_URL": "postgresql://h/d", "DATABASE_PASSWORD": "x", "DATABASE_PASSWORD_FILE": PEM},
+            "DATABASE_PASSWORD holds an unusable value (not shown); it must be a password, together with DATABASE_URL, and not "
+            "beside DATABASE_PASSWORD_FILE",
+        ),
+        ({"DATABASE_MIN_CONNECTIONS": "3", "DATABASE_MAX_CONNECTIONS": "2"}, "DATABASE_MIN_CONNECTIONS holds '3'"),
+        ({"DATABASE_MIN_CONNECTIONS": "0", "DATABASE_MAX_CONNECTIONS": "2", "DATABASE_MAINTENANCE_CONNECTIONS": "3"},
+         "DATABASE_MAINTENANCE_CONNECTIONS holds '3'"),
+    ],
+)  # fmt: skip
+def test_settings_of_the_database_that_contradict_each_other(held: dict[str, str], fault: str) -> None:
+    (told,) = faults_of(held)
+    assert told.startswith(fault)
 
 
 def test_an_empty_variable_counts_as_unset_except_for_the_endpoint() -> None:
@@ -325,7 +359,13 @@ def test_any_environment_gives_settings_or_faults(environ: dict[str, str]) -> No
 
 # -- secrets --
 
-SECRETS = {"ETCD_PASSWORD": "sesame-open-now", "API_TOKEN": "a-token-nobody-knows"}
+SECRETS = {
+    "ETCD_PASSWORD": "sesame-open-now",
+    "API_TOKEN": "a-token-nobody-knows",
+    "DATABASE_URL": "postgresql://ann:between@db:5432/orders",
+    "DATABASE_PASSWORD": "word-of-the-database",
+}
+SHOWN_IN_PART = {"DATABASE_URL": "postgresql://********@db:5432/orders"}
 
 
 def test_the_secrets_are_these() -> None:
@@ -337,7 +377,8 @@ def test_secrets_are_never_shown() -> None:
     for text in (repr(settings), str(settings), str(masked(settings)), settings.model_dump_json()):
         for secret in SECRETS.values():
             assert secret not in text
-    assert {masked(settings)[name] for name in SECRETS} == {"********"}
+    assert {name: masked(settings)[name] for name in SECRETS} == dict.fromkeys(SECRETS, "********") | SHOWN_IN_PART
+    assert "between" not in str(masked(settings))
     assert settings.api_token is not None
     assert settings.api_token.get_secret_value() == SECRETS["API_TOKEN"]
 

@@ -1,0 +1,336 @@
+"""The pools of connections, and how each colour of processor borrows from them.
+
+    Trio          connection()           the pool of threads' connections; calls run in threads (`connection.py`)
+    plain def     sync_connection()      the same pool, in the processor's own thread
+    asyncio       asyncio_connection()   a second pool, on the loop that asks for it
+
+Pooling, checks before a connection is lent and most figures are psycopg_pool's. What it does not do is done here: the pools are
+opened and closed as maintenance and the database's own absence ask for it (`open`, `close`), and nobody waits longer than
+`DATABASE_TIMEOUT`. While there is no pool, whoever asks waits for it that long, and gets `DatabaseAway`.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, TypeAlias
+
+import psycopg
+import psycopg_pool
+import structlog
+import trio
+from psycopg.pq import TransactionStatus
+
+from svc.database.checking import check, check_async
+from svc.database.connection import PATIENCE, Connection, cancel, in_thread
+from svc.database.conninfo import conninfo, place
+from svc.database.farewell import Farewell, Raw, wait_ended
+from svc.settings import Settings
+from svc.wakeup import WakeUp
+
+log = structlog.get_logger(__name__)
+
+LENT_GRACE = 1.0
+"""Seconds that connections still lent out have to come back when the pools are closed, before they are ended."""
+
+SyncPool: TypeAlias = psycopg_pool.ConnectionPool[psycopg.Connection[Any]]
+AsyncPool: TypeAlias = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]
+
+
+class DatabaseAway(psycopg.OperationalError):
+    """There is no connection to be had: the database is away, or the service has let go of it for maintenance."""
+
+
+class Database:
+    """The database of `DATABASE_URL`. Made within a Trio run, by the service or by the fixture `svc_database`.
+
+    `asyncio_processor`: the processor runs on asyncio, so that of the connections all but one are for its loop.
+    """
+
+    def __init__(self, settings: Settings, application_name: str, *, asyncio_processor: bool = False) -> None:
+        self.place = place(settings)
+        """In words, without user and password."""
+        self.timeout = settings.database_timeout
+        """Seconds that anybody waits for a connection."""
+        self.changed = WakeUp()
+        """Notified when the pools have been opened or closed."""
+        self.away: str = "not connected yet"
+        """Why there is no pool, while there is none."""
+        self._settings = settings
+        self._application_name = settings.database_application_name or application_name
+        self._asyncio_processor = asyncio_processor
+        self._places = trio.CapacityLimiter(settings.database_max_connections)
+        # Holders of a place use one thread each; a few open and close; and those that nobody waits for any more end soon.
+        self._limiter = trio.CapacityLimiter(2 * settings.database_max_connections + 8)
+        self._pool: SyncPool | None = None
+        self._async_pool: AsyncPool | None = None
+        self._async_loop: asyncio.AbstractEventLoop | None = None
+        self._async_most = 0
+        self._lock = threading.Lock()
+        self._is_open = threading.Event()
+        self._held: weakref.WeakSet[Raw] = weakref.WeakSet()
+        self._trio_thread = threading.get_ident()
+
+    @property
+    def is_open(self) -> bool:
+        return self._pool is not None
+
+    # -- what the handler calls, on Trio --
+
+    async def open(self, least: int, most: int) -> None:
+        """Have pools of so many connections. Raises `psycopg.Error` if the database does not take a connection within `timeout`
+        (`OSError`, when the password's file is gone); then there is no pool."""
+        if self.is_open:
+            raise RuntimeError("it is open")
+        pool = await in_thread(lambda: self._open(least, most), self._limiter)
+        self._pool, self._async_most = pool, max(1, most - 1)
+        self._is_open.set()
+        self.changed.notify()
+
+    def _open(self, least: int, most: int) -> SyncPool:
+        # The first by hand: psycopg_pool would try in the background, and tell the reason to the log only.
+        self._ended_by_us(psycopg.connect(self._conninfo(), connect_timeout=max(2, round(self.timeout))))
+        if self._asyncio_processor:
+            least, most = min(least, 1), 1
+        pool: SyncPool = psycopg_pool.ConnectionPool(
+            self._conninfo,
+            min_size=least,
+            max_size=most,
+            open=False,
+            configure=self._note,
+            check=lambda raw: check(raw, self.timeout / 2),
+            kwargs={"connect_timeout": max(2, round(self.timeout))},
+            name="svc",
+            timeout=self.timeout,
+            reconnect_timeout=self.timeout,
+        )
+        pool.open(wait=least > 0, timeout=self.timeout)
+        return pool
+
+    def _ended_by_us(self, raw: "psycopg.Connection[Any]") -> None:
+        farewell = Farewell(raw)
+        raw.close()
+        wait_ended([farewell], PATIENCE)
+        farewell.forget()
+
+    def _conninfo(self) -> str:
+        return conninfo(self._settings, self._application_name)
+
+    def _note(self, raw: "psycopg.Connection[Any]") -> None:
+        """Every new connection comes by here."""
+        with self._lock:
+            self._held.add(raw)
+
+    async def _note_async(self, raw: "psycopg.AsyncConnection[Any]") -> None:
+        with self._lock:
+            self._held.add(raw)
+
+    async def close(self, why: str, seconds: float) -> int:
+        """Have no connection any more, and return only when the server has none of ours either, or after `seconds`. What is lent
+        out then is ended, in the middle of whatever it does; returns how many that were. `why`: what those are told who ask."""
+        self.away = why
+        self._is_open.clear()
+        pool, self._pool = self._pool, None
+        self.changed.notify()
+        if pool is None:
+            return 0
+        closing = pool
+        return await in_thread(
+            lambda: self._close(closing, time.monotonic() + max(seconds, 2 * PATIENCE)), self._limiter
+        )
+
+    def _close(self, pool: SyncPool, deadline: float) -> int:
+        with self._lock:
+            async_pool, loop, self._async_pool, self._async_loop = self._async_pool, self._async_loop, None, None
+            farewells = [Farewell(raw) for raw in self._held if not raw.closed]
+        try:
+            # What is connecting at present belongs to the pools' workers: they are waited for.
+            pool.close(timeout=max(0.1, deadline - time.monotonic() - PATIENCE))
+            if async_pool is not None and loop is not None:
+                _in_loop(loop, async_pool.close(timeout=PATIENCE), 2 * PATIENCE)
+            with self._lock:  # those that came to be meanwhile
+                known = {one.connection for one in farewells}
+                farewells += [Farewell(raw) for raw in self._held if not raw.closed and raw not in known]
+            left = wait_ended(farewells, min(LENT_GRACE, deadline - time.monotonic()))
+            lent = [one for one in left if not one.connection.closed]
+            for one in lent:
+                _cancel(one.connection, loop)
+                one.stop_sending()
+            for one in wait_ended(left, max(PATIENCE, deadline - time.monotonic())):
+                one.cut()
+            return len(lent)
+        finally:
+            for one in farewells:
+                one.forget()
+
+    # -- Trio --
+
+    @contextlib.asynccontextmanager
+    async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:
+        """A connection for a task of Trio; waits for it for `timeout` seconds (None: `DATABASE_TIMEOUT`). Commits at the end of
+        the block, rolls back when that raises or is cancelled. Raises `psycopg.OperationalError`, of which `DatabaseAway` and
+        `psycopg_pool.PoolTimeout` are two."""
+        timeout = self.timeout if timeout is None else timeout
+        holder = object()
+        deadline = trio.current_time() + timeout
+        with trio.move_on_at(deadline) as patience:
+            await self._places.acquire_on_behalf_of(holder)
+        if patience.cancelled_caught:
+            raise psycopg_pool.PoolTimeout(f"no connection to the database was free within {timeout:g} s")
+        try:
+            with trio.move_on_at(deadline):
+                await self.changed.wait_until(lambda: self._pool is not None)
+            pool = self._open_pool()
+            rest = max(0.1, deadline - trio.current_time())
+            raw = await self._borrowed(pool, rest)
+            lent = Connection(raw, self._limiter)
+            try:
+                yield lent
+                await lent.commit()
+            finally:
+                # A connection in the middle of a transaction is rolled back by the pool; a broken one is replaced.
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + PATIENCE):
+                    await in_thread(lambda: _give_back(pool, raw), self._limiter, raw)
+        finally:
+            self._places.release_on_behalf_of(holder)
+
+    async def _borrowed(self, pool: SyncPool, seconds: float) -> "psycopg.Connection[Any]":
+        """Cancelled, it returns at once, and what the thread gets yet it gives back."""
+        wanted = True
+        ours = threading.Lock()
+
+        def borrow() -> "psycopg.Connection[Any]":
+            raw = pool.getconn(seconds)
+            with ours:
+                if wanted:
+                    return raw
+            _give_back(pool, raw)
+            raise psycopg_pool.PoolTimeout("nobody waits for this connection any more")
+
+        try:
+            return await trio.to_thread.run_sync(borrow, abandon_on_cancel=True, limiter=self._limiter)
+        except trio.Cancelled:
+            with ours:
+                wanted = False
+            raise
+
+    def _open_pool(self) -> SyncPool:
+        if (pool := self._pool) is None:
+            raise DatabaseAway(f"no connection to the database: {self.away}")
+        return pool
+
+    # -- threads, and asyncio --
+
+    @contextlib.contextmanager
+    def sync_connection(self, timeout: float | None = None) -> Iterator["psycopg.Connection[Any]"]:
+        """The same for a plain `def`, in its thread: psycopg's own connection."""
+        if threading.get_ident() == self._trio_thread:
+            raise RuntimeError("sync_connection() would block the event loop: on Trio it is `async with connection()`")
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        self._is_open.wait(deadline - time.monotonic())
+        with self._open_pool().connection(max(0.1, deadline - time.monotonic())) as raw:
+            yield raw
+
+    @contextlib.asynccontextmanager
+    async def asyncio_connection(self, timeout: float | None = None) -> AsyncIterator["psycopg.AsyncConnection[Any]"]:
+        """The same for asyncio: psycopg's own asyncio connection, of a pool on the loop that asks first."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self.timeout if timeout is None else timeout)
+        if not self._is_open.is_set():
+            await asyncio.to_thread(self._is_open.wait, deadline - loop.time())
+        self._open_pool()
+        pool = self._pool_on(loop)
+        await pool.open()
+        async with pool.connection(max(0.1, deadline - loop.time())) as raw:
+            yield raw
+
+    def _pool_on(self, loop: asyncio.AbstractEventLoop) -> AsyncPool:
+        with self._lock:
+            if self._async_pool is None:
+                self._async_loop = loop
+                self._async_pool = psycopg_pool.AsyncConnectionPool(
+                    self._conninfo,
+                    min_size=min(self._settings.database_min_connections, self._async_most),
+                    max_size=self._async_most,
+                    open=False,
+                    configure=self._note_async,
+                    check=lambda raw: check_async(raw, self.timeout / 2),
+                    kwargs={"connect_timeout": max(2, round(self.timeout))},
+                    name="svc-asyncio",
+                    timeout=self.timeout,
+                    reconnect_timeout=self.timeout,
+                )
+            if self._async_loop is not loop:
+                raise RuntimeError("the connections for asyncio belong to another event loop")
+            return self._async_pool
+
+
+def _give_back(pool: SyncPool, raw: "psycopg.Connection[Any]") -> None:
+    # Rolled back here and not by the pool, which would complain of each in the log.
+    if raw.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+        with contextlib.suppress(psycopg.Error):
+            raw.rollback()
+    with contextlib.suppress(psycopg.Error):
+        pool.putconn(raw)
+
+
+def _cancel(raw: Raw, loop: asyncio.AbstractEventLoop | None) -> None:
+    if isinstance(raw, psycopg.Connection):
+        cancel(raw, PATIENCE / 2)
+    elif loop is not None:
+        _in_loop(loop, raw.cancel_safe(timeout=PATIENCE / 2), PATIENCE / 2)
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, coroutine: Any, seconds: float) -> None:
+    """Run it in a loop of another thread, which may be busy, or have ended."""
+    try:
+        asyncio.run_coroutine_threadsafe(coroutine, loop).result(seconds)
+    except RuntimeError:
+        coroutine.close()  # the loop has ended
+    except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError, psycopg.Error, OSError):
+        pass
+
+
+# -- where processors find it --
+
+_IN_USE: contextvars.ContextVar[Database | None] = contextvars.ContextVar("svc_database", default=None)
+
+
+@contextlib.contextmanager
+def in_use(database: Database) -> Iterator[None]:
+    """Within, `current()` is this one: in this task and those that it starts, in the threads and the asyncio loop that they
+    call."""
+    token = _IN_USE.set(database)
+    try:
+        yield
+    finally:
+        _IN_USE.reset(token)
+
+
+def current() -> Database:
+    """The database of the service that runs. Raises RuntimeError where there is none."""
+    database = _IN_USE.get()
+    if database is None:
+        raise RuntimeError("there is no database here: set DATABASE_URL, or use the fixture svc_database in a test")
+    return database
+
+
+def connection(timeout: float | None = None) -> contextlib.AbstractAsyncContextManager[Connection]:
+    """`current().connection()`: for a processor on Trio."""
+    return current().connection(timeout)
+
+
+def sync_connection(timeout: float | None = None) -> contextlib.AbstractContextManager["psycopg.Connection[Any]"]:
+    """`current().sync_connection()`: for a plain `def`."""
+    return current().sync_connection(timeout)
+
+
+def asyncio_connection(
+    timeout: float | None = None,
+) -> contextlib.AbstractAsyncContextManager["psycopg.AsyncConnection[Any]"]:
+    """`current().asyncio_connection()`: for a processor on asyncio."""
+    return current().asyncio_connection(timeout)
