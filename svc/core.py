@@ -23,7 +23,7 @@ from svc.maintenance.gate import Gate
 from svc.maintenance.handler import DrainOutcome
 from svc.maintenance.manager import Manager
 from svc.maintenance.registration import Registration, described, own_key
-from svc.processors import Now, Process, wall_clock
+from svc.processors import AnyProcess, Now, wall_clock
 from svc.settings import Settings
 from svc.wakeup import WakeUp
 
@@ -79,7 +79,7 @@ class Core:
         self,
         settings: Settings,
         queue: Queue,
-        process: Process,
+        process: AnyProcess,
         make_watcher: MakeWatcher,
         *,
         observer: Observer = UNOBSERVED,

@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 Part = Literal[
     "api",
+    "batches",
     "cloudwatch",
     "fence",
     "handler",

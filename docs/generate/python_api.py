@@ -36,7 +36,7 @@ def sections() -> list[Section]:
         Section(
             "For processors",
             "How they are used: [Write a processor](../write-a-processor.md).",
-            {f"svc.{name}": getattr(svc, name) for name in ("Message", "Retry", "Reject", "processor")}
+            {f"svc.{name}": getattr(svc, name) for name in ("Message", "Retry", "Reject", "Batch", "Item", "processor")}
             | {f"svc.processors.{name}": getattr(svc.processors, name) for name in (*TOLD, *ENVELOPES)},
         ),
         Section(

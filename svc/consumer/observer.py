@@ -20,12 +20,20 @@ Result = Literal["ok", "timeout", "unavailable", "misconfigured", "refused", "er
 """How it ended: by the `QueueError` that it raised. `cancelled`: given up by us; it may have acted."""
 
 
+BatchReason = Literal["size", "time", "flush"]
+"""Why a batch of messages left for the processor: see `gathering.py`."""
+
+
 class Observer(Listener, Protocol):
     """Everything is called in the middle of a decision: it must not raise, wait, or take more than microseconds. Of an entry it
     may read everything and change nothing."""
 
     def landed(self, entry: Entry) -> None:
         """A delivery has come in and stands in the ledger."""
+
+    def batch_begins(self, messages: int, reason: BatchReason) -> None:
+        """A processor of batches is about to be called with so many messages, which left for this reason; `begins` of each
+        follows, the last one first."""
 
     def begins(self, entry: Entry) -> None:
         """Its processor is about to be called, in the task that calls this."""
@@ -58,6 +66,9 @@ class Unobserved:
     def landed(self, entry: Entry) -> None:
         pass
 
+    def batch_begins(self, messages: int, reason: BatchReason) -> None:
+        pass
+
     def begins(self, entry: Entry) -> None:
         pass
 
@@ -86,7 +97,18 @@ class Unobserved:
 UNOBSERVED: Observer = Unobserved()
 
 
-_EVENTS = ("landed", "begins", "worked", "decided", "ended", "extended", "called", "received", "drain_ended")
+_EVENTS = (
+    "landed",
+    "batch_begins",
+    "begins",
+    "worked",
+    "decided",
+    "ended",
+    "extended",
+    "called",
+    "received",
+    "drain_ended",
+)
 
 
 class Several(Unobserved):

@@ -4,7 +4,6 @@ On a standard queue every message has a task; on a FIFO queue every message grou
 goes on to the next only when the one before is settled. However a task ends, its message has a fate afterwards.
 """
 
-import math
 from collections import deque
 from contextvars import ContextVar
 from typing import Protocol
@@ -12,13 +11,15 @@ from typing import Protocol
 import trio
 from structlog.contextvars import STRUCTLOG_KEY_PREFIX
 
+from svc.consumer.batches import Batches
 from svc.consumer.fates import Fates
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger, Listener, Outcome
 from svc.consumer.observer import Observer
 from svc.consumer.queue import RedrivePolicy, is_fifo
+from svc.consumer.running import close_what_was_left_open, its_own
 from svc.consumer.settlement import Settlement
 from svc.defects import Defects
-from svc.processors import Process
+from svc.processors import AnyProcess, Batching
 
 LOGGED_ID = ContextVar[str](f"{STRUCTLOG_KEY_PREFIX}message_id")
 """Every log line from within a message's task names it. Set by itself: `bind_contextvars` costs a message ten times as much."""
@@ -36,7 +37,7 @@ class MessageTasks(Listener):
 
     def __init__(
         self,
-        process: Process,
+        process: AnyProcess,
         ledger: Ledger,
         settlement: Settlement,
         receives: Receives,
@@ -45,9 +46,10 @@ class MessageTasks(Listener):
         *,
         observer: Observer,
         fifo: bool,
+        places: int,
         defects: Defects,
     ) -> None:
-        self._process = process
+        """`places`: how many messages may be in flight."""
         self._ledger = ledger
         self._settlement = settlement
         self._observer = observer
@@ -60,6 +62,13 @@ class MessageTasks(Listener):
         self._nursery: trio.Nursery | None = None
         self.running: dict[Entry, None] = {}
         """Calls of the processor that have not ended, whatever became of their message meanwhile."""
+        self._batches: Batches | None = None
+        if isinstance(process, Batching):
+            self._batches = Batches(
+                process, ledger, settlement, fates, self.running, places=places, observer=observer, defects=defects
+            )
+        else:
+            self._process = process
 
     @property
     def _fifo(self) -> bool:
@@ -68,9 +77,24 @@ class MessageTasks(Listener):
     def run_in(self, nursery: trio.Nursery) -> None:
         """The tasks are started in this nursery, from now on."""
         self._nursery = nursery
+        if self._batches is not None:
+            nursery.start_soon(self._defects.guard, "batches", self._batches.run, nursery)
+
+    def flush(self, flushing: bool) -> None:
+        """A drain begins: no message waits for others any more; or it is over."""
+        if self._batches is not None:
+            self._batches.flush(flushing)
+
+    def decided(self, entry: Entry) -> None:
+        if self._batches is not None:
+            self._batches.look_again(entry)
 
     def ended(self, entry: Entry) -> None:
-        if entry.ended is Outcome.LOST and entry.scope is not None:
+        if self._batches is not None:
+            self._batches.look_again(entry)
+            if entry.ended is Outcome.LOST:
+                self._batches.lost(entry)
+        elif entry.ended is Outcome.LOST and entry.scope is not None:
             entry.scope.cancel(reason="lease lost")
 
     def start(self, entry: Entry) -> None:
@@ -78,7 +102,10 @@ class MessageTasks(Listener):
         nursery, group = self._nursery, entry.message.group_id
         assert nursery is not None
         if group is None or not self._fifo:
-            nursery.start_soon(self._work_on, entry, name="message")
+            if self._batches is not None:
+                self._batches.start(entry)
+            else:
+                nursery.start_soon(self._work_on, entry, name="message")
         elif group in self._groups:
             self._groups[group].append(entry)
         else:
@@ -86,31 +113,43 @@ class MessageTasks(Listener):
             nursery.start_soon(self._work_on_group, group)
 
     async def _work_on_group(self, group: str) -> None:
-        """Message after message. One that is not finished lets none of its successors pass: they go back too."""
+        """In its order. One that is not finished lets none of its successors pass: they go back too."""
         line = self._groups[group]
         try:
-            while line:
-                entry = line[0]
-                await self._end_of_earlier(entry)
-                await self._work_on(entry)
-                await self._end_of(entry)
-                line.popleft()
-                if line and not entry.lets_pass(line[0]):
-                    await self._receives.wait_for_receives(group)
-                    break
+            if self._batches is not None:
+                await self._batches.work_on_group(group, line, self)
+            else:
+                await self._work_one_by_one(group, line)
         finally:
             del self._groups[group]
             for entry in line:
-                if entry.is_undecided():
+                if self._batches is not None:
+                    self._batches.give_back(entry)
+                elif entry.is_undecided():
                     self._settlement.settle(entry, RELEASED)
 
-    async def _end_of_earlier(self, entry: Entry) -> None:
+    async def _work_one_by_one(self, group: str, line: deque[Entry]) -> None:
+        while line:
+            entry = line[0]
+            await self.end_of_earlier(entry)
+            await self._work_on(entry)
+            await self.end_of(entry)
+            line.popleft()
+            if line and not entry.lets_pass(line[0]):
+                await self.wait_for_receives(group)
+                return
+
+    async def wait_for_receives(self, group: str) -> None:
+        """As the intake's."""
+        await self._receives.wait_for_receives(group)
+
+    async def end_of_earlier(self, entry: Entry) -> None:
         """Wait until no earlier delivery of this message is in our hands, or this one is lost. (Lost, it is not the next in turn
         any more, and a later one, which waits behind it in the line, may be.)"""
         while entry.ended is None and (first := self._ledger.at_work_on(entry.message.id)) not in (None, entry):
-            await self._end_of(first)
+            await self.end_of(first)
 
-    async def _end_of(self, entry: Entry) -> None:
+    async def end_of(self, entry: Entry) -> None:
         if entry.ended is None:
             entry.done = entry.done or trio.Event()
             await entry.done.wait()
@@ -132,7 +171,7 @@ class MessageTasks(Listener):
             except (
                 BaseException
             ) as raised:  # SystemExit and the like too: a processor ends its message, never the service
-                error = _its_own(raised)
+                error = its_own(raised)
             # From here to the settlement there is no checkpoint: what is finished cannot be released by a cancellation.
             self._fates.conclude(entry, error, cancelled=scope.cancelled_caught)
         except Exception as defect:  # ours: what the processor raised has its fate by now
@@ -149,39 +188,13 @@ class MessageTasks(Listener):
         try:
             self._observer.begins(entry)
             await self._process(entry.message)
-            _close_what_was_left_open()
+            close_what_was_left_open()
         except BaseException as error:
             self._observer.worked(entry, error)
-            _close_what_was_left_open(error)
+            close_what_was_left_open(error)
             raise
         finally:
             del self.running[entry]
             if not entry.is_undecided():  # nothing that follows tells who waits for its end
                 self._ledger.changed.notify()
         self._observer.worked(entry, None)
-
-
-def _its_own(raised: BaseException) -> BaseException:
-    """What the processor raised. When the whole worker is cancelled, a cancellation that is part of it is raised on instead; any
-    other one is the processor's own mistake (a stored one, one that left its scope) and fails its message like any error."""
-    if trio.current_effective_deadline() == -math.inf:
-        if isinstance(raised, trio.Cancelled):
-            raise raised
-        if isinstance(raised, BaseExceptionGroup) and (cancelled := raised.split(trio.Cancelled)[0]) is not None:
-            raise cancelled
-    return raised
-
-
-def _close_what_was_left_open(error: BaseException | None = None) -> None:
-    """A nursery that the processor has opened and not closed (an exit stack that nobody closes) would end this task, and with it
-    the service, with a RuntimeError. Its tasks are cancelled instead, and the message has failed."""
-    task = trio.lowlevel.current_task()
-    left_open = task.child_nurseries
-    if not left_open:
-        return
-    for nursery in left_open:
-        nursery.cancel_scope.cancel(reason="its processor has ended and left it open")
-    # Trio has no public way to let go of a nursery; by this list it decides whether a task may end (`task_exited`, Trio 0.35).
-    task._child_nurseries.clear()
-    if error is None:
-        raise RuntimeError("the processor returned and left a nursery open; what runs in it is cancelled")

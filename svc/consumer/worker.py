@@ -34,7 +34,7 @@ from svc.consumer.queue import Queue, had_last_receive
 from svc.consumer.settlement import Settlement
 from svc.consumer.tasks import MessageTasks
 from svc.defects import Defects, PartFailed
-from svc.processors import Now, Process, unstoppable, wall_clock
+from svc.processors import AnyProcess, Batching, Now, UnusableProcessor, unstoppable, wall_clock
 
 __all__ = ["LAST_RELEASE", "Worker", "WorkerConfig", "WorkerStatistics"]
 
@@ -81,7 +81,7 @@ class Worker:
     def __init__(
         self,
         queue: Queue,
-        process: Process,
+        process: AnyProcess,
         config: WorkerConfig,
         *,
         observer: Observer = UNOBSERVED,
@@ -91,6 +91,11 @@ class Worker:
         now: Now = wall_clock,
     ) -> None:
         rng = rng or random.Random()
+        if isinstance(process, Batching) and process.size > config.concurrency:
+            raise UnusableProcessor(
+                f"its decorator says batch={process.size}, but MAX_CONCURRENCY={config.concurrency} is how many messages may be "
+                "in flight: raise MAX_CONCURRENCY (twice the batch lets one gather while another is at work)"
+            )
         self._defects = defects = defects or Defects()
         self._queue = queue
         self._process = process
@@ -129,6 +134,7 @@ class Worker:
             self.fates,
             observer=observer,
             fifo=config.fifo,
+            places=config.concurrency,
             defects=defects,
         )
         self.tally = DrainTally(ledger)
@@ -154,6 +160,7 @@ class Worker:
         """Receive nothing new from this moment on."""
         self.intake.close("maintenance or stop")
         self.settlement.flush(True)
+        self.tasks.flush(True)
         self.deliveries.hold()
         self.holder.shut_down()
         self.tally.begin(receives_outstanding=self.intake.outstanding)
@@ -162,6 +169,7 @@ class Worker:
         """Receive again. What landed during the drain and was to be released is processed instead."""
         self.tally.end(receives_unlanded=self.intake.outstanding)
         self.settlement.flush(False)
+        self.tasks.flush(False)
         self.holder.go_on()
         self.deliveries.resume()
         self.breaker.resume()

@@ -6,6 +6,7 @@ The names below are what other suites, and users, may use.
 
 from svc.processors import system
 from svc.processors.arguments import InvalidMessage
+from svc.processors.batch import UNMARKED, AnyProcess, Batch, Batching, Item
 from svc.processors.calling import AsyncioLoop, asyncio_loop, opened, sender_context, unstoppable
 from svc.processors.envelopes import CONTEXT_NAMES, EventBridgeEnvelope, Peeled, S3Envelope, S3Record, SnsEnvelope
 from svc.processors.finding import UnusableProcessor, check, find
@@ -17,10 +18,15 @@ from svc.processors.system import System
 
 __all__ = [
     "CONTEXT_NAMES",
+    "UNMARKED",
+    "AnyProcess",
     "AsyncioLoop",
+    "Batch",
+    "Batching",
     "EventBridgeEnvelope",
     "Holder",
     "InvalidMessage",
+    "Item",
     "Message",
     "Now",
     "Options",

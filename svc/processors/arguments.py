@@ -7,11 +7,12 @@ as was said ends there: rejected or failed, with a reason that names the fields 
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin
 
 import pydantic
 import structlog
 
+from svc.processors.batch import Batch, Item
 from svc.processors.envelopes import ENVELOPES, NothingToProcess, Peel, Peeled
 from svc.processors.finding import UnusableProcessor
 from svc.processors.message import Message, Reject
@@ -26,16 +27,60 @@ Prepare = Callable[[Message], tuple[object, ...] | None]
 """Message → the processor's arguments; None when there is nothing to process. Raises `Reject`, or `InvalidMessage`."""
 
 
+Read = TypeVar("Read")
+
+
 class InvalidMessage(Exception):
     """The message has not the envelope, or its body not the type, that the processor has asked for."""
 
 
 def prepared(function: Callable[..., object], options: Options, name: str) -> Prepare:
     """How `function` is called for a message. Raises `UnusableProcessor` for an annotation that nobody can validate."""
-    peels = tuple((one, ENVELOPES[one]) if isinstance(one, str) else (_named(one), one) for one in options.envelopes)
-    read = _reader(function, name)
+    return _with_envelopes(_reader(function, name), options)
 
-    def prepare(message: Message) -> tuple[object, ...] | None:
+
+def prepared_items(
+    function: Callable[..., object], options: Options, name: str
+) -> Callable[[Message], Item[Any] | None]:
+    """How a message becomes an item of the batches that `function` is called with. Raises as `prepared`."""
+    signature = _signature(function, name)
+    parameters = [] if signature is None else list(signature.parameters.values())
+    if not parameters or not _is_batch(parameters[0].annotation):
+        raise UnusableProcessor(
+            f"{name!r} says batch={options.batch}, so its first parameter has to be annotated svc.Batch, or svc.Batch[…] with "
+            "the type of a payload"
+        )
+    first, *others = parameters
+    if needed := [one.name for one in others if one.default is one.empty and one.kind not in _VARIADIC]:
+        raise UnusableProcessor(
+            f"{name!r}: a batch is all that it is called with (each item has its message), so it cannot have the parameter "
+            f"{needed[0]!r}"
+        )
+    (payload,) = get_args(first.annotation) or (Message,)
+    if payload is Message:
+        return _with_envelopes(lambda message: Item(message, message), options)
+    validate = _validator(payload, name)
+    return _with_envelopes(lambda message: Item(validate(message.body), message), options)
+
+
+def wants_batch(function: Callable[..., object]) -> bool:
+    """Whether a function that no decorator speaks for is annotated as one for batches."""
+    try:
+        first = next(iter(inspect.signature(function, eval_str=True).parameters.values()), None)
+    except Exception:  # annotations that nobody asks for may be anything
+        return False
+    return first is not None and _is_batch(first.annotation)
+
+
+def _is_batch(annotation: object) -> bool:
+    return annotation is Batch or get_origin(annotation) is Batch
+
+
+def _with_envelopes(read: Callable[[Message], Read], options: Options) -> Callable[[Message], Read | None]:
+    """`read` of the message without its envelopes; None when there is nothing to process."""
+    peels = tuple((one, ENVELOPES[one]) if isinstance(one, str) else (_named(one), one) for one in options.envelopes)
+
+    def prepare(message: Message) -> Read | None:
         try:
             return read(_peeled(message, peels))
         except NothingToProcess as told:
@@ -64,18 +109,17 @@ def _peeled(message: Message, peels: tuple[tuple[str, Peel], ...]) -> Message:
 
 
 def _reader(function: Callable[..., object], name: str) -> Callable[[Message], tuple[object, ...]]:
-    try:
-        signature = inspect.signature(function, eval_str=True)
-    except (NameError, SyntaxError, TypeError, AttributeError) as error:
-        raise UnusableProcessor(f"{name!r}: its annotations cannot be read: {type(error).__name__}: {error}") from error
-    except ValueError:
-        return lambda message: (message,)  # no signature to be had (a builtin): the first message will tell
+    signature = _signature(function, name)
+    if signature is None:
+        return lambda message: (message,)  # the first message will tell
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     wanted = [p for p in signature.parameters.values() if p.kind in kinds]
     needed = [p for p in signature.parameters.values() if p.default is p.empty and p.kind not in _VARIADIC]
     if not wanted or any(p not in wanted[:2] for p in needed):
         raise UnusableProcessor(f"{name!r} cannot be called with a payload and a message: its signature is {signature}")
     first, second = wanted[0], wanted[1] if len(wanted) > 1 else None
+    if _is_batch(first.annotation):
+        raise UnusableProcessor(f"{name!r} wants a svc.Batch: say how large, @processor(batch=…)")
     if first.annotation in (first.empty, Message):
         if second is not None and second in needed:
             raise UnusableProcessor(f"{name!r}: its first parameter is the message, so it cannot have a second one")
@@ -88,6 +132,16 @@ def _reader(function: Callable[..., object], name: str) -> Callable[[Message], t
     if second is None or (second.annotation is second.empty and second not in needed):  # a default of the user's own
         return lambda message: (validate(message.body),)
     return lambda message: (validate(message.body), message)
+
+
+def _signature(function: Callable[..., object], name: str) -> inspect.Signature | None:
+    """None: there is none to be had (a builtin)."""
+    try:
+        return inspect.signature(function, eval_str=True)
+    except (NameError, SyntaxError, TypeError, AttributeError) as error:
+        raise UnusableProcessor(f"{name!r}: its annotations cannot be read: {type(error).__name__}: {error}") from error
+    except ValueError:
+        return None
 
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

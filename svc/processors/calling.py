@@ -24,11 +24,12 @@ import structlog
 import trio
 
 from svc.processors import envelopes
-from svc.processors.arguments import Prepare, prepared
+from svc.processors.arguments import Prepare, prepared, prepared_items, wants_batch
 from svc.processors.asyncio_thread import AsyncioThread
+from svc.processors.batch import AnyProcess, Batch, Batching
 from svc.processors.envelopes import Peel
 from svc.processors.finding import UnusableProcessor, check, kind, name_of, opens, settings_arguments, without_partials
-from svc.processors.message import Message, Process
+from svc.processors.message import Message
 from svc.processors.options import Options, Runtime, options_of
 
 log = structlog.get_logger(__name__)
@@ -50,8 +51,8 @@ async def opened(
     threads: int,
     runtime: Runtime | Literal["auto"] = "auto",
     open_asyncio: Callable[[], AbstractAsyncContextManager[AsyncioLoop]] = AsyncioThread.opened,
-) -> AsyncIterator[Process]:
-    """Make a processor ready and yield the function that processes one message.
+) -> AsyncIterator[AnyProcess]:
+    """Make a processor ready and yield the function that processes one message, or what processes batches.
 
     `settings` goes to a context manager function that asks for it; `threads` bounds the worker threads of a plain `def`;
     `runtime` is where a function runs that does not say it itself. Raises `UnusableProcessor` when a context manager yields
@@ -79,15 +80,21 @@ async def opened(
 
 def _as_async(
     function: Callable[..., object], options: Options | None, name: str, threads: int, loop: AsyncioLoop | None
-) -> Process:
-    prepare = None if options is None else prepared(function, options, name)
+) -> AnyProcess:
+    if options is None and wants_batch(function):
+        raise UnusableProcessor(f"{name!r} wants a svc.Batch: say how large, @processor(batch=…)")
+    batching = options is not None and options.batch is not None
+    prepare = None if options is None or batching else prepared(function, options, name)
     made: _Direct
     if not _is_async(function):
         made = _InThreads(function, prepare, threads)
     else:
         made = _Direct(function, prepare) if loop is None else _OnAsyncio(function, prepare, loop)
     made.envelopes = () if options is None else options.envelopes
-    return made
+    if options is None or options.batch is None:
+        return made
+    made.of_batches = True
+    return Batching(options.batch, options.linger, prepared_items(function, options, name), made)
 
 
 def _is_async(function: Callable[..., object]) -> bool:
@@ -116,21 +123,26 @@ def _runtime(
     return wanted or "trio"
 
 
-def unstoppable(process: Process) -> Mapping[str, str]:
+def _made(process: Any) -> Any:
+    """What `opened()` made, inside of whatever is around it."""
+    return inspect.unwrap(process)
+
+
+def unstoppable(process: AnyProcess) -> Mapping[str, str]:
     """Message id → thread, of those threads of a plain `def` that go on although their message was given back."""
-    found: Mapping[str, str] = getattr(inspect.unwrap(process), "unstoppable", {})
+    found: Mapping[str, str] = getattr(_made(process), "unstoppable", {})
     return found
 
 
-def sender_context(process: Process, message: Message) -> Mapping[str, str]:
+def sender_context(process: AnyProcess, message: Message) -> Mapping[str, str]:
     """The trace context that travels within the envelopes of a message that came for this processor."""
-    peels: Sequence[str | Peel] = getattr(inspect.unwrap(process), "envelopes", ())
+    peels: Sequence[str | Peel] = getattr(_made(process), "envelopes", ())
     return envelopes.sender_context(message.body, peels) if peels else {}
 
 
-def asyncio_loop(process: Process) -> AsyncioThread | None:
+def asyncio_loop(process: AnyProcess) -> AsyncioThread | None:
     """The loop that a processor's functions run on, for the watchdog; None for one on Trio, or in threads."""
-    loop = getattr(inspect.unwrap(process), "loop", None)
+    loop = getattr(_made(process), "loop", None)
     return loop if isinstance(loop, AsyncioThread) else None
 
 
@@ -167,6 +179,7 @@ class _Direct:
     """An `async def`."""
 
     envelopes: Sequence[str | Peel] = ()
+    of_batches = False
 
     def __init__(self, function: Callable[..., object], prepare: Prepare | None) -> None:
         self._function: Any = function
@@ -174,8 +187,8 @@ class _Direct:
         self._stay = _OneProcess()
         self._warned = False
 
-    async def __call__(self, message: Message) -> None:
-        arguments = (message,) if self._prepare is None else self._prepare(message)
+    async def __call__(self, message: Message | Batch[Any]) -> None:
+        arguments = self._arguments(message)
         if arguments is None:
             return
         try:
@@ -184,6 +197,11 @@ class _Direct:
             self._stay.leave_if_forked()
         if result is not None:
             await self._returned(result)
+
+    def _arguments(self, message: Message | Batch[Any]) -> tuple[object, ...] | None:
+        if self._prepare is None or isinstance(message, Batch):
+            return (message,)
+        return self._prepare(message)
 
     async def _returned(self, result: object) -> None:
         """Returning is success, whatever is returned; except for what looks like a slip by which a message would be deleted
@@ -197,6 +215,9 @@ class _Direct:
             raise TypeError(f"the processor returned {kind(result)} instead of doing the work")
         if hasattr(result, "__aenter__"):
             raise TypeError(f"the processor returned {kind(result)} instead of doing the work")
+        if result is not None and self.of_batches:
+            # As others' batches do (AWS Lambda's list of failures). Ignored, it would delete what has failed.
+            raise TypeError(f"the processor returned {kind(result)}: say what becomes of an item at the item")
         if result is not None and not self._warned:
             self._warned = True
             log.warning(
@@ -231,10 +252,11 @@ class _InThreads(_Direct):
 
     @property
     def unstoppable(self) -> Mapping[str, str]:
-        return {one.message_id: one.name for one in list(self._running.values()) if one.abandoned_at is not None}
+        left = [one for one in list(self._running.values()) if one.abandoned_at is not None]
+        return {message_id: one.name for one in left for message_id in one.message_ids}
 
-    async def __call__(self, message: Message) -> None:
-        this = _Thread(message.id)
+    async def __call__(self, message: Message | Batch[Any]) -> None:
+        this = _Thread((message.id,) if isinstance(message, Message) else tuple(item.message.id for item in message))
         try:
             # Abandoned, not awaited, when cancelled: a thread cannot be stopped, and a drain has to end on time.
             # In a list: Trio refuses coroutines as results.
@@ -246,31 +268,31 @@ class _InThreads(_Direct):
                 this.abandoned_at = trio.current_time()
                 log.warning(
                     "a thread goes on although its message was given back: threads cannot be stopped",
-                    message_id=message.id,
+                    message_id=", ".join(this.message_ids),
                     thread=this.name,
                 )
             raise
         if result is not None:
             await self._returned(result)
 
-    def _work(self, this: "_Thread", message: Message) -> object:
+    def _work(self, this: "_Thread", message: Message | Batch[Any]) -> object:
         current = threading.current_thread()
         this.name = f"{name_of(self._function)} in thread {current.native_id}"
         self._running[this] = this
         try:
-            arguments = (message,) if self._prepare is None else self._prepare(message)
+            arguments = self._arguments(message)
             return None if arguments is None else self._function(*arguments)
         finally:
             self._stay.leave_if_forked()
             del self._running[this]
             if this.abandoned_at is not None:
-                log.info("the thread that went on has ended", message_id=message.id, thread=this.name)
+                log.info("the thread that went on has ended", message_id=", ".join(this.message_ids), thread=this.name)
 
 
 class _Thread:
     """One call in a thread."""
 
-    def __init__(self, message_id: str) -> None:
-        self.message_id = message_id
+    def __init__(self, message_ids: tuple[str, ...]) -> None:
+        self.message_ids = message_ids
         self.name = ""
         self.abandoned_at: float | None = None

@@ -17,6 +17,12 @@ F = TypeVar("F", bound=Callable[..., object])
 
 Runtime = Literal["trio", "asyncio", "thread"]
 
+LARGEST_BATCH = 10_000
+"""Messages."""
+
+LINGER, LONGEST_LINGER = 1.0, 300.0
+"""Seconds that a message waits for others of its batch: by default, and at most. Its lease is extended meanwhile."""
+
 _MARK = "__svc_options__"
 
 
@@ -30,6 +36,10 @@ class Options:
     """From the outside to the inside."""
     invalid: Literal["reject", "fail"] = "reject"
     """What becomes of a message whose envelope or payload cannot be read."""
+    batch: int | None = None
+    """How many messages it takes at once, at most; None: one, which is no batch."""
+    linger: float = LINGER
+    """Seconds that a message waits for others."""
 
     def described(self) -> dict[str, str]:
         """As `svc config` shows it: only what differs from the default."""
@@ -38,6 +48,8 @@ class Options:
             "runtime": self.runtime or "",
             "envelope": " > ".join(names),
             "invalid": self.invalid if self.invalid != "reject" else "",
+            "batch": str(self.batch or ""),
+            "linger": f"{self.linger:g} s" if self.batch else "",
         }
         return {name: value for name, value in shown.items() if value}
 
@@ -47,6 +59,8 @@ def processor(
     runtime: Runtime | None = None,
     envelope: Envelope | Peel | Sequence[Envelope | Peel] = (),
     invalid: Literal["reject", "fail"] = "reject",
+    batch: int | None = None,
+    linger: float | None = None,
 ) -> Callable[[F], F]:
     """Say how a processor wants its messages. For a function, or for an async context manager function that yields one.
 
@@ -59,6 +73,9 @@ def processor(
       inner payload becomes the body; what the envelope said stands in `message.envelope`.
     - `invalid`: "reject" sends a message that cannot be read to the dead-letter queue at once, with the reason; "fail" lets it
       fail like any other, to be tried again.
+    - `batch`: the function takes up to so many messages at once (1 to 10000, and no more than MAX_CONCURRENCY); its parameter is
+      annotated `svc.Batch[Order]`, or `svc.Batch` for messages as they are. `linger`: seconds that a message waits for others at
+      most (0 to 300; 1 by default).
 
     Raises `ValueError` for a value that is none of these. Annotations are looked at when the service starts.
     """
@@ -71,7 +88,16 @@ def processor(
         raise ValueError(f"invalid={invalid!r}: it is 'reject' or 'fail'")
     if runtime not in (None, *get_args(Runtime)):
         raise ValueError(f"runtime={runtime!r}: it is one of {', '.join(map(repr, get_args(Runtime)))}")
-    options = Options(runtime, tuple(chosen), invalid)
+    if batch is not None and (type(batch) is not int or not 1 <= batch <= LARGEST_BATCH):
+        raise ValueError(f"batch={batch!r}: it is a whole number of messages from 1 to {LARGEST_BATCH}")
+    if linger is not None and (
+        batch is None or not isinstance(linger, int | float) or not 0 <= linger <= LONGEST_LINGER
+    ):
+        what = "it says how long a message waits for its batch, so batch= has to be there"
+        raise ValueError(
+            f"linger={linger!r}: {f'it is 0 to {LONGEST_LINGER:g} seconds' if batch is not None else what}"
+        )
+    options = Options(runtime, tuple(chosen), invalid, batch, LINGER if linger is None else float(linger))
 
     def mark(function: F) -> F:
         try:

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from svc.consumer.breaker_state import State
 from svc.consumer.ledger import Entry, Outcome
-from svc.consumer.observer import Action, Result, Unobserved
+from svc.consumer.observer import Action, BatchReason, Result, Unobserved
 from svc.consumer.queue import MAX_BATCH, Received
 from svc.consumer.worker import WorkerStatistics
 from svc.core import WatcherSnapshot
@@ -44,6 +44,7 @@ CALL = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25)
 
 LAG = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 DRAIN = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 300, 900, 3600)
+BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 ENTRIES = tuple(range(1, MAX_BATCH + 1))
 
 CAUSES = ("maintenance", "stop")
@@ -81,6 +82,7 @@ class Metrics(Unobserved):
         self._clock = clock
         self.working = Histogram(WORK)
         self.waited = Histogram(WAIT)
+        self.batches: dict[BatchReason, Histogram] = {reason: Histogram(BATCH) for reason in get_args(BatchReason)}
         self.brought = Histogram((0, *ENTRIES))
         self.drained = Histogram(DRAIN)
         self.lag = Histogram(LAG)
@@ -109,6 +111,9 @@ class Metrics(Unobserved):
         if sent_at is not None:
             # SQS's clock against ours: a small difference must not count as a negative time.
             self.waited.observe(max(0.0, self._clock() - sent_at.timestamp()))
+
+    def batch_begins(self, messages: int, reason: BatchReason) -> None:
+        self.batches[reason].observe(messages)
 
     def worked(self, entry: Entry, error: BaseException | None) -> None:
         assert entry.began_at is not None
@@ -153,6 +158,12 @@ class Metrics(Unobserved):
             "svc_message_queue_wait_seconds",
             "How long a message had been in the queue when it was received, since it was sent.",
             self.waited,
+        )
+        yield _histogram(
+            "svc_batch_messages",
+            "Messages in one call of a processor of batches, by why the batch left: full, waited long enough, or nothing to wait "
+            "for (a drain, every place taken, half of a lease over, the next FIFO group did not fit).",
+            {("reason", reason): held for reason, held in self.batches.items()},
         )
         yield _histogram(
             "svc_receive_messages",

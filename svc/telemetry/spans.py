@@ -35,7 +35,7 @@ from opentelemetry.util.types import AttributeValue
 from svc import __version__
 from svc.consumer.ledger import Entry, Outcome
 from svc.consumer.observed_queue import ObservedQueue
-from svc.consumer.observer import UNOBSERVED, Action, Result
+from svc.consumer.observer import UNOBSERVED, Action, BatchReason, Result
 from svc.consumer.queue import Queue, Received
 from svc.maintenance.handler import DrainReport
 from svc.processors import CONTEXT_NAMES, Message, Reject, Retry
@@ -198,6 +198,9 @@ class Spans:
         held = self._held[entry.delivery.receipt] = _Held(consume)
         if consume.is_recording():  # else nothing hangs below it
             self._start("receive", "receive", SpanKind.CLIENT, held.context, at=sent).end(now)
+
+    def batch_begins(self, messages: int, reason: BatchReason) -> None:
+        pass
 
     @_harmless
     def begins(self, entry: Entry) -> None:

@@ -1,13 +1,13 @@
 """What a simulated service writes down while it works: the processor's runs, and how each delivery ended, with Trio times."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import trio
 
 from svc.consumer.ledger import Entry, Ledger, Listener
-from svc.processors import Message, Process, Reject, Retry
+from svc.processors import UNMARKED, AnyProcess, Batch, Batching, Message, Reject, Retry
 from svc.testing import history as happened
 from svc.testing.timeline import short
 
@@ -44,6 +44,20 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchRun:
+    """One call of a processor of batches."""
+
+    bodies: tuple[str, ...]
+    """Of its messages, in their order."""
+    began: float
+    """Trio time."""
+    ended: float
+    """Trio time."""
+    error: BaseException | None
+    """What ended it, whatever was marked: None when it returned, `trio.Cancelled` for a cancellation."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How one delivery of a message ended for this instance."""
 
@@ -62,6 +76,8 @@ class Record:
         self._note = note
         self.runs: list[Run] = []
         """The processor's finished runs, in the order of their ends."""
+        self.batches: list[BatchRun] = []
+        """Its calls with batches; each message of them has a run as well."""
         self.running: dict[str, float] = {}
         """Messages in the processor's hands now: id → Trio time of the start."""
         self.endings: list[Ending] = []
@@ -69,27 +85,59 @@ class Record:
         self.messages: dict[str, Message] = {}
         self._began: list[tuple[float, str]] = []
 
-    def recorded(self, process: Process) -> Process:
+    def recorded(self, process: AnyProcess) -> AnyProcess:
         """The processor, with every run of it written down."""
+        if isinstance(process, Batching):
+            return replace(process, call=self._recorded_batches(process.call))
 
         async def run(message: Message) -> None:
-            began, error = trio.current_time(), None
-            self.running[message.id] = began
-            self.messages[message.id] = message
-            self._began.append((began, message.id))
-            self._note(f"processor begins {message.id} {short(message.body)}")
+            self._begins(message)
+            error: BaseException | None = None
             try:
                 await process(message)
             except BaseException as raised:
                 error = raised
                 raise
             finally:
-                self.running.pop(message.id, None)
-                self.runs.append(Run(message.id, message.body, message.group_id, began, trio.current_time(), error))
-                self._note(f"processor ends {message.id} {short(message.body)}: {how(error)}")
+                self._ends(message, error)
 
         run.__wrapped__ = process  # type: ignore[attr-defined]  # as functools.wraps does: for processors.unstoppable()
         return run
+
+    def _recorded_batches(
+        self, call: Callable[[Batch[Any]], Awaitable[None]]
+    ) -> Callable[[Batch[Any]], Awaitable[None]]:
+        async def run(batch: Batch[Any]) -> None:
+            began, error = trio.current_time(), None
+            self._note(f"processor begins a batch of {len(batch)}")
+            for item in batch:
+                self._begins(item.message)
+            try:
+                await call(batch)
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                self._note(f"processor ends a batch of {len(batch)}: {how(error)}")
+                for item in batch:
+                    self._ends(item.message, error if item.mark is UNMARKED else item.mark)  # type: ignore[arg-type]
+                bodies = tuple(item.message.raw for item in batch)
+                self.batches.append(BatchRun(bodies, began, trio.current_time(), error))
+
+        run.__wrapped__ = call  # type: ignore[attr-defined]
+        return run
+
+    def _begins(self, message: Message) -> None:
+        now = trio.current_time()
+        self.running[message.id] = now
+        self.messages[message.id] = message
+        self._began.append((now, message.id))
+        self._note(f"processor begins {message.id} {short(message.raw)}")
+
+    def _ends(self, message: Message, error: BaseException | None) -> None:
+        began, now = self.running.pop(message.id, trio.current_time()), trio.current_time()
+        self.runs.append(Run(message.id, message.raw, message.group_id, began, now, error))
+        self._note(f"processor ends {message.id} {short(message.raw)}: {how(error)}")
 
     def listen(self, ledger: Ledger, *, is_dead: Callable[[], bool]) -> None:
         """Be told of every delivery's end, before the worker is."""

@@ -71,7 +71,9 @@ class SimulatedService:
         self.settings = checked_settings(settings, fifo=queue.fifo)
         self._record = Record(self._note)
         self.runs = self._record.runs
-        """The processor's finished runs, in the order of their ends."""
+        """The processor's finished runs, in the order of their ends; of a batch, one for each message."""
+        self.batches = self._record.batches
+        """The calls of a processor of batches that have ended: `bodies`, `began`, `ended`, `error`."""
         self.running = self._record.running
         """Messages in the processor's hands now: id → Trio time of the start."""
         self.endings = self._record.endings

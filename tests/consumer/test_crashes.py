@@ -63,7 +63,7 @@ SPOILT: dict[str, Callable[[Core], None]] = {
     "registrar": lambda core: spoil_run(core.registrar),
     "fence": lambda core: spoil_run(core.fence),
     "manager": lambda core: spoil(core.manager, "_act"),
-    "worker": lambda core: spoil(core.worker.tasks, "_end_of"),
+    "worker": lambda core: spoil(core.worker.tasks, "end_of"),
 }
 """Part → how it is made to crash."""
 
@@ -314,7 +314,7 @@ async def test_an_observer_that_breaks_disturbs_nobody(autojump_clock) -> None:
         def breaks(self, *_: object, **__: object) -> None:
             raise Defect("in the observer")
 
-        landed = begins = worked = decided = ended = extended = called = received = drain_ended = breaks
+        landed = batch_begins = begins = worked = decided = ended = extended = called = received = drain_ended = breaks
 
     queue = SimulatedQueue()
     queue.put("1")

@@ -142,7 +142,7 @@ def waits_for_no_predecessor(core: Core) -> None:
     async def at_once(entry: Entry) -> None:
         return
 
-    core.worker.tasks._end_of_earlier = at_once  # type: ignore[method-assign]
+    core.worker.tasks.end_of_earlier = at_once  # type: ignore[method-assign]
 
 
 async def a_redelivery_waits_until_its_predecessor_is_settled(make: Make) -> Holds:

@@ -213,7 +213,7 @@ def successor_after_failure(core: Core) -> None:
         try:
             while line:
                 await tasks._work_on(line[0])
-                await tasks._end_of(line[0])
+                await tasks.end_of(line[0])
                 line.popleft()
         finally:
             del tasks._groups[group]
@@ -395,7 +395,7 @@ def leave_poison_to_the_queue(core: Core) -> None:
 def group_ends_with_its_poison(core: Core) -> None:
     """When the head of a FIFO group was moved to the dead-letter queue, what comes after it is given back."""
     tasks = core.worker.tasks
-    end_of = tasks._end_of
+    end_of = tasks.end_of
 
     async def give_back_the_others(entry: Entry) -> None:
         await end_of(entry)
@@ -404,7 +404,7 @@ def group_ends_with_its_poison(core: Core) -> None:
                 if follower.is_undecided():
                     tasks._settlement.settle(follower, RELEASED)
 
-    tasks._end_of = give_back_the_others  # type: ignore[method-assign]
+    tasks.end_of = give_back_the_others  # type: ignore[method-assign]
 
 
 MUTATIONS: Mapping[str, Spoil] = {

@@ -1,0 +1,31 @@
+"""Around a call of the processor: what it raised, and what it left behind."""
+
+import math
+
+import trio
+
+
+def its_own(raised: BaseException) -> BaseException:
+    """What the processor raised. When the whole worker is cancelled, a cancellation that is part of it is raised on instead; any
+    other one is the processor's own mistake (a stored one, one that left its scope) and fails its message like any error."""
+    if trio.current_effective_deadline() == -math.inf:
+        if isinstance(raised, trio.Cancelled):
+            raise raised
+        if isinstance(raised, BaseExceptionGroup) and (cancelled := raised.split(trio.Cancelled)[0]) is not None:
+            raise cancelled
+    return raised
+
+
+def close_what_was_left_open(error: BaseException | None = None) -> None:
+    """A nursery that the processor has opened and not closed (an exit stack that nobody closes) would end this task, and with it
+    the service, with a RuntimeError. Its tasks are cancelled instead, and the message has failed."""
+    task = trio.lowlevel.current_task()
+    left_open = task.child_nurseries
+    if not left_open:
+        return
+    for nursery in left_open:
+        nursery.cancel_scope.cancel(reason="its processor has ended and left it open")
+    # Trio has no public way to let go of a nursery; by this list it decides whether a task may end (`task_exited`, Trio 0.35).
+    task._child_nurseries.clear()
+    if error is None:
+        raise RuntimeError("the processor returned and left a nursery open; what runs in it is cancelled")
