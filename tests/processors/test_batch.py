@@ -69,7 +69,7 @@ async def test_a_function_of_one_message_takes_no_batches() -> None:
     def nothing() -> None: ...
 
     for function in (handle, typed, unsaid, nothing):
-        with pytest.raises(UnusableProcessor, match="batch=10, so its first parameter has to be annotated svc.Batch"):
+        with pytest.raises(UnusableProcessor, match=r"batch=10, so its first parameter has to be annotated svc\.Batch"):
             await batching(processor(batch=10)(function))
 
 
