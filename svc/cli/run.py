@@ -22,6 +22,7 @@ log = structlog.get_logger("svc")
 @click.command()
 def run() -> None:
     """Run the service against the queue and the etcd that the environment names."""
+    gc.disable()  # what is loaded from here on stays
     settings = settings_of()
     refuse_the_simulated_one(settings)
     processor = processor_of(settings)  # the faults first: what follows takes a second to import
@@ -29,11 +30,11 @@ def run() -> None:
         log.warning(sentence)
     from svc import service
 
-    # What is there by now stays to the end: the collector need not look at it again. It looks at the rest less often than it
-    # would by itself: nothing of ours is a cycle, and it runs in the middle of the messages.
-    gc.collect()
+    # The collector need never look at what is there by now. It looks at the rest less often than it would by itself: nothing of
+    # ours is a cycle, and it runs in the middle of the messages.
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
+    gc.enable()
     end(partial(service.run, settings, processor))
 
 

@@ -68,7 +68,12 @@ def sdk_client(settings: Settings, session: Any, service: Service = "sqs") -> An
             config=Config(signature_version=UNSIGNED, **endpoint_config(settings, service)),
         )
     except (boto.BotoCoreError, ValueError) as error:
-        raise QueueMisconfigured(f"the AWS configuration of this machine cannot be used: {error}") from None
+        raise unusable(error) from None
+
+
+def unusable(error: Exception) -> QueueMisconfigured:
+    """What botocore raises when it reads its files and variables, for an operator."""
+    return QueueMisconfigured(f"the AWS configuration of this machine cannot be used: {error}")
 
 
 def endpoint_url(settings: Settings, service: Service) -> str | None:

@@ -1,7 +1,7 @@
 """What the SDK hands over to the direct road: where SQS is, and how its requests are signed and secured.
 
-Endpoints, regions and profiles are the SDK's business, with all of its variables and files: a client of its is made, asked, and
-thrown away. What the direct road cannot do is told from the same client.
+Endpoints, regions and profiles are the SDK's business, with all of its variables and files: a session of its is made, asked, and
+thrown away. What the direct road cannot do is told from the same session.
 """
 
 import os
@@ -10,12 +10,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import botocore.session
+from botocore import exceptions as boto
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from svc import __version__
 from svc.settings import Settings
-from svc.sqs.access import sdk_client
+from svc.sqs.access import sdk_client, unusable
 from svc.sqs.signing import can_sign
 
 
@@ -39,10 +40,13 @@ class NotDirect(Exception):
 def handover(settings: Settings) -> Handover:
     """Ask the SDK. Reads files and takes some 0.1 s. Raises `NotDirect`, and `QueueMisconfigured` for what the SDK cannot use."""
     session = botocore.session.Session()
-    client = sdk_client(settings, session)
-    url = str(client.meta.endpoint_url)
-    _check(client.meta.config, url)
-    return Handover(url, client.meta.region_name, user_agent(session), _ca_bundle(session))
+    try:
+        # A client, which resolves an endpoint by rules and tables of 9 MiB, only where there is something to resolve.
+        url = settings.aws_endpoint or str(sdk_client(settings, session).meta.endpoint_url)
+        _check(session, url)
+        return Handover(url, settings.aws_region, user_agent(session), _ca_bundle(session))
+    except boto.BotoCoreError as error:
+        raise unusable(error) from None
 
 
 def user_agent(session: Any) -> str:
@@ -52,13 +56,11 @@ def user_agent(session: Any) -> str:
     return f"svc/{__version__} {session.user_agent()}" + (f" app/{application}" if application else "")
 
 
-def _check(config: Any, url: str) -> None:
+def _check(session: Any, url: str) -> None:
     """Raise `NotDirect` for what is not done here."""
     if get_environ_proxies(url).get(urlsplit(url).scheme):
         raise NotDirect("an HTTP proxy")
-    if config.client_cert is not None:
-        raise NotDirect("a client certificate")
-    if config.auth_scheme_preference:
+    if session.get_config_variable("auth_scheme_preference"):
         raise NotDirect("signatures of another kind than version 4")
     if not can_sign(url):
         raise NotDirect("an endpoint with a path")
