@@ -5,6 +5,7 @@ The parts of the service keep Trio's monotonic time; a time becomes a date here 
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import trio
 
@@ -120,6 +121,11 @@ def queue_trouble(held: WorkerStatistics, probe: tuple[str | None, float | None]
     return {"queue_error": error, "queue_error_since": date(since)}
 
 
+def threads(held: WorkerStatistics) -> dict[str, str]:
+    """Those that go on although their message was given back, by message id; a hundred at most."""
+    return dict(islice(held.threads.items(), SHOWN_IDS))
+
+
 def breaker(held: BreakerSnapshot | None) -> dict[str, object] | None:
     if held is None:
         return None
@@ -172,6 +178,7 @@ def worker(
         "queue_error": held.queue_error,
         "queue_error_since": date(held.queue_error_since),
         "breaker": breaker(held.breaker),
+        "threads": threads(held),
         "recent_errors": [
             {"timestamp": date(error.at), "message_id": error.message_id, "error": error.error[:1000]}
             for error in held.recent_errors

@@ -33,6 +33,11 @@ _HEALTH = {
         "queue_error": {"type": ["string", "null"]},
         "queue_error_since": {"type": ["string", "null"], "format": "date-time"},
         "breaker": {"type": ["object", "null"]},
+        "threads": {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "message id → thread, of threads that go on although their message was given back",
+        },
         "timestamp": {"type": "string", "format": "date-time"},
     },
 }

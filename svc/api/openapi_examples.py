@@ -66,6 +66,7 @@ HEALTH: dict[str, Any] = {
     "queue_error": None,
     "queue_error_since": None,
     "breaker": {"state": "closed", "since": None, "until": None, "runs": 214, "failures": 1, "opened": 0},
+    "threads": {},
     "timestamp": NOW,
 }
 
@@ -114,6 +115,7 @@ STATS: dict[str, Any] = {
         "queue_error": None,
         "queue_error_since": None,
         "breaker": {"state": "closed", "since": None, "until": None, "runs": 214, "failures": 1, "opened": 0},
+        "threads": {},
         "recent_errors": [
             {"timestamp": "2026-11-25T02:09:12.008Z", "message_id": MESSAGE_ID, "error": "ValueError: no such order"}
         ],

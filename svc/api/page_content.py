@@ -146,6 +146,8 @@ def _left(held: WorkerStatistics) -> str:
         return f"{_messages(held.counts.in_flight)} still to finish"
     if held.receives_outstanding:
         return "Only a receive that is still open is waited for"
+    if held.threads:
+        return f"Only threads that were left behind are waited for ({len(held.threads)})"
     return "The last answers are awaited"
 
 

@@ -40,6 +40,7 @@ def add(app: QuartTrio, core: Core, metrics: Metrics) -> None:
             "queue_url": core.settings.sqs_queue_url,
             **bodies.queue_trouble(core.worker.statistics(), core.worker.probe_trouble),
             "breaker": bodies.breaker(core.worker.statistics().breaker),
+            "threads": bodies.threads(core.worker.statistics()),
             "timestamp": bodies.now(),
         }
         return body, 503 if status in ("starting", "unhealthy") else 200

@@ -13,7 +13,7 @@ Which portions leave together, and when, is decided in `gathering.py`.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -26,7 +26,7 @@ from svc.consumer.observer import Observer
 from svc.consumer.running import close_what_was_left_open, its_own
 from svc.consumer.settlement import Settlement
 from svc.defects import Defects
-from svc.processors import UNMARKED, Batch, Batching, Item
+from svc.processors import UNMARKED, Batch, Batching, Item, Threads
 from svc.wakeup import WakeUp
 
 
@@ -58,8 +58,11 @@ class Batches:
         places: int,
         observer: Observer,
         defects: Defects,
+        threads: Threads,
+        restart: Callable[[Entry], None],
     ) -> None:
-        """`running`: calls of the processor that have not ended. `places`: how many messages may be in flight."""
+        """`running`: calls of the processor that have not ended. `places`: how many messages may be in flight. `restart` starts
+        one that waited for the end of a call, which may have left a thread behind."""
         self._batching = batching
         self._ledger = ledger
         self._settlement = settlement
@@ -68,6 +71,8 @@ class Batches:
         self._places = places
         self._observer = observer
         self._defects = defects
+        self._threads = threads
+        self._restart = restart
         self._wake_up = WakeUp()
         self._gathering = Gathering(size=batching.size, linger=batching.linger)
         self._items: dict[Entry, Item[Any]] = {}
@@ -187,6 +192,8 @@ class Batches:
             first = self._ledger.at_work_on(entry.message.id)
             if len(entries) == self._batching.size or not entry.is_undecided() or first not in (None, entry):
                 break  # decided, or a copy: when its turn comes
+            if entries and self._threads.at_work_on(entry.message.id) is not None:
+                break
             if not self._may_be_called_with(entry):
                 break
             entries.append(entry)
@@ -235,7 +242,7 @@ class Batches:
                 self._let_go(portion)
             for entry in entries:
                 for later in self._behind.pop(entry.message.id):
-                    self.start(later)
+                    self._restart(later)
 
     async def _run_processor(self, entries: Sequence[Entry], batch: Leaving) -> None:
         now = trio.current_time()

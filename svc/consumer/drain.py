@@ -5,11 +5,11 @@ Pure bookkeeping over the ledger's counts; `worker.py` does the draining.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 import trio
 
 from svc.consumer.ledger import Entry, Ledger
+from svc.processors import Threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Drain:
     timed_out: tuple[str, ...] = ()
     """Ids of the messages whose work was cancelled because the time was over."""
     stubborn: tuple[str, ...] = ()
-    """Ids of those of them whose processor ignored the cancellation; they were released all the same."""
+    """Ids of the messages whose processor goes on although it was cancelled, now or before this drain; they were released all the
+    same."""
     threads: Mapping[str, str] = field(default_factory=dict)
     """Of those of them that a plain `def` works on in a thread, which cannot be stopped: message id → thread, at the end."""
     next_receive_dead_letters: tuple[str, ...] = ()
@@ -74,8 +75,9 @@ def _messages(ids: Sequence[str]) -> str:
 class DrainTally:
     """Keeps the report of the running drain, and that of the last one."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, threads: Threads) -> None:
         self._ledger = ledger
+        self._threads = threads
         self._at_begin = ledger.counts()
         self._drain = Drain()
         self._lost: list[str] = []
@@ -94,7 +96,6 @@ class DrainTally:
     def note(
         self,
         *,
-        threads: Mapping[str, str] = MappingProxyType({}),
         timed_out: Sequence[Entry] = (),
         stubborn: Sequence[Entry] = (),
         next_receive_dead_letters: Sequence[Entry] = (),
@@ -103,8 +104,7 @@ class DrainTally:
         self._drain = replace(
             self._drain,
             timed_out=self._drain.timed_out + _ids(timed_out),
-            stubborn=self._drain.stubborn + _ids(stubborn) + tuple(threads),
-            threads={**self._drain.threads, **threads},
+            stubborn=self._drain.stubborn + _ids(stubborn),
             next_receive_dead_letters=self._drain.next_receive_dead_letters + _ids(next_receive_dead_letters),
             last_receives_returned=self._drain.last_receives_returned + _ids(last_receives_returned),
         )
@@ -122,8 +122,11 @@ class DrainTally:
         if not self.running:
             return self._drain
         since, now = self._ledger.counts() - self._at_begin, trio.current_time()
+        threads = self._threads.left_behind
         return replace(
             self._drain,
+            stubborn=tuple(dict.fromkeys([*self._drain.stubborn, *threads])),
+            threads=threads,
             completed=since.processed,
             failed=since.failed,
             released=since.released,

@@ -14,9 +14,12 @@ from svc.backoff import redelivery
 from svc.consumer.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Outcome
 from svc.consumer.queue import RedrivePolicy, had_last_receive, is_fifo
 from svc.consumer.settlement import Settlement
-from svc.processors import Reject, Retry
+from svc.processors import Reject, Retry, ThreadRun
 
 log = structlog.get_logger(__name__)
+
+BESIDE_A_THREAD = (5.0, 60.0)
+"""Seconds for which a message whose own thread goes on is given back: after its first receive, and at most."""
 
 
 class Verdicts(Protocol):
@@ -105,6 +108,21 @@ class Fates:
         after = redelivery(attempt, first=first, cap=cap, rng=self._rng)
         log.error("message failed", receive_count=receives, visible_again_in_seconds=after, exc_info=error)
         self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
+
+    def put_off(self, entry: Entry, thread: ThreadRun) -> bool:
+        """A thread that was left behind with this message goes on: the message is not begun beside it. It goes back, for another
+        instance or for later; but not after its last receive (False), for the next one would dead-letter it."""
+        if had_last_receive(self._policy, entry.message):
+            return False
+        if not thread.told:
+            thread.told = True
+            log.warning(
+                "a message has come back while its thread goes on: it is given back until that ends", thread=thread.name
+            )
+        first, cap = BESIDE_A_THREAD
+        after = redelivery(entry.message.receive_count, first=first, cap=cap, rng=self._rng)
+        self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
+        return True
 
     def keep_rejected(self, entry: Entry) -> None:
         """It was rejected, and there is no dead-letter queue to keep it: it fails, and comes back."""

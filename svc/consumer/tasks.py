@@ -19,7 +19,7 @@ from svc.consumer.queue import RedrivePolicy, is_fifo
 from svc.consumer.running import close_what_was_left_open, its_own
 from svc.consumer.settlement import Settlement
 from svc.defects import Defects
-from svc.processors import AnyProcess, Batching
+from svc.processors import AnyProcess, Batching, Threads
 
 LOGGED_ID = ContextVar[str](f"{STRUCTLOG_KEY_PREFIX}message_id")
 """Every log line from within a message's task names it. Set by itself: `bind_contextvars` costs a message ten times as much."""
@@ -43,6 +43,7 @@ class MessageTasks(Listener):
         receives: Receives,
         policy: RedrivePolicy,
         fates: Fates,
+        threads: Threads,
         *,
         observer: Observer,
         fifo: bool,
@@ -57,6 +58,7 @@ class MessageTasks(Listener):
         self._receives = receives
         self._policy = policy
         self._fates = fates
+        self._threads = threads
         self._defects = defects
         self._groups: dict[str, deque[Entry]] = {}
         self._nursery: trio.Nursery | None = None
@@ -65,7 +67,16 @@ class MessageTasks(Listener):
         self._batches: Batches | None = None
         if isinstance(process, Batching):
             self._batches = Batches(
-                process, ledger, settlement, fates, self.running, places=places, observer=observer, defects=defects
+                process,
+                ledger,
+                settlement,
+                fates,
+                self.running,
+                places=places,
+                observer=observer,
+                defects=defects,
+                threads=threads,
+                restart=self._start_in_batch,
             )
         else:
             self._process = process
@@ -103,7 +114,7 @@ class MessageTasks(Listener):
         assert nursery is not None
         if group is None or not self._fifo:
             if self._batches is not None:
-                self._batches.start(entry)
+                self._start_in_batch(entry)
             else:
                 nursery.start_soon(self._work_on, entry, name="message")
         elif group in self._groups:
@@ -111,6 +122,19 @@ class MessageTasks(Listener):
         else:
             self._groups[group] = deque([entry])
             nursery.start_soon(self._work_on_group, group)
+
+    def _start_in_batch(self, entry: Entry) -> None:
+        assert self._batches is not None
+        assert self._nursery is not None
+        if self._threads.at_work_on(entry.message.id) is None:
+            self._batches.start(entry)
+        else:
+            self._nursery.start_soon(self._start_after_its_thread, entry)
+
+    async def _start_after_its_thread(self, entry: Entry) -> None:
+        assert self._batches is not None
+        await self._apart_from_its_thread(entry)
+        self._batches.start(entry)
 
     async def _work_on_group(self, group: str) -> None:
         """In its order. One that is not finished lets none of its successors pass: they go back too."""
@@ -148,13 +172,33 @@ class MessageTasks(Listener):
         any more, and a later one, which waits behind it in the line, may be.)"""
         while entry.ended is None and (first := self._ledger.at_work_on(entry.message.id)) not in (None, entry):
             await self.end_of(first)
+        await self._apart_from_its_thread(entry)
 
     async def end_of(self, entry: Entry) -> None:
         if entry.ended is None:
             entry.done = entry.done or trio.Event()
             await entry.done.wait()
 
+    async def _apart_from_its_thread(self, entry: Entry) -> None:
+        """A thread that was left behind may have its message still, which is not begun beside it: return when the thread has
+        ended, or this delivery was put off."""
+        message_id = entry.message.id
+        if (thread := self._threads.at_work_on(message_id)) is None or not entry.is_undecided():
+            return
+        LOGGED_ID.set(message_id)
+        if self._fates.put_off(entry, thread):
+            return
+        try:
+            await self._threads.changed.wait_until(
+                lambda: not entry.is_undecided() or self._threads.at_work_on(message_id) is None
+            )
+        except trio.Cancelled:
+            if entry.is_undecided():
+                self._settlement.settle(entry, RELEASED)
+            raise
+
     async def _work_on(self, entry: Entry) -> None:
+        await self._apart_from_its_thread(entry)
         if not entry.is_undecided():
             return  # its fate was sealed before its turn came
         if self._ledger.is_finished(entry.message.id):

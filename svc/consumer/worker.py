@@ -34,7 +34,7 @@ from svc.consumer.queue import Queue, had_last_receive
 from svc.consumer.settlement import Settlement
 from svc.consumer.tasks import MessageTasks
 from svc.defects import Defects, PartFailed
-from svc.processors import AnyProcess, Batching, Now, UnusableProcessor, unstoppable, wall_clock
+from svc.processors import AnyProcess, Batching, Now, UnusableProcessor, threads_of, wall_clock
 
 __all__ = ["LAST_RELEASE", "Worker", "WorkerConfig", "WorkerStatistics"]
 
@@ -42,9 +42,6 @@ log = structlog.get_logger(__name__)
 
 LAST_RELEASE = 2.0
 """Seconds that a cancelled worker takes at most to release what it still holds (SPEC, second signal)."""
-
-THREADS_EVERY = 0.25
-"""Seconds between two looks at threads that were left behind, while a drain waits for them to become quiet."""
 
 LATE = 1.0
 """Seconds that a drain may outlast its deadline, for settlement calls that are on the wire."""
@@ -71,6 +68,8 @@ class WorkerStatistics:
     """Trio time."""
     breaker: BreakerSnapshot | None
     """None: switched off."""
+    threads: Mapping[str, str]
+    """Message id → thread, of those that go on although their message was given back."""
 
 
 class Worker:
@@ -98,7 +97,6 @@ class Worker:
             )
         self._defects = defects = defects or Defects()
         self._queue = queue
-        self._process = process
         self._config = config
         self._quiet_asked = False
         self._closing = trio.Event()
@@ -106,6 +104,9 @@ class Worker:
         self._probe = Probe(queue, defects, rng, delete_rejected=config.delete_rejected)
         # In the order of a message's journey; what is met on it first is built last where it needs those behind it.
         self.ledger = ledger = Ledger()
+        self.threads = threads_of(process)
+        self.threads.changed = ledger.changed  # a drain waits for both
+        self.threads.on_finished = ledger.remember
         self.breaker = Breaker(config.breaker, ledger, rng)
         self.intake = Intake(queue, config, ledger, self.breaker, may_begin=may_receive, defects=defects, rng=rng)
         # On a FIFO queue the next message of a group waits for the delete of the one before.
@@ -132,12 +133,13 @@ class Worker:
             self.intake,
             queue,
             self.fates,
+            self.threads,
             observer=observer,
             fifo=config.fifo,
             places=config.concurrency,
             defects=defects,
         )
-        self.tally = DrainTally(ledger)
+        self.tally = DrainTally(ledger, self.threads)
         self.holder = WorkerHolder(ledger, queue, now)
         self.deliveries = Deliveries(
             ledger,
@@ -184,22 +186,10 @@ class Worker:
         """Return when no processor is at work and none will be called before `leave()`. Receives may be on the wire: what they
         bring goes back, even in its last receive. So where the redrive policy counts receives, this comes only with the end of
         the drain, unless it was asked for (`ask_quiet`)."""
-        quiet = False
-
-        def look() -> float | None:
-            nonlocal quiet
-            quiet = self._becomes_quiet()
-            if quiet:
-                return trio.current_time()
-            return (
-                trio.current_time() + THREADS_EVERY if unstoppable(self._process) else None
-            )  # nobody tells of their end
-
-        while not quiet:
-            await self.ledger.changed.wait(look)
+        await self.ledger.changed.wait_until(self._becomes_quiet)
 
     def _becomes_quiet(self) -> bool:
-        at_work = self.ledger.undecided != self.deliveries.held or self.tasks.running or unstoppable(self._process)
+        at_work = self.ledger.undecided != self.deliveries.held or self.tasks.running or self.threads.left
         if at_work or not (self._quiet_asked or self._queue.max_receive_count is None):
             return False
         self.deliveries.become_quiet()
@@ -217,8 +207,10 @@ class Worker:
             await self.intake.changed.wait_until(lambda: self.intake.outstanding == 0)
             await trio.lowlevel.checkpoint_if_cancelled()  # switched off in this very moment: leave() has taken over
             self.deliveries.release_held()
-            # A processor that ignored the loss of its lease is at work too.
-            await self.ledger.changed.wait_until(lambda: not self.ledger and not self.tasks.running)
+            # A processor that ignored the loss of its lease is at work too, and so is a thread that was left behind.
+            await self.ledger.changed.wait_until(
+                lambda: not self.ledger and not self.tasks.running and not self.threads.left
+            )
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.intake.outstanding or self.ledger or self.tasks.running:
             self.deliveries.release_held()
@@ -238,11 +230,8 @@ class Worker:
         with trio.CancelScope(deadline=deadline - self._config.reserve / 2):
             await self.ledger.changed.wait_until(lambda: not self.ledger.undecided)
         await trio.lowlevel.checkpoint_if_cancelled()
-        # The task of a message that a thread works on ends at once when it is cancelled; the thread goes on.
-        theirs = {entry.message.id for entry in unfinished}
-        threads = {id_: thread for id_, thread in unstoppable(self._process).items() if id_ in theirs}
         stubborn = dict.fromkeys([*self.deliveries.release_undecided(), *self.tasks.running])
-        self.tally.note(stubborn=list(stubborn), threads=threads)
+        self.tally.note(stubborn=list(stubborn))
         with trio.CancelScope(deadline=deadline + LATE):
             await self._everything_settled()
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -282,6 +271,7 @@ class Worker:
             queue_error=self.intake.error,
             queue_error_since=self.intake.error_since,
             breaker=self.breaker.snapshot(),
+            threads=self.threads.left_behind,
         )
 
     # -- running --

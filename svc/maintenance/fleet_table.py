@@ -140,7 +140,17 @@ def _on_the_wire(receives: int) -> str:
 
 def notes(standing: Standing) -> dict[str, str]:
     """What is to be said beside the instances of a wait that are not done."""
-    return dict.fromkeys(standing.waiting, "not yet") | dict.fromkeys(standing.expired, "out of time")
+    told = dict.fromkeys(standing.waiting, "not yet") | dict.fromkeys(standing.expired, "out of time")
+    return told | {one.id: f"out of time, {_threads(one)}" for one in standing.live if one.id in told and _threads(one)}
+
+
+def _threads(one: Entry) -> str:
+    """How many threads go on there after a drain; empty: none."""
+    drain = one.held.acknowledgement.drain if one.held is not None and one.phase == "expired" else None
+    count = drain.get("threads") if drain is not None else None
+    if not isinstance(count, int) or count < 1:
+        return ""
+    return "1 thread goes on" if count == 1 else f"{count} threads go on"
 
 
 def progress(standing: Standing, request: Request) -> str:
@@ -164,6 +174,7 @@ def changes(before: Standing | None, now: Standing) -> list[tuple[str, dict[str,
         ):
             continue
         flight = f", {one.in_flight} in flight" if one.in_flight else ""
+        flight += f", {_threads(one)}" if _threads(one) else ""
         if one.held is not None and is_landing(one):
             flight += f", {_on_the_wire(one.held.acknowledgement.receives)}"
         yet = " (not an answer yet)" if one.id in waiting and one.phase in ("drained", "expired") else ""

@@ -113,6 +113,8 @@ def drain_in_short(report: DrainReport) -> dict[str, object]:
     for name in ("timed_out", "unsettled", "last_receives_returned"):
         if isinstance(ids := figures.get(name), tuple):
             shown[name] = len(ids)
+    if isinstance(threads := figures.get("threads"), Mapping):
+        shown["threads"] = len(threads)
     if report.error:
         shown["error"] = report.error[:300]
     return shown

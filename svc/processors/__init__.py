@@ -7,7 +7,7 @@ The names below are what other suites, and users, may use.
 from svc.processors import system
 from svc.processors.arguments import InvalidMessage
 from svc.processors.batch import UNMARKED, AnyProcess, Batch, Batching, Item
-from svc.processors.calling import AsyncioLoop, asyncio_loop, opened, sender_context, unstoppable
+from svc.processors.calling import AsyncioLoop, asyncio_loop, opened, sender_context, threads_of
 from svc.processors.envelopes import CONTEXT_NAMES, EventBridgeEnvelope, Peeled, S3Envelope, S3Record, SnsEnvelope
 from svc.processors.finding import UnusableProcessor, check, find
 from svc.processors.message import Holder, Message, Now, Process, Reject, Retry, hold, wall_clock
@@ -15,6 +15,7 @@ from svc.processors.options import Options, options_of, processor
 from svc.processors.shutdown import ShuttingDown
 from svc.processors.simulation import simulated
 from svc.processors.system import System
+from svc.processors.threads import ThreadRun, Threads
 
 __all__ = [
     "CONTEXT_NAMES",
@@ -39,6 +40,8 @@ __all__ = [
     "ShuttingDown",
     "SnsEnvelope",
     "System",
+    "ThreadRun",
+    "Threads",
     "UnusableProcessor",
     "asyncio_loop",
     "check",
@@ -50,6 +53,6 @@ __all__ = [
     "sender_context",
     "simulated",
     "system",
-    "unstoppable",
+    "threads_of",
     "wall_clock",
 ]

@@ -104,7 +104,7 @@ class Batching:
 
     @property
     def __wrapped__(self) -> Callable[[Batch[Any]], Awaitable[None]]:
-        """For `inspect.unwrap`: what can be asked of a processor (`unstoppable`, its loop, …) can be asked of this one."""
+        """For `inspect.unwrap`: what can be asked of a processor (`threads_of`, its loop, …) can be asked of this one."""
         return self.call
 
 

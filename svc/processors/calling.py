@@ -26,11 +26,12 @@ import trio
 from svc.processors import envelopes
 from svc.processors.arguments import Prepare, prepared, prepared_items, wants_batch
 from svc.processors.asyncio_thread import AsyncioThread
-from svc.processors.batch import AnyProcess, Batch, Batching
+from svc.processors.batch import UNMARKED, AnyProcess, Batch, Batching
 from svc.processors.envelopes import Peel
 from svc.processors.finding import UnusableProcessor, check, kind, name_of, opens, settings_arguments, without_partials
 from svc.processors.message import Message
 from svc.processors.options import Options, Runtime, options_of
+from svc.processors.threads import ThreadRun, Threads
 
 log = structlog.get_logger(__name__)
 
@@ -128,10 +129,10 @@ def _made(process: Any) -> Any:
     return inspect.unwrap(process)
 
 
-def unstoppable(process: AnyProcess) -> Mapping[str, str]:
-    """Message id → thread, of those threads of a plain `def` that go on although their message was given back."""
-    found: Mapping[str, str] = getattr(_made(process), "unstoppable", {})
-    return found
+def threads_of(process: AnyProcess) -> Threads:
+    """The threads of a plain `def`; of anything else none."""
+    found = getattr(_made(process), "threads", None)
+    return found if isinstance(found, Threads) else Threads(1)
 
 
 def sender_context(process: AnyProcess, message: Message) -> Mapping[str, str]:
@@ -156,6 +157,16 @@ def _note_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_note_fork)
+
+
+def _not_done(result: object) -> bool:
+    """Whether what was returned is work that nobody has done."""
+    return (
+        inspect.isawaitable(result)
+        or inspect.isgenerator(result)
+        or inspect.isasyncgen(result)
+        or hasattr(result, "__aenter__")
+    )
 
 
 class _OneProcess:
@@ -211,9 +222,7 @@ class _Direct:
             result = await result
         if isinstance(result, BaseException):
             raise result  # `return Retry()` instead of `raise Retry()`
-        if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
-            raise TypeError(f"the processor returned {kind(result)} instead of doing the work")
-        if hasattr(result, "__aenter__"):
+        if _not_done(result):
             raise TypeError(f"the processor returned {kind(result)} instead of doing the work")
         if result is not None and self.of_batches:
             # As others' batches do (AWS Lambda's list of failures). Ignored, it would delete what has failed.
@@ -247,52 +256,40 @@ class _InThreads(_Direct):
 
     def __init__(self, function: Callable[..., object], prepare: Prepare | None, threads: int) -> None:
         super().__init__(function, prepare)
-        self._limiter = trio.CapacityLimiter(threads)
-        self._running: dict[object, _Thread] = {}
-
-    @property
-    def unstoppable(self) -> Mapping[str, str]:
-        left = [one for one in list(self._running.values()) if one.abandoned_at is not None]
-        return {message_id: one.name for one in left for message_id in one.message_ids}
+        self.threads = Threads(threads)
 
     async def __call__(self, message: Message | Batch[Any]) -> None:
-        this = _Thread((message.id,) if isinstance(message, Message) else tuple(item.message.id for item in message))
+        run = ThreadRun(
+            self.threads, *([message.id] if isinstance(message, Message) else [item.message.id for item in message])
+        )
         try:
-            # Abandoned, not awaited, when cancelled: a thread cannot be stopped, and a drain has to end on time.
+            # Left behind, not awaited, when cancelled: a thread cannot be stopped, and a drain has to end on time.
             # In a list: Trio refuses coroutines as results.
             (result,) = await trio.to_thread.run_sync(
-                lambda: [self._work(this, message)], abandon_on_cancel=True, limiter=self._limiter
+                lambda: [self._work(run, message)],
+                abandon_on_cancel=True,
+                limiter=run,  # type: ignore[arg-type]  # anything with these two methods, says Trio's documentation
             )
         except trio.Cancelled:
-            if this in self._running:
-                this.abandoned_at = trio.current_time()
-                log.warning(
-                    "a thread goes on although its message was given back: threads cannot be stopped",
-                    message_id=", ".join(this.message_ids),
-                    thread=this.name,
-                )
+            run.give_back()
             raise
         if result is not None:
             await self._returned(result)
 
-    def _work(self, this: "_Thread", message: Message | Batch[Any]) -> object:
-        current = threading.current_thread()
-        this.name = f"{name_of(self._function)} in thread {current.native_id}"
-        self._running[this] = this
+    def _work(self, run: ThreadRun, message: Message | Batch[Any]) -> object:
+        if not run.begin(f"{name_of(self._function)} in thread {threading.current_thread().native_id}"):
+            return None
+        returned = False
         try:
             arguments = self._arguments(message)
-            return None if arguments is None else self._function(*arguments)
+            result = None if arguments is None else self._function(*arguments)
+            returned = result is None or not (self.of_batches or isinstance(result, BaseException) or _not_done(result))
+            return result
         finally:
             self._stay.leave_if_forked()
-            del self._running[this]
-            if this.abandoned_at is not None:
-                log.info("the thread that went on has ended", message_id=", ".join(this.message_ids), thread=this.name)
-
-
-class _Thread:
-    """One call in a thread."""
-
-    def __init__(self, message_ids: tuple[str, ...]) -> None:
-        self.message_ids = message_ids
-        self.name = ""
-        self.abandoned_at: float | None = None
+            if isinstance(message, Batch):
+                run.finished = [
+                    item.message.id for item in message if item.mark is None or (returned and item.mark is UNMARKED)
+                ]
+            elif returned:
+                run.finished = [message.id]

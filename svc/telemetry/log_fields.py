@@ -85,6 +85,7 @@ FIELDS = (
     ),
     Field(("blocked_seconds", "stack"), "number, string", "for how long, and where", "the event loop is blocked"),
     Field(("thread",), "string", "its name", "a thread that goes on"),
+    Field(("threads",), "number", "that go on", "more threads go on than there are places"),
     Field(
         ("returned", "body"),
         "string",

@@ -101,7 +101,7 @@ class Record:
             finally:
                 self._ends(message, error)
 
-        run.__wrapped__ = process  # type: ignore[attr-defined]  # as functools.wraps does: for processors.unstoppable()
+        run.__wrapped__ = process  # type: ignore[attr-defined]  # as functools.wraps does: for processors.threads_of()
         return run
 
     def _recorded_batches(

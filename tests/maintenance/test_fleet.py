@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from svc.maintenance.fleet import Answer, Fleet, Request, Result, Standing, Wait, answer
-from svc.maintenance.fleet_table import changes, fleet, outcome, table
+from svc.maintenance.fleet_table import changes, fleet, notes, outcome, table
 from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.maintenance.manager import Acted, MaintenanceState, Manager
 from svc.maintenance.orders import NotYours, Order, read_order
@@ -180,6 +180,13 @@ def test_a_drain_out_of_time_ends_the_wait_with_a_result_of_its_own() -> None:
     wait = waiting(ON, one("a", "expired"), one("b"))
     wait.gone("a")  # its last word
     assert wait.standing().result is Result.EXPIRED
+
+
+def test_threads_that_go_on_after_a_drain_are_shown() -> None:
+    wait = waiting(ON, one(phase="expired", drain={"outcome": "expired", "threads": 2}), one("b"))
+    standing = wait.standing()
+    assert notes(standing) == {"a": "out of time, 2 threads go on"}
+    assert [text for text, _ in changes(None, standing)] == ["a: expired, 2 threads go on", "b: drained"]
 
 
 def test_a_key_that_changes_ends_the_wait() -> None:

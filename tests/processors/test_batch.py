@@ -211,7 +211,6 @@ async def test_a_thread_that_goes_on_is_named_for_all_its_messages() -> None:
     def handle(batch: Batch) -> None:
         began.set()
         goes_on.wait(30)
-        batch[0].done()  # too late: nobody looks
 
     async with ready(processor(batch=5)(handle)) as process:
         assert isinstance(process, Batching)
@@ -219,12 +218,14 @@ async def test_a_thread_that_goes_on_is_named_for_all_its_messages() -> None:
             nursery.start_soon(process.call, batch("a", "b"))
             await trio.to_thread.run_sync(began.wait)
             nursery.cancel_scope.cancel()
-        left = processors.unstoppable(process)
-        assert list(left) == ["m-0", "m-1"]
+        threads = processors.threads_of(process)
+        finished: list[str] = []
+        threads.on_finished = finished.append
+        assert list(threads.left_behind) == ["m-0", "m-1"]
         goes_on.set()
         with trio.fail_after(30):
-            while processors.unstoppable(process):
-                await trio.sleep(0.01)
+            await threads.changed.wait_until(lambda: not threads.left)
+        assert finished == ["m-0", "m-1"]
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="trio-asyncio does not run on Python 3.14")
