@@ -1,8 +1,8 @@
 """svc: an SQS consumer service that can be stopped safely.
 
-What a processor's author imports lives here: `Message`, `processor`, `Retry`, `Reject`, `Batch`, `Item`; and `Settings` for those
-who run the service from Python. Everything else is one module away and named after its subject. Importing the package itself
-costs nothing: the names are found on first use.
+What a processor's author imports lives here: `Message`, `processor`, `Retry`, `Reject`, `Batch`, `Item`, `Transaction`; and
+`Settings` for those who run the service from Python. Everything else is one module away and named after its subject. Importing
+the package itself costs nothing: the names are found on first use.
 """
 
 import os
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 
 if TYPE_CHECKING:
-    from svc.processors import Batch, Item, Message, Reject, Retry, processor
+    from svc.processors import Batch, Item, Message, Reject, Retry, Transaction, processor
     from svc.settings import Settings
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "Item", "Message", "Reject", "Retry", "Settings", "__version__", "processor"]
+__all__ = ["Batch", "Item", "Message", "Reject", "Retry", "Settings", "Transaction", "__version__", "processor"]
 
 _HOMES = {
     "Batch": "svc.processors",
@@ -27,6 +27,7 @@ _HOMES = {
     "Reject": "svc.processors",
     "Retry": "svc.processors",
     "Settings": "svc.settings",
+    "Transaction": "svc.processors",
     "processor": "svc.processors",
 }
 

@@ -36,8 +36,11 @@ def sections() -> list[Section]:
         Section(
             "For processors",
             "How they are used: [Write a processor](../write-a-processor.md).",
-            {f"svc.{name}": getattr(svc, name) for name in ("Message", "Retry", "Reject", "Batch", "Item", "processor")}
-            | {f"svc.processors.{name}": getattr(svc.processors, name) for name in (*TOLD, *ENVELOPES)},
+            {
+                f"svc.{name}": getattr(svc, name)
+                for name in ("Message", "Retry", "Reject", "Batch", "Item", "processor", "Transaction")
+            }
+            | {f"svc.processors.{name}": getattr(svc.processors, name) for name in ("Result", *TOLD, *ENVELOPES)},
         ),
         Section(
             "Fixtures of pytest",

@@ -172,6 +172,7 @@ def worker(
         "messages_released": counts.released,
         "messages_rejected": counts.rejected,
         "messages_lost": counts.lost,
+        "messages_duplicate": held.duplicates,
         "last_message_time": date(held.last_message_at),
         "drain_timeout": drain_timeout,
         "receives_outstanding": held.receives_outstanding,

@@ -99,6 +99,7 @@ _STATS = {
                 "messages_released": {"type": "integer"},
                 "messages_rejected": {"type": "integer"},
                 "messages_lost": {"type": "integer"},
+                "messages_duplicate": {"type": "integer"},
                 "recent_errors": {"type": "array", "maxItems": 10, "items": {"type": "object"}},
                 "drain": {"type": ["object", "null"]},
             },

@@ -109,6 +109,7 @@ STATS: dict[str, Any] = {
         "messages_released": 2,
         "messages_rejected": 1,
         "messages_lost": 0,
+        "messages_duplicate": 0,
         "last_message_time": "2026-11-25T02:14:59.870Z",
         "drain_timeout": 30.0,
         "receives_outstanding": 1,

@@ -40,6 +40,13 @@ class WorkerHolder:
             return None  # ended; what is here is a later delivery of it
         return max(0.0, entry.lease.until - self._clock.current_time())
 
+    def is_ours(self, message: Message) -> bool:
+        """Whether this delivery has neither a fate nor an end, and its lease holds, as far as that is confirmed."""
+        entry = self._ledger.at_work_on(message.id)
+        if entry is None or entry.message is not message or not entry.is_undecided() or self._clock is None:
+            return False
+        return self._clock.current_time() < entry.lease.until
+
     def is_last_attempt(self, message: Message) -> bool | None:
         if self._policy.fifo is None:  # its attributes were never read
             return None

@@ -34,7 +34,7 @@ from svc.consumer.queue import Queue, had_last_receive
 from svc.consumer.settlement import Settlement
 from svc.consumer.tasks import MessageTasks
 from svc.defects import Defects, PartFailed
-from svc.processors import AnyProcess, Batching, Now, UnusableProcessor, threads_of, wall_clock
+from svc.processors import AnyProcess, Batching, Now, UnusableProcessor, threads_of, unit_of_work_of, wall_clock
 
 __all__ = ["LAST_RELEASE", "Worker", "WorkerConfig", "WorkerStatistics"]
 
@@ -70,6 +70,8 @@ class WorkerStatistics:
     """None: switched off."""
     threads: Mapping[str, str]
     """Message id → thread, of those that go on although their message was given back."""
+    duplicates: int
+    """Of those processed: deleted without a call of the processor, whose effects had been committed before (`exactly_once`)."""
 
 
 class Worker:
@@ -141,6 +143,9 @@ class Worker:
         )
         self.tally = DrainTally(ledger, self.threads)
         self.holder = WorkerHolder(ledger, queue, now)
+        self._unit_of_work = unit_of_work_of(process)
+        if self._unit_of_work is not None:
+            self._unit_of_work.is_ours = self.holder.is_ours
         self.deliveries = Deliveries(
             ledger,
             self.heartbeat,
@@ -272,6 +277,7 @@ class Worker:
             queue_error_since=self.intake.error_since,
             breaker=self.breaker.snapshot(),
             threads=self.threads.left_behind,
+            duplicates=0 if self._unit_of_work is None else self._unit_of_work.duplicates,
         )
 
     # -- running --

@@ -16,6 +16,17 @@ from svc.processors.shutdown import ShuttingDown
 from svc.processors.simulation import simulated
 from svc.processors.system import System
 from svc.processors.threads import ThreadRun, Threads
+from svc.processors.transaction import Parameters, Result, Transaction
+from svc.processors.unit_of_work import (
+    Claim,
+    Inbox,
+    NotCommitted,
+    NotOurs,
+    Session,
+    ThreadSession,
+    UnitOfWork,
+    unit_of_work_of,
+)
 
 __all__ = [
     "CONTEXT_NAMES",
@@ -24,24 +35,34 @@ __all__ = [
     "AsyncioLoop",
     "Batch",
     "Batching",
+    "Claim",
     "EventBridgeEnvelope",
     "Holder",
+    "Inbox",
     "InvalidMessage",
     "Item",
     "Message",
+    "NotCommitted",
+    "NotOurs",
     "Now",
     "Options",
+    "Parameters",
     "Peeled",
     "Process",
     "Reject",
+    "Result",
     "Retry",
     "S3Envelope",
     "S3Record",
+    "Session",
     "ShuttingDown",
     "SnsEnvelope",
     "System",
     "ThreadRun",
+    "ThreadSession",
     "Threads",
+    "Transaction",
+    "UnitOfWork",
     "UnusableProcessor",
     "asyncio_loop",
     "check",
@@ -54,5 +75,6 @@ __all__ = [
     "simulated",
     "system",
     "threads_of",
+    "unit_of_work_of",
     "wall_clock",
 ]

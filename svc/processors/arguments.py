@@ -17,6 +17,7 @@ from svc.processors.envelopes import ENVELOPES, NothingToProcess, Peel, Peeled
 from svc.processors.finding import UnusableProcessor
 from svc.processors.message import Message, Reject
 from svc.processors.options import Options
+from svc.processors.transaction import transaction_of
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +37,7 @@ class InvalidMessage(Exception):
 
 def prepared(function: Callable[..., object], options: Options, name: str) -> Prepare:
     """How `function` is called for a message. Raises `UnusableProcessor` for an annotation that nobody can validate."""
-    return _with_envelopes(_reader(function, name), options)
+    return _with_envelopes(_reader(function, name, once=options.exactly_once is not False), options)
 
 
 def prepared_items(
@@ -108,10 +109,16 @@ def _peeled(message: Message, peels: tuple[tuple[str, Peel], ...]) -> Message:
     return replace(message, body=body, raw_body=message.body, envelopes=tuple(found)) if peels else message
 
 
-def _reader(function: Callable[..., object], name: str) -> Callable[[Message], tuple[object, ...]]:
+def _reader(function: Callable[..., object], name: str, *, once: bool) -> Callable[[Message], tuple[object, ...]]:
     signature = _signature(function, name)
     if signature is None:
         return lambda message: (message,)  # the first message will tell
+    given = [one for one in signature.parameters.values() if transaction_of(one) is not None]
+    if given and not once:
+        raise UnusableProcessor(
+            f"{name!r} wants a transaction for {given[0].name!r}: say @processor(exactly_once=True)"
+        )
+    signature = signature.replace(parameters=[one for one in signature.parameters.values() if one not in given])
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     wanted = [p for p in signature.parameters.values() if p.kind in kinds]
     needed = [p for p in signature.parameters.values() if p.default is p.empty and p.kind not in _VARIADIC]

@@ -14,7 +14,6 @@ A processor is one of
 import contextlib
 import functools
 import inspect
-import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -28,10 +27,22 @@ from svc.processors.arguments import Prepare, prepared, prepared_items, wants_ba
 from svc.processors.asyncio_thread import AsyncioThread
 from svc.processors.batch import UNMARKED, AnyProcess, Batch, Batching
 from svc.processors.envelopes import Peel
-from svc.processors.finding import UnusableProcessor, check, kind, name_of, opens, settings_arguments, without_partials
+from svc.processors.exactly_once import around
+from svc.processors.finding import (
+    UnusableProcessor,
+    check,
+    kind,
+    name_of,
+    not_done,
+    opens,
+    settings_arguments,
+    without_partials,
+)
 from svc.processors.message import Message
+from svc.processors.one_process import OneProcess
 from svc.processors.options import Options, Runtime, options_of
 from svc.processors.threads import ThreadRun, Threads
+from svc.processors.unit_of_work import UnitOfWork
 
 log = structlog.get_logger(__name__)
 
@@ -51,13 +62,15 @@ async def opened(
     *,
     threads: int,
     runtime: Runtime | Literal["auto"] = "auto",
+    unit_of_work: UnitOfWork | None = None,
     open_asyncio: Callable[[], AbstractAsyncContextManager[AsyncioLoop]] = AsyncioThread.opened,
 ) -> AsyncIterator[AnyProcess]:
     """Make a processor ready and yield the function that processes one message, or what processes batches.
 
     `settings` goes to a context manager function that asks for it; `threads` bounds the worker threads of a plain `def`;
-    `runtime` is where a function runs that does not say it itself. Raises `UnusableProcessor` when a context manager yields
-    something that is none, and `LoopEnded` (in groups) when the asyncio loop of a processor ends by itself.
+    `runtime` is where a function runs that does not say it itself; `unit_of_work` is for one that says `exactly_once`. Raises
+    `UnusableProcessor` when a context manager yields something that is none, and `LoopEnded` (in groups) when the asyncio loop
+    of a processor ends by itself.
     """
     options = options_of(found)
     on_asyncio = _runtime(found, options, runtime, name_of(found)) == "asyncio"
@@ -76,22 +89,32 @@ async def opened(
             if own is not None and own.runtime == "asyncio" and loop is None:
                 raise UnusableProcessor(f"{name!r} runs on asyncio, so the context manager function has to say it too")
             options = own or options
-        yield _as_async(function, options, name, threads, loop)
+        yield _as_async(function, options, name, threads, loop, unit_of_work)
 
 
 def _as_async(
-    function: Callable[..., object], options: Options | None, name: str, threads: int, loop: AsyncioLoop | None
+    function: Callable[..., object],
+    options: Options | None,
+    name: str,
+    threads: int,
+    loop: AsyncioLoop | None,
+    unit: UnitOfWork | None,
 ) -> AnyProcess:
     if options is None and wants_batch(function):
         raise UnusableProcessor(f"{name!r} wants a svc.Batch: say how large, @processor(batch=…)")
     batching = options is not None and options.batch is not None
     prepare = None if options is None or batching else prepared(function, options, name)
+    runtime: Runtime = "thread" if not _is_async(function) else "trio" if loop is None else "asyncio"
+    once = options is not None and options.exactly_once is not False
+    if options is not None and prepare is not None and once:
+        function, prepare = around(function, prepare, options, unit, runtime=runtime, name=name)
     made: _Direct
-    if not _is_async(function):
+    if runtime == "thread":
         made = _InThreads(function, prepare, threads)
     else:
         made = _Direct(function, prepare) if loop is None else _OnAsyncio(function, prepare, loop)
     made.envelopes = () if options is None else options.envelopes
+    made.unit_of_work = unit if once else None
     if options is None or options.batch is None:
         return made
     made.of_batches = True
@@ -147,45 +170,6 @@ def asyncio_loop(process: AnyProcess) -> AsyncioThread | None:
     return loop if isinstance(loop, AsyncioThread) else None
 
 
-_generation = 0
-"""Grows in each child that is forked: cheaper to ask for, with each message, than the kernel's process id."""
-
-
-def _note_fork() -> None:
-    global _generation
-    _generation += 1
-
-
-os.register_at_fork(after_in_child=_note_fork)
-
-
-def _not_done(result: object) -> bool:
-    """Whether what was returned is work that nobody has done."""
-    return (
-        inspect.isawaitable(result)
-        or inspect.isgenerator(result)
-        or inspect.isasyncgen(result)
-        or hasattr(result, "__aenter__")
-    )
-
-
-class _OneProcess:
-    """The process in which the service runs: no other may go on in it."""
-
-    def __init__(self) -> None:
-        self._generation = _generation
-
-    def leave_if_forked(self) -> None:
-        """End a child that the processor has forked and that comes back from it, by returning or raising (`sys.exit` too). It
-        would be the service a second time, on the same sockets: settle the message while the parent still works on it, and
-        outlive the stop."""
-        if self._generation != _generation:
-            log.error(
-                "a child process that the processor has forked came back from it, and is ended: end it with os._exit"
-            )
-            os._exit(1)
-
-
 class _Direct:
     """An `async def`."""
 
@@ -195,8 +179,9 @@ class _Direct:
     def __init__(self, function: Callable[..., object], prepare: Prepare | None) -> None:
         self._function: Any = function
         self._prepare = prepare
-        self._stay = _OneProcess()
+        self._stay = OneProcess()
         self._warned = False
+        self.unit_of_work: UnitOfWork | None = None
 
     async def __call__(self, message: Message | Batch[Any]) -> None:
         arguments = self._arguments(message)
@@ -222,7 +207,7 @@ class _Direct:
             result = await result
         if isinstance(result, BaseException):
             raise result  # `return Retry()` instead of `raise Retry()`
-        if _not_done(result):
+        if not_done(result):
             raise TypeError(f"the processor returned {kind(result)} instead of doing the work")
         if result is not None and self.of_batches:
             # As others' batches do (AWS Lambda's list of failures). Ignored, it would delete what has failed.
@@ -283,7 +268,7 @@ class _InThreads(_Direct):
         try:
             arguments = self._arguments(message)
             result = None if arguments is None else self._function(*arguments)
-            returned = result is None or not (self.of_batches or isinstance(result, BaseException) or _not_done(result))
+            returned = result is None or not (self.of_batches or isinstance(result, BaseException) or not_done(result))
             return result
         finally:
             self._stay.leave_if_forked()

@@ -94,3 +94,13 @@ def kind(thing: object) -> str:
 
 def name_of(thing: object) -> str:
     return getattr(thing, "__qualname__", repr(thing))
+
+
+def not_done(result: object) -> bool:
+    """Whether what was returned is work that nobody has done."""
+    return (
+        inspect.isawaitable(result)
+        or inspect.isgenerator(result)
+        or inspect.isasyncgen(result)
+        or hasattr(result, "__aenter__")
+    )

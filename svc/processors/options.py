@@ -9,7 +9,7 @@ The decorator returns the function itself, so that it can be called in a test li
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from svc.processors.envelopes import ENVELOPES, Envelope, Peel
 
@@ -40,6 +40,8 @@ class Options:
     """How many messages it takes at once, at most; None: one, which is no batch."""
     linger: float = LINGER
     """Seconds that a message waits for others."""
+    exactly_once: bool | Callable[[Any], object] = False
+    """True: by the message's id; a function: by the key that it makes of the processor's first argument."""
 
     def described(self) -> dict[str, str]:
         """As `svc config` shows it: only what differs from the default."""
@@ -50,6 +52,7 @@ class Options:
             "invalid": self.invalid if self.invalid != "reject" else "",
             "batch": str(self.batch or ""),
             "linger": f"{self.linger:g} s" if self.batch else "",
+            "exactly_once": _key_described(self.exactly_once),
         }
         return {name: value for name, value in shown.items() if value}
 
@@ -61,6 +64,7 @@ def processor(
     invalid: Literal["reject", "fail"] = "reject",
     batch: int | None = None,
     linger: float | None = None,
+    exactly_once: bool | Callable[[Any], object] = False,
 ) -> Callable[[F], F]:
     """Say how a processor wants its messages. For a function, or for an async context manager function that yields one.
 
@@ -76,6 +80,11 @@ def processor(
     - `batch`: the function takes up to so many messages at once (1 to 10000, and no more than MAX_CONCURRENCY); its parameter is
       annotated `svc.Batch[Order]`, or `svc.Batch` for messages as they are. `linger`: seconds that a message waits for others at
       most (0 to 300; 1 by default).
+    - `exactly_once`: what the processor does in the database, and the memory that it was done, are committed in one transaction
+      of the service's, or not at all. One of its parameters gets the transaction: annotate it `svc.Transaction` (an `async def`
+      on Trio), `psycopg.AsyncConnection` (on asyncio) or `psycopg.Connection` (a plain `def`). True goes by the message's id,
+      which a redrive from the dead-letter queue changes; a function makes a key of the payload (`lambda order: order.id`; of the
+      `Message`, where the first parameter is one): a text, an integer or a UUID. Needs `DATABASE_URL` and `svc database init`.
 
     Raises `ValueError` for a value that is none of these. Annotations are looked at when the service starts.
     """
@@ -97,7 +106,12 @@ def processor(
         raise ValueError(
             f"linger={linger!r}: {f'it is 0 to {LONGEST_LINGER:g} seconds' if batch is not None else what}"
         )
-    options = Options(runtime, tuple(chosen), invalid, batch, LINGER if linger is None else float(linger))
+    if not isinstance(exactly_once, bool) and not callable(exactly_once):
+        raise ValueError(f"exactly_once={exactly_once!r}: it is True, False, or a function that makes the key")
+    if exactly_once is not False and batch is not None:
+        raise ValueError("exactly_once= is for one message at a time, and does not go together with batch=")
+    waits = LINGER if linger is None else float(linger)
+    options = Options(runtime, tuple(chosen), invalid, batch, waits, exactly_once)
 
     def mark(function: F) -> F:
         try:
@@ -107,6 +121,12 @@ def processor(
         return function
 
     return mark
+
+
+def _key_described(exactly_once: bool | Callable[[Any], object]) -> str:
+    if isinstance(exactly_once, bool):
+        return "by message id" if exactly_once else ""
+    return f"by {getattr(exactly_once, '__qualname__', repr(exactly_once))}"
 
 
 def options_of(found: object) -> Options | None:

@@ -242,6 +242,11 @@ def _of_the_worker(worker: WorkerStatistics) -> Iterable[Metric]:
         "Deliveries by how they ended.",
         {(("outcome", outcome.value),): getattr(counts, outcome.value) for outcome in Outcome},
     )
+    yield _counter(
+        "svc_duplicates",
+        "Of the deliveries processed: deleted without a call of the processor, their effects had been committed before.",
+        worker.duplicates,
+    )
     yield _gauge("svc_messages_in_flight", "Deliveries received and not ended.", counts.in_flight)
     yield _gauge("svc_receives_outstanding", "Receives on the wire.", worker.receives_outstanding)
     yield _gauge("svc_queue_reachable", "1 unless receives fail.", worker.queue_error is None)

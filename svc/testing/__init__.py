@@ -20,6 +20,7 @@ from svc.testing import history
 from svc.testing.envelopes import event_body, s3_body, sns_body
 from svc.testing.faults import Call, CallKind, Fault, Faults, What, random_faults
 from svc.testing.fleet import SimulatedFleet
+from svc.testing.inbox import Committed, SimulatedDatabaseError, SimulatedInbox
 from svc.testing.queue import SimulatedQueue
 from svc.testing.scripted_queue import ScriptedQueue
 from svc.testing.service import SimulatedService
@@ -32,12 +33,15 @@ __all__ = [
     "EPOCH",
     "Call",
     "CallKind",
+    "Committed",
     "Fault",
     "Faults",
     "Notice",
     "Outage",
     "ScriptedQueue",
+    "SimulatedDatabaseError",
     "SimulatedFleet",
+    "SimulatedInbox",
     "SimulatedQueue",
     "SimulatedService",
     "SimulatedSwitch",

@@ -16,6 +16,7 @@ from typing import Any, Self
 import trio
 import trio.testing
 
+from svc.testing.inbox import SimulatedInbox
 from svc.testing.queue import SimulatedQueue
 from svc.testing.service import SimulatedService
 from svc.testing.switch import SimulatedSwitch
@@ -27,8 +28,17 @@ class SimulatedFleet:
     """Call it to start an instance. An async context manager: left, it stops those that run still, as by SIGTERM. What an
     instance raises comes out of it."""
 
-    def __init__(self, queue: SimulatedQueue, switch: SimulatedSwitch | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        queue: SimulatedQueue,
+        switch: SimulatedSwitch | None = None,
+        *,
+        inbox: SimulatedInbox | None = None,
+        seed: int = 0,
+    ) -> None:
         self.queue = queue
+        self.inbox = inbox or SimulatedInbox()
+        """The database of processors that say `exactly_once`, which all instances share."""
         self.switch = switch or SimulatedSwitch()
         """The maintenance key, which all instances watch."""
         self.services: list[SimulatedService] = []
@@ -51,6 +61,7 @@ class SimulatedFleet:
             self.queue,
             processor,
             switch=self.switch,
+            inbox=self.inbox,
             rng=random.Random(self._seed + number),
             notes=self.notes,
             label=f"service {number}",

@@ -28,10 +28,12 @@ from svc.core import Core
 from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.maintenance.phases import Phase
 from svc.maintenance.registration import Registration
-from svc.processors import Message
+from svc.processors import Message, UnitOfWork
 from svc.testing import history as happened
 from svc.testing.arguments import checked_processor, checked_settings
 from svc.testing.asyncio_loop import VirtualAsyncio
+from svc.testing.inbox import SimulatedInbox
+from svc.testing.inbox_line import InboxLine
 from svc.testing.instance_queue import Line
 from svc.testing.queue import SimulatedQueue
 from svc.testing.record import Ending, Record, What, how
@@ -57,6 +59,7 @@ class SimulatedService:
         processor: Callable[..., object] | str | None = None,
         *,
         switch: SimulatedSwitch | None = None,
+        inbox: SimulatedInbox | None = None,
         rng: random.Random | None = None,
         make_core: Callable[..., Core] = Core,
         notes: list[Note] | None = None,
@@ -68,6 +71,8 @@ class SimulatedService:
         name there. Raises `settings.BadSettings` and `processors.UnusableProcessor`."""
         self.queue = queue
         self.switch = switch or SimulatedSwitch()
+        self.inbox = inbox or SimulatedInbox()
+        """The database of a processor that says `exactly_once`."""
         self.settings = checked_settings(settings, fifo=queue.fifo)
         self._record = Record(self._note)
         self.runs = self._record.runs
@@ -84,6 +89,7 @@ class SimulatedService:
         self._notes = [] if notes is None else notes
         self._label = label
         self._line = Line(queue)
+        self._inbox_line = InboxLine(self.inbox)
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._core: Core | None = None
@@ -119,6 +125,7 @@ class SimulatedService:
                     self.settings,
                     threads=10,
                     runtime=self.settings.message_runtime,
+                    unit_of_work=UnitOfWork(self._inbox_line, patience=self.settings.sqs_visibility_timeout_seconds),
                     open_asyncio=VirtualAsyncio.opened,
                 ) as process:
                     self._core = self._make_core(
@@ -143,6 +150,7 @@ class SimulatedService:
         """The process dies now: SIGKILL, power cut. Nothing it still does reaches the queue."""
         self._note("service crashes")
         self._line.cut()
+        self._inbox_line.cut()
         self._scope.cancel(reason="simulated crash")
 
     async def stop(self) -> DrainReport:
@@ -288,6 +296,12 @@ class SimulatedService:
     def lost(self) -> list[str]:
         """Bodies of the messages whose lease ran out, or was taken, before their end was confirmed."""
         return self._bodies(Outcome.LOST)
+
+    @property
+    def duplicates(self) -> int:
+        """How many of those processed were deleted without a call of the processor, because what it does had been committed
+        before (`exactly_once`)."""
+        return self.core.worker.statistics().duplicates
 
     @property
     def dead_lettered(self) -> list[str]:

@@ -21,7 +21,7 @@ from svc.maintenance.fleet import Request, Wait
 from svc.maintenance.fleet import Result as FleetResult
 from svc.maintenance.switch_value import parse_switch
 from svc.processors import Message, Reject, Retry
-from svc.testing import SimulatedQueue, SimulatedSwitch
+from svc.testing import SimulatedInbox, SimulatedQueue, SimulatedSwitch
 from svc.testing.faults import Call, Fault, fault_for
 from svc.testing.service import SimulatedService
 
@@ -59,13 +59,15 @@ class Result:
     witness: Witness | None = None
 
 
-def run_schedule(schedule: Schedule, make_core: MakeCore = Core) -> Result:
-    """Run it to its end. Nothing is raised for what the service does wrong: it stands in `Result.violations`."""
+def run_schedule(schedule: Schedule, make_core: MakeCore = Core, make_world: "type[World] | None" = None) -> Result:
+    """Run it to its end. Nothing is raised for what the service does wrong: it stands in `Result.violations`. `make_world`: one
+    with more in it than a queue and a switch."""
     result = Result()
     result.tried["schedules"] = 1
     with deterministic_scheduling(schedule.seed):
         try:
-            trio.run(_main, schedule, make_core, result, clock=trio.testing.MockClock(autojump_threshold=0))
+            clock = trio.testing.MockClock(autojump_threshold=0)
+            trio.run(_main, schedule, make_core, result, make_world or World, clock=clock)
         except Exception as error:
             result.errors.append(error)
             result.violations.append("15 crashed:\n" + traceback.format_exc())
@@ -112,8 +114,8 @@ def muted() -> Iterator[None]:
         logging.disable(level)
 
 
-async def _main(schedule: Schedule, make_core: MakeCore, result: Result) -> None:
-    world = World(schedule, make_core, result.tried)
+async def _main(schedule: Schedule, make_core: MakeCore, result: Result, make_world: "type[World]") -> None:
+    world = make_world(schedule, make_core, result.tried)
     result.queue, result.witness = world.queue, world.witness
     result.violations, result.errors = world.witness.violations, world.witness.errors
     trio.lowlevel.add_instrument(world.witness)
@@ -343,8 +345,9 @@ class World:
         make = partial(self._build, number)
         service = SimulatedService(
             self.queue,
-            partial(self._process, number),
+            self._processor(number),
             switch=self.switch,
+            inbox=self._inbox(),
             rng=random.Random(self.schedule.seed + number),
             make_core=make,
             label=f"number {number}",
@@ -401,6 +404,12 @@ class World:
             instance.scope.cancel(reason="stopped before it was built")
         else:
             instance.core.manager.stop()
+
+    def _processor(self, number: int) -> Callable[..., object]:
+        return partial(self._process, number)
+
+    def _inbox(self) -> SimulatedInbox | None:
+        return None
 
     async def _process(self, number: int, message: Message) -> None:
         runs = self.schedule.arrivals[int(message.body)].runs

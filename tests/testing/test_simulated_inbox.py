@@ -1,0 +1,283 @@
+"""Exactly once in virtual time: crashes, lost answers and lost leases between the claim, the commit and the delete."""
+
+import sys
+import time
+import uuid
+from typing import Any
+
+import pytest
+import trio
+
+from svc import Message, Reject, Retry, Transaction, processor
+from svc.processors import UnusableProcessor
+from svc.testing import ScriptedQueue, SimulatedFleet
+
+INSERT = "INSERT INTO orders VALUES (%s)"
+
+
+@processor(exactly_once=True)
+async def handle(message: Message, transaction: Transaction) -> None:
+    await transaction.execute(INSERT, (message.body,))
+    await trio.sleep(1)
+
+
+async def test_a_crash_between_commit_and_delete(svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock):
+    svc_queue.put("order")
+    first = await svc_service(handle)
+    await svc_service.inbox.commits(1)
+    first.crash()
+    second = await svc_service(handle)
+    await second.idle()
+    assert svc_service.inbox.statements == [(INSERT, ("order",))]
+    assert (second.processed, second.duplicates) == (["order"], 1)
+    assert len(second.runs) == 1  # of the whole, which did not reach the processor
+
+
+async def test_a_crash_before_the_commit(svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock):
+    svc_queue.put("order")
+    first = await svc_service(handle)
+    await first.at_work("order", seconds=0.5)
+    first.crash()
+    second = await svc_service(handle)
+    await second.idle()
+    assert svc_service.inbox.statements == [(INSERT, ("order",))]
+    assert second.duplicates == 0
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize(("lost", "duplicates"), [("commit", 0), ("answer", 1), ("claim", 0)])
+async def test_a_lost_connection(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock, lost: Any, duplicates: int
+):
+    svc_queue.put("order")
+    svc_service.inbox.fail(lost)
+    service = await svc_service(handle)
+    await service.idle()
+    assert service.failed == ["order"]  # nobody knows what has become of it, until it comes back
+    assert service.processed == ["order"]
+    assert svc_service.inbox.statements == [(INSERT, ("order",))]
+    assert service.duplicates == duplicates
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("end", [ValueError("no"), Retry(after=5), Reject("bad")])
+async def test_what_raises_rolls_back(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock, end: Exception
+):
+    @processor(exactly_once=True)
+    async def second_time_lucky(message: Message, transaction: Transaction) -> None:
+        await transaction.execute(INSERT, (message.receive_count,))
+        if message.receive_count == 1:
+            raise end
+
+    svc_queue.put("order")
+    service = await svc_service(second_time_lucky)
+    await service.idle()
+    assert svc_service.inbox.statements == ([] if isinstance(end, Reject) else [(INSERT, (2,))])
+    assert service.duplicates == 0
+
+
+@pytest.mark.expects_errors
+async def test_a_drain_that_cancels_rolls_back(svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock):
+    svc_queue.put("order")
+    service = await svc_service(handle, DRAIN_TIMEOUT="1s")
+    await service.at_work("order", seconds=0.05)
+    service.maintenance("on")
+    await service.drained()
+    assert service.released == ["order"]
+    assert svc_service.inbox.committed == []
+
+
+async def test_a_lease_that_is_lost_commits_nothing_although_its_processor_ignores_it(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock
+):
+    @processor(exactly_once=True)
+    async def stubborn(message: Message, transaction: Transaction) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(15 if message.receive_count == 1 else 1)
+        await transaction.execute(INSERT, (message.receive_count,))
+
+    svc_queue.put("order")
+    service = await svc_service(stubborn, SQS_VISIBILITY_TIMEOUT_SECONDS=10)
+    await service.at_work("order", seconds=5)
+    svc_queue.let_lease_run_out("order")
+    await service.idle()
+    assert service.lost == ["order"]
+    # The second delivery waits for the first to end, which rolls back.
+    assert svc_service.inbox.statements == [(INSERT, (2,))]
+    assert svc_service.inbox.committed[0].at > 15
+
+
+async def test_two_messages_with_one_key(svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock):
+    """The second waits for the first, which has claimed the key and not committed, and is a duplicate then."""
+
+    @processor(exactly_once=lambda order: order["id"])
+    async def by_order(order: dict[str, Any], transaction: Transaction) -> None:
+        await transaction.execute(INSERT, (order["id"],))
+        await trio.sleep(5)
+
+    svc_queue.put_all({"id": "A-1", "copy": 1}, {"id": "A-1", "copy": 2}, {"id": "B-1"})
+    service = await svc_service(by_order)
+    await service.idle()
+    assert sorted(svc_service.inbox.statements) == [(INSERT, ("A-1",)), (INSERT, ("B-1",))]
+    assert service.duplicates == 1
+    assert len(service.processed) == 3
+    assert trio.current_time() < 7
+
+
+async def test_a_key_that_is_held_too_long_sends_the_message_back(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock
+):
+    @processor(exactly_once=lambda order: order["id"])
+    async def slow(order: dict[str, Any], transaction: Transaction) -> None:
+        await trio.sleep(15)
+
+    svc_queue.put_all({"id": 7, "copy": 1}, {"id": 7, "copy": 2})
+    service = await svc_service(slow, SQS_VISIBILITY_TIMEOUT_SECONDS=10)
+    await service.idle()
+    assert len(service.released) == 1  # after 10 s, for 10 s
+    assert service.duplicates == 1
+
+
+@pytest.mark.expects_errors
+async def test_a_failed_statement_that_is_kept_quiet_is_no_success(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock
+):
+    def answers(query: str, params: Any) -> list[tuple[int]]:
+        if "nonsense" in query and not svc_service.inbox.committed:
+            raise ValueError("syntax error")
+        return [(7,)]
+
+    @processor(exactly_once=True)
+    async def quiet(message: Message, transaction: Transaction) -> None:
+        try:
+            if message.body == "saved":
+                async with transaction.savepoint():
+                    await transaction.execute("nonsense")
+            else:
+                await transaction.execute("nonsense")
+        except ValueError:
+            pass
+
+    svc_service.inbox.answers = answers
+    svc_queue.put("order")
+    service = await svc_service(quiet)
+    assert await service.outcome("order") == "failed"
+    svc_queue.put("saved")
+    assert await service.outcome("saved") == "processed"
+    assert svc_service.inbox.statements == []
+
+
+async def test_a_plain_def_and_a_transaction_of_psycopg(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock
+):
+    psycopg = pytest.importorskip("psycopg")
+
+    def plain(message: Message, connection: Any) -> None:
+        with connection.transaction():
+            assert connection.execute("SELECT 7").fetchone() == (7,)
+
+    plain.__annotations__["connection"] = psycopg.Connection
+    svc_service.inbox.answers = lambda query, params: [(7,)]
+    svc_queue.put("order")
+    service = await svc_service(processor(exactly_once=True)(plain))
+    await svc_service.inbox.commits(1)
+    service.crash()
+    second = await svc_service(processor(exactly_once=True)(plain))
+    await second.idle()
+    assert svc_service.inbox.statements == [("SELECT 7", None)]
+    assert second.duplicates == 1
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="trio-asyncio does not run there")
+async def test_asyncio(svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock):
+    psycopg = pytest.importorskip("psycopg")
+
+    async def on_asyncio(message: Message, connection: Any) -> None:
+        cursor = await connection.execute("SELECT 7")
+        assert await cursor.fetchone() == (7,)
+
+    on_asyncio.__annotations__["connection"] = psycopg.AsyncConnection
+    svc_service.inbox.answers = lambda query, params: [(7,)]
+    svc_queue.put("order")
+    service = await svc_service(processor(exactly_once=True, runtime="asyncio")(on_asyncio))
+    await service.idle()
+    assert svc_service.inbox.statements == [("SELECT 7", None)]
+
+
+@pytest.mark.expects_errors
+async def test_a_key_that_cannot_be_one_fails_its_message(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock
+):
+    @processor(exactly_once=lambda order: order["id"])
+    async def by_order(order: dict[str, Any], transaction: Transaction) -> None:
+        await transaction.execute(INSERT, (order["id"],))
+
+    odd = [None, True, 1.5, [], {}, "", "a\0b"]  # a body cannot hold half a character
+    usable = ["x" * 5000, 12**80, str(uuid.uuid4())]
+    svc_queue.put_all(*({"id": key} for key in odd + usable))
+    service = await svc_service(by_order, RETRY_BACKOFF="off", SQS_VISIBILITY_TIMEOUT_SECONDS=10)
+    await service.wait_for(lambda: len(service.failed) == len(odd) and len(service.processed) == len(usable))
+    assert max(len(key) for key in svc_service.inbox.keys) <= 200
+
+
+async def test_keys_are_forgotten_after_their_time(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock
+):
+    svc_queue.put("order")
+    service = await svc_service(handle)
+    await service.idle()
+    svc_service.inbox.forget(3600)
+    assert len(svc_service.inbox.keys) == 1
+    await trio.sleep(3600)
+    svc_service.inbox.forget(3600)
+    assert not svc_service.inbox.keys
+
+
+async def _no_transaction(message: Message) -> None: ...
+
+
+async def _two(message: Message, one: Transaction, other: Transaction) -> None: ...
+
+
+def _wrong_colour(message: Message, transaction: Transaction) -> None: ...
+
+
+async def _not_said(message: Message, transaction: Transaction) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "exactly_once", "why"),
+    [
+        (_no_transaction, True, "none of its parameters is annotated svc.Transaction"),
+        (_wrong_colour, True, "is a plain def: its transaction is one psycopg.Connection, not svc.Transaction"),
+        (_not_said, False, r"wants a transaction for 'transaction': say @processor\(exactly_once=True\)"),
+    ],
+)
+async def test_what_cannot_work_is_told_at_the_start(
+    svc_service: SimulatedFleet, autojump_clock, function: Any, exactly_once: bool, why: str
+):
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(UnusableProcessor, match=why), flatten_subgroups=True, allow_unwrapped=True
+    ):
+        await svc_service(processor(exactly_once=exactly_once)(function))
+
+
+def test_what_is_no_key_is_told_at_once():
+    with pytest.raises(ValueError, match="exactly_once='id'"):
+        processor(exactly_once="id")  # type: ignore[arg-type]
+
+
+async def test_many_duplicates_cost_few_looks(svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock):
+    """Threads, too: a plain function whose key is busy gives up when its message is given back."""
+    began = time.monotonic()
+    svc_queue.put_all(*("order" for _ in range(20)))
+    service = await svc_service(processor(exactly_once=lambda message: message.body)(_insert))
+    await service.idle()
+    assert svc_service.inbox.statements == [(INSERT, ("order",))]
+    assert service.duplicates == 19
+    assert time.monotonic() - began < 5
+
+
+async def _insert(message: Message, transaction: Transaction) -> None:
+    await transaction.executemany(INSERT, [(message.body,)])
