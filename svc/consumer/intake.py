@@ -6,12 +6,17 @@ cancels this loop and never a receive: the receives run in a nursery that outliv
 Places first: a receive asks for at most the places that are free, holds them while it is on the wire, and so nothing ever lands
 that there is no room for. Large messages need room of their own (`_fits`). One receive is out when the queue has little; more
 follow while they come back full.
+
+FIFO queues know a receive by an id (`Attempt`), and it can be asked for again: one whose answer was lost is, and so is one that a
+maintenance cuts short, for it lands at once then.
 """
 
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
+from uuid import uuid4
 
 import structlog
 import trio
@@ -20,7 +25,7 @@ from svc.backoff import backoff
 from svc.consumer.breaker import Breaker
 from svc.consumer.config import WorkerConfig
 from svc.consumer.ledger import Entry, Ledger, Listener, Outcome
-from svc.consumer.queue import Queue, QueueError, QueueMisconfigured, Received, is_fifo
+from svc.consumer.queue import NoAnswer, Queue, QueueError, QueueMisconfigured, Received, is_fifo
 from svc.consumer.waiting_groups import WaitingGroups
 from svc.defects import Defects
 from svc.wakeup import WakeUp
@@ -44,6 +49,21 @@ FEW = 0.1
 
 WAY = 1.0
 """Seconds that a receive may be on its way beside its long poll."""
+
+
+ATTEMPT = 270.0
+"""Seconds for which a receive is asked for again by its id. SQS does it for five minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A receive that can be asked for again."""
+
+    id: str
+    limit: int
+    """How many messages it asked for: so many places it needs."""
+    until: float
+    """Trio time until when it is worth asking."""
 
 
 class Landing(Protocol):
@@ -88,6 +108,8 @@ class Intake(Listener):
         self._wait = config.effective_wait
         self._waiting = WaitingGroups(config.visibility)
         self._reach: dict[object, float] = {}  # until when each receive for several messages may be answered
+        self._cuts: set[trio.CancelScope] = set()  # of the receives that may be cut short
+        self._cut_short: list[Attempt] = []
         self._pause_until = -math.inf
         self._last_full_at = -math.inf
         self._failures = 0
@@ -160,6 +182,14 @@ class Intake(Listener):
         self.is_open = False
         self._scope.cancel(reason=reason)
 
+    def land_soon(self) -> None:
+        """Cut those receives on the wire short that can be asked for again: they land at once. What the queue may hand to a cut
+        one all the same (nothing says that it does not) is asked for when receiving goes on. Does not wait."""
+        if self._queue.max_receive_count == 1:
+            return  # if nobody asks for that, it would be dead-lettered untried
+        for cut in self._cuts:
+            cut.cancel(reason="it is asked for again")
+
     def look_again(self) -> None:
         """A receive may begin again."""
         self._wake_up.notify()
@@ -218,7 +248,10 @@ class Intake(Listener):
             self.outstanding += 1
             try:
                 # No checkpoint may come between the answer and the ledger.
-                deliveries = await self._queue.receive(limit=asked, wait=wait, visibility=self._config.visibility)
+                if self._queue.repeats_receives:
+                    deliveries, sent = await self._received(self._attempt(asked, sent), asked, wait, sent)
+                else:
+                    deliveries = await self._queue.receive(limit=asked, wait=wait, visibility=self._config.visibility)
                 self._landed(deliveries, sent, asked, wait)
             finally:
                 self.outstanding -= 1
@@ -233,6 +266,40 @@ class Intake(Listener):
             self._places_asked_for -= limit
             self.changed.notify()
             self._wake_up.notify()
+
+    def _attempt(self, asked: int, now: float) -> "Attempt":
+        """A new one; or that of a receive that was cut short, of which something may lie at the queue."""
+        self._cut_short = [held for held in self._cut_short if now < held.until]
+        for held in self._cut_short:
+            if held.limit <= asked:
+                self._cut_short.remove(held)
+                return held
+        return Attempt(uuid4().hex, asked, now + ATTEMPT)
+
+    async def _received(
+        self, attempt: "Attempt", asked: int, wait: int, sent: float
+    ) -> tuple[Sequence[Received], float]:
+        """A receive that is asked for again, without waiting, when it has no answer or is cut short. Returns what it brought, and
+        when it was sent that leased it."""
+        visibility = self._config.visibility
+        with trio.CancelScope() as cut:
+            self._cuts.add(cut)
+            try:
+                deliveries = await self._queue.receive(
+                    limit=asked, wait=wait, visibility=visibility, attempt=attempt.id
+                )
+                return deliveries, sent
+            except NoAnswer as error:
+                log.info("a receive without an answer is asked for again", error=str(error))
+            finally:
+                self._cuts.discard(cut)
+        again = trio.current_time()
+        deliveries = await self._queue.receive(limit=asked, wait=0, visibility=visibility, attempt=attempt.id)
+        if not deliveries:
+            # It may wait there still, for as long as it was to wait. What it is handed is visible by itself after its lease.
+            until = min(attempt.until, sent + wait + visibility)
+            self._cut_short.append(Attempt(attempt.id, asked, until))
+        return deliveries, again
 
     def _failed(self, error: QueueError) -> None:
         self._failures += 1

@@ -38,9 +38,15 @@ class ObservedQueue:
     def fifo(self) -> bool | None:
         return self._queue.fifo
 
-    async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
+    @property
+    def repeats_receives(self) -> bool:
+        return self._queue.repeats_receives
+
+    async def receive(
+        self, *, limit: int, wait: int, visibility: int, attempt: str | None = None
+    ) -> Sequence[Received]:
         with _Call(self._observer, "receive", 0):
-            deliveries = await self._queue.receive(limit=limit, wait=wait, visibility=visibility)
+            deliveries = await self._queue.receive(limit=limit, wait=wait, visibility=visibility, attempt=attempt)
         self._observer.received(deliveries)
         return deliveries
 

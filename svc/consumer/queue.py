@@ -62,8 +62,12 @@ class QueueUnavailable(QueueError):
     """The queue could not be reached, broke down, or throttled us: the same call may succeed later."""
 
 
-class QueueTimeout(QueueUnavailable):
-    """The queue did not answer in time. It may have acted all the same."""
+class NoAnswer(QueueUnavailable):
+    """The call was sent, and there was no answer: it may have acted all the same."""
+
+
+class QueueTimeout(NoAnswer):
+    """The queue did not answer in time."""
 
 
 class QueueMisconfigured(QueueError):
@@ -121,10 +125,21 @@ def had_last_receive(policy: RedrivePolicy, message: Message) -> bool:
 class Queue(RedrivePolicy, Protocol):
     """One SQS queue. Every method may raise `QueueError`; a cancelled call may have acted all the same."""
 
-    async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
+    @property
+    def repeats_receives(self) -> bool:
+        """Whether a receive can be asked for again by its `attempt` (FIFO queues of AWS)."""
+
+    async def receive(
+        self, *, limit: int, wait: int, visibility: int, attempt: str | None = None
+    ) -> Sequence[Received]:
         """Up to `limit` (1-10) messages, waiting up to `wait` (0-20) seconds for the first, each leased for `visibility`
         (1-43200) seconds. Never cancel it: messages may have been assigned to the call already, and they would stay
-        invisible until their visibility timeout ends."""
+        invisible until their visibility timeout ends.
+
+        Where `repeats_receives`, `attempt` (1-128 characters, a new one for each receive) makes it one that may be cancelled, or
+        remain unanswered: asked for again by the same one, within five minutes and while nobody has deleted its messages or
+        changed their visibility, it brings the same messages by the same receipts, and leases them anew (API reference,
+        ReceiveMessage, ReceiveRequestAttemptId)."""
 
     async def delete(self, receipts: Sequence[str]) -> Mapping[str, Refusal]:
         """Delete 1-10 deliveries; returns those that are not confirmed, by receipt."""

@@ -182,6 +182,9 @@ class Worker:
         self.breaker.resume()
         self.intake.open()
 
+    def land_soon(self) -> None:
+        self.intake.land_soon()
+
     def ask_quiet(self, asked: bool) -> None:
         if asked != self._quiet_asked:
             self._quiet_asked = asked

@@ -45,6 +45,9 @@ class QuietHandler(Protocol):
         """Whether it is to become quiet at a price: what would otherwise be worked on when it comes, goes back too. Does not
         wait. Once it is quiet, taking it back changes nothing."""
 
+    def land_soon(self) -> None:
+        """After `enter()`, when the process lives on: do not wait for what can be asked for again. Does not wait."""
+
     async def wait_quiet(self) -> None:
         """Return when it is quiet. Call it within a drain. May be cancelled."""
 

@@ -202,6 +202,8 @@ class Manager:
         self._report = DrainReport(cause, began=now, deadline=now + self._drain_timeout)
         for handler in self.handlers:
             handler.enter()
+            if cause == "maintenance" and isinstance(handler, QuietHandler):
+                handler.land_soon()
         log.info("drain begins", cause=cause, timeout_seconds=self._drain_timeout)
         self._drain_scope = trio.CancelScope()
         assert self._nursery is not None

@@ -20,7 +20,7 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 from botocore.utils import get_environ_proxies
 
-from svc.consumer.queue import QueueError, QueueMisconfigured, QueueTimeout, QueueUnavailable
+from svc.consumer.queue import NoAnswer, QueueError, QueueMisconfigured, QueueTimeout, QueueUnavailable
 from svc.sqs import answers
 from svc.sqs.running_time import RunningTime
 from svc.sqs.wire import CALL_SECONDS
@@ -115,7 +115,7 @@ def _transport_error(doing: str, error: Exception, then: str) -> QueueError:
                 f"{doing}: the certificates for TLS cannot be read ({_os_error(inner)}); check AWS_CA_BUNDLE"
             )
         case boto.HTTPClientError():
-            return QueueUnavailable(f"{doing}: the connection to SQS broke before the answer was complete; {then}")
+            return NoAnswer(f"{doing}: the connection to SQS broke before the answer was complete; {then}")
         case ResponseParserError():
             return answers.failure(doing, answers.OddAnswer("it cannot be read"))
         case boto.ParamValidationError():

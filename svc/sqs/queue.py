@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from svc.consumer.queue import DeadLetterQueue, QueueMisconfigured, Received, Refusal, is_fifo
-from svc.settings import Settings
+from svc.settings import Settings, is_aws
 from svc.sqs import answers, aws_client, dead_letters, messages, running_time, wire
 from svc.sqs.aws_client import Pool
 from svc.sqs.calls import Call, ask
@@ -38,8 +38,12 @@ REDRIVE_POLICY = "the queue's redrive policy"
 class SqsQueue:
     """The queue that `SQS_QUEUE_URL` names. Made by `opened()`; for the methods see `svc.consumer.queue.Queue`."""
 
-    def __init__(self, url: str, *, poll: Call, call: Call, lived: RunningTime | None = None) -> None:
-        """`lived`: what bounds receives; None is an ordinary clock, for a queue from which nobody receives for long."""
+    def __init__(
+        self, url: str, *, poll: Call, call: Call, lived: RunningTime | None = None, at_aws: bool = False
+    ) -> None:
+        """`lived`: what bounds receives; None is an ordinary clock, for a queue from which nobody receives for long. `at_aws`:
+        it is no emulator."""
+        self._at_aws = at_aws
         self._url = url
         self._poll = poll
         self._call = call
@@ -56,7 +60,15 @@ class SqsQueue:
     def fifo(self) -> bool | None:
         return self._fifo
 
-    async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
+    @property
+    def repeats_receives(self) -> bool:
+        # Emulators do not know attempt ids, and what a receive that was cut short is handed there is stranded.
+        return self._at_aws and is_fifo(self, self._url.endswith(".fifo"))
+
+    async def receive(
+        self, *, limit: int, wait: int, visibility: int, attempt: str | None = None
+    ) -> Sequence[Received]:
+        known: dict[str, Any] = {} if attempt is None else {"ReceiveRequestAttemptId": attempt}
         # In time that we have lived through: after a stop of this process the answer lies there, with messages that are ours.
         answer = await ask(
             self._poll,
@@ -73,6 +85,7 @@ class SqsQueue:
             # Both spellings: AWS has discontinued the first, emulators may not know the second.
             AttributeNames=messages.SYSTEM_ATTRIBUTES,
             MessageSystemAttributeNames=messages.SYSTEM_ATTRIBUTES,
+            **known,
         )
         # No checkpoint from here on: the messages are ours already, and a cancellation would strand them.
         return messages.received(answer)
@@ -240,7 +253,7 @@ async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
     # One more than there are receivers: a look into the dead-letter queue does not wait for a poll to end.
     pools = [Pool(polls + 1, attempts=1), Pool(OTHER_CALLS)]
     async with aws_client.opened(settings, pools, introduce=True) as [poll, call], running_time.running() as lived:
-        yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call, lived=lived)
+        yield SqsQueue(settings.sqs_queue_url, poll=poll, call=call, lived=lived, at_aws=is_aws(settings.aws_endpoint))
 
 
 @asynccontextmanager

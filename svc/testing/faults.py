@@ -56,6 +56,7 @@ class Call:
     limit: int = 0
     wait: int = 0
     visibility: int = 0
+    attempt: str | None = None
     receipts: tuple[str, ...] = ()
     timeouts: Mapping[str, int] = field(default_factory=dict)
     body: str = ""

@@ -52,6 +52,16 @@ class Assigned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AssignedAgain(Event):
+    """The server handed it out once more, by the same receipt, to a receive that was asked for again by its attempt id."""
+
+    message_id: str
+    receipt: str
+    until: float
+    """When the lease ends, unless it is changed."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReceiveLanded(Event):
     """The answer of a receive reached its client, with these messages (perhaps none)."""
 

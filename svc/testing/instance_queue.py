@@ -43,8 +43,16 @@ class Line:
     def fifo(self) -> bool | None:
         return self._queue.fifo
 
-    async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
-        return await self._through(lambda: self._queue.receive(limit=limit, wait=wait, visibility=visibility))
+    @property
+    def repeats_receives(self) -> bool:
+        return self._queue.repeats_receives
+
+    async def receive(
+        self, *, limit: int, wait: int, visibility: int, attempt: str | None = None
+    ) -> Sequence[Received]:
+        return await self._through(
+            lambda: self._queue.receive(limit=limit, wait=wait, visibility=visibility, attempt=attempt)
+        )
 
     async def delete(self, receipts: Sequence[str]) -> Mapping[str, Refusal]:
         return await self._through(lambda: self._queue.delete(receipts))

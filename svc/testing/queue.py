@@ -61,6 +61,7 @@ class SimulatedQueue:
     - `duplicates`, `resurrections`, `disorder`, `missed`: probabilities, for standard queues, of what AWS reserves the
       right to do: that a message in flight is delivered once more; that a deleted one comes back; that a receive takes
       messages out of order; that a short poll (`wait=0`) overlooks a message.
+    - `attempts`: whether a FIFO queue knows receives by their attempt id, as AWS does and emulators do not.
     - `faults`: what goes wrong when, as a list of `Fault` or a function from a `Call` to one (or None).
     - `rng`: the source of all randomness; seeded with 0 when not given.
     """
@@ -84,6 +85,7 @@ class SimulatedQueue:
         missed: float = 0.0,
         in_flight_limit: int = IN_FLIGHT_LIMIT,
         max_message_bytes: int = wire.MAX_MESSAGE_BYTES,
+        attempts: bool = True,
         faults: Faults = (),
         rng: random.Random | None = None,
     ) -> None:
@@ -97,6 +99,7 @@ class SimulatedQueue:
         self._request_seconds, self._answer_seconds = request_seconds, answer_seconds
         self._max_receive_count: int | None = None  # as last *read*
         self._calls_made = 0
+        self._attempts = attempts
         self._dead_letters = dead_letters
         self._server = Server(
             name,
@@ -173,14 +176,23 @@ class SimulatedQueue:
     def max_receive_count(self) -> int | None:
         return self._max_receive_count
 
-    async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
+    @property
+    def repeats_receives(self) -> bool:
+        return self.fifo and self._attempts
+
+    async def receive(
+        self, *, limit: int, wait: int, visibility: int, attempt: str | None = None
+    ) -> Sequence[Received]:
         async def act(call: Call, fault: Fault | None) -> list[Received]:
             _in_range("MaxNumberOfMessages", limit, 1, MAX_BATCH)
             _in_range("WaitTimeSeconds", wait, 0, 20)
             _in_range("VisibilityTimeout", visibility, 0, MAX_VISIBILITY)
             return await self._take_within(call, limit, wait, visibility)
 
-        deliveries: list[Received] = await self._exchange("receive", act, limit=limit, wait=wait, visibility=visibility)
+        known = attempt if self.repeats_receives else None
+        deliveries: list[Received] = await self._exchange(
+            "receive", act, limit=limit, wait=wait, visibility=visibility, attempt=known
+        )
         return deliveries
 
     async def delete(self, receipts: Sequence[str]) -> Mapping[str, Refusal]:

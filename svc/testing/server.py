@@ -21,9 +21,11 @@ import trio
 from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, MessageRefused, Received, Refusal
 from svc.processors import Message
 from svc.sqs import wire
+from svc.testing.attempts import NOT_VALID, Attempts
 from svc.testing.faults import Call, Fault
 from svc.testing.history import (
     Assigned,
+    AssignedAgain,
     DeadLettered,
     Deduplicated,
     Deleted,
@@ -88,6 +90,7 @@ class Server:
         self._receipts: dict[str, str] = {}
         self._deduplicated: dict[str, tuple[float, str]] = {}
         self._sequence = 0
+        self._attempts = Attempts()
 
     def visible(self) -> list[str]:
         self._wake()
@@ -124,6 +127,8 @@ class Server:
 
     def take(self, call: Call, limit: int, visibility: int, *, short: bool) -> list[Received]:
         self._wake()
+        if call.attempt is not None and call.attempt in self._attempts:
+            return self._repeat(call, visibility)
         room = self._in_flight_limit - sum(stored.receipt is not None for stored in self._hidden.values())
         if room <= 0:
             if self.fifo:
@@ -137,7 +142,27 @@ class Server:
                 self._redrive(call, stored, self.dead_letters)
             else:
                 taken.append(self._assign(call, stored, visibility))
+        if call.attempt is not None and taken:
+            self._attempts.put(call.attempt, taken)
         return taken
+
+    def _repeat(self, call: Call, visibility: int) -> list[Received]:
+        """The same messages by the same receipts, for a receive that is asked for again. While the first has brought nothing it
+        is a receive like any other beside it, which waits on: AWS does not say what it does then."""
+        assert call.attempt is not None
+        deliveries = self._attempts.get(call.attempt) or ()
+        held = [self._hidden.get(delivery.message.id) for delivery in deliveries]
+        again = [
+            stored for stored, one in zip(held, deliveries, strict=True) if stored and stored.receipt == one.receipt
+        ]
+        if not deliveries or len(again) < len(deliveries):
+            raise wire.service_error(call.kind, "InvalidParameterValue", NOT_VALID.format(call.attempt), 400)
+        now = trio.current_time()
+        for stored, delivery in zip(again, deliveries, strict=True):
+            stored.lost_answer = False
+            self._hide_until(stored, now + visibility)
+            self.history.append(AssignedAgain(now, call.number, stored.id, delivery.receipt, stored.hidden_until))
+        return list(deliveries)
 
     def _candidates(self, short: bool) -> list[Stored]:
         if self.fifo:
@@ -229,6 +254,7 @@ class Server:
             self.history.append(DeleteIgnored(now, call.number, message_id, receipt))
             return None
         self._forget(stored)
+        self._attempts.changed(receipt)
         self.deleted[message_id] = stored
         self.history.append(Deleted(now, call.number, message_id, receipt))
         if self._chances.resurrect and self._rng.random() < self._chances.resurrect:
@@ -254,6 +280,7 @@ class Server:
                 timeout, f"Total VisibilityTimeout for the message is beyond the limit [{MAX_VISIBILITY} seconds]"
             )
         self._hide_until(stored, now + timeout)
+        self._attempts.changed(receipt)
         self.history.append(VisibilityChanged(now, call.number, message_id, receipt, now + timeout))
         self._ring()
         return None

@@ -21,8 +21,9 @@ strongest form that nothing but the service itself can break:
 7.  *FIFO.* When a run begins, every earlier message of its group is deleted or dead-lettered.
 8.  *The figures add up.* At every step, received is what landed, and is the sum of the outcomes and of what is in flight.
 9.  *In flight ≤ MAX_CONCURRENCY*, at every step; so are running processors, those that ignored a cancellation aside.
-10. *No receive begins* but in the phase running.
-11. *The poll is not aborted*: a receive on the wire is cancelled only when the bound of a stop (`LAST_RELEASE`) is used up.
+10. *No receive begins* but in the phase running; one that has ended without an answer may be asked for again by its id.
+11. *The poll is not aborted*: a receive on the wire is cancelled only when the bound of a stop (`LAST_RELEASE`) is used up; or
+    when a maintenance begins and it can be asked for again by its id, which it is.
 12. *A drain ends* within its deadline and `worker.LATE`; a cancelled instance within `LAST_RELEASE`, if its processors let it.
 13. *The report is true*: it names the receives on the wire at the begin and what landed; its figures add up.
 14. *A receipt is settled once*: no settlement after one was confirmed, never by two kinds of call, no heartbeat after one was
@@ -127,6 +128,8 @@ class Invariants:
         now, drain = trio.current_time(), instance.core.worker.tally.so_far()
         if report.ended > report.deadline + LATE + EPSILON:
             self._violated(f"12 {instance}: the drain ended at {report.ended:g}, its deadline was {report.deadline:g}")
+        if instance.cut_short:
+            self._violated(f"11 {instance}: a receive that was cut short was not asked for again")
         named = {*drain.deferred, *drain.unsettled, *drain.lost_ids}
         for message_id, hold in self._witness.held.items():
             if (
@@ -351,6 +354,14 @@ class Invariants:
                     f"19 {instance}: {held} in flight, {runs} at work and {calls} receives on the wire, but {request} is said"
                     " to be fulfilled"
                 )
+
+    def may_cut(self, instance: "Instance") -> bool:
+        """Whether a receive may be cut short that can be asked for again: when a maintenance begins."""
+        report = instance.core.manager._report if instance.core is not None else None
+        began = report is not None and report.cause == "maintenance" and report.began == trio.current_time()
+        if began:
+            self._witness.cut_short += 1
+        return began
 
     def receive_cancelled(self, instance: "Instance") -> None:
         if instance.crashed or instance.core is None:

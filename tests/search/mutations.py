@@ -355,6 +355,20 @@ def acknowledge_before_landing(core: Core) -> None:
     core.registrar._describe = early  # type: ignore[union-attr]
 
 
+def cut_and_forget(core: Core) -> None:
+    """The receive that a drain cuts short is not asked for again."""
+    intake = core.worker.intake
+
+    async def received(attempt: Any, asked: int, wait: int, sent: float) -> tuple[Sequence[Received], float]:
+        queue, visibility = intake._queue, intake._config.visibility
+        with trio.CancelScope() as cut:
+            intake._cuts.add(cut)
+            return await queue.receive(limit=asked, wait=wait, visibility=visibility, attempt=attempt.id), sent
+        return (), sent
+
+    intake._received = received  # type: ignore[method-assign]
+
+
 def quiet_with_work_in_hands(core: Core) -> None:
     """Quiet is said as soon as the drain has begun."""
     worker = core.worker
@@ -432,6 +446,7 @@ MUTATIONS: Mapping[str, Spoil] = {
         acknowledge_what_was_not_acted_on,
         acknowledge_before_landing,
         receive_before_registration,
+        cut_and_forget,
         quiet_with_work_in_hands,
         quiet_but_for_last_receives,
         membership_ends_with_the_lease,

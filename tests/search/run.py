@@ -248,6 +248,7 @@ class World:
             calls=sum(self.queue.calls.values()),
             flips=len(schedule.flips),
             asks=len(schedule.asks),
+            cut_short=witness.cut_short,
             lapses=0 if self.troubles is None else self.troubles.etcd.lapsed,
             crashes=sum(life.how == "crash" for life in schedule.lives if life.end is not None),
             drains=sum(witness.drains.values()),

@@ -18,6 +18,7 @@ from svc.processors import Message
 from svc.testing import SimulatedQueue, SimulatedSwitch
 from svc.testing.history import (
     Assigned,
+    AssignedAgain,
     CallFailed,
     DeadLettered,
     Deleted,
@@ -118,6 +119,10 @@ class Instance:
     began: float = 0.0
     finished: dict[str, str] = field(default_factory=dict)
     """Message id → receipt of the run that finished it here."""
+    attempts: set[str] = field(default_factory=set)
+    """Ids of receives that have ended, with an answer or without."""
+    cut_short: set[str] = field(default_factory=set)
+    """Ids of receives that were cut short and have not been asked for again."""
     must_run: set[str] = field(default_factory=set)
     """Receipts that may not be given back unprocessed: their messages would be dead-lettered."""
     named_dead_letters: set[str] = field(default_factory=set)
@@ -174,6 +179,8 @@ class Witness(trio.abc.Instrument):
             self.all_gone.set()
         self.drains = Counter[str]()
         self.runs_counted = 0
+        self.cut_short = 0
+        """Receives."""
         self._failed: set[int] = set()  # numbers of calls that had failed at their client
         self._read = 0
         self._steps = 0
@@ -211,6 +218,9 @@ class Witness(trio.abc.Instrument):
                 self.held[event.message_id] = Hold(event.receipt, event.until)
                 self.leases[event.receipt] = event.until
                 self.assigned_at[event.receipt] = event.at
+            case AssignedAgain():
+                self.held[event.message_id] = Hold(event.receipt, event.until)
+                self.leases[event.receipt] = event.until
             case VisibilityChanged():
                 late = event.call in self._failed
                 self.held[event.message_id] = Hold(event.receipt, event.until, late)
@@ -310,21 +320,35 @@ class WatchedQueue:
         if not self._witness.check.call_begins(self._instance, kind):
             await trio.sleep_forever()  # a hot loop ends here
 
-    async def receive(self, *, limit: int, wait: int, visibility: int) -> Sequence[Received]:
+    @property
+    def repeats_receives(self) -> bool:
+        return self._queue.repeats_receives
+
+    async def receive(
+        self, *, limit: int, wait: int, visibility: int, attempt: str | None = None
+    ) -> Sequence[Received]:
         instance = self._instance
         await self._seen("receive")
         sent = trio.current_time()
-        self._witness.check.receive_begins(instance, limit)
+        again = attempt is not None and wait == 0 and attempt in instance.attempts
+        instance.cut_short.discard(attempt or "")
+        if not again:
+            self._witness.check.receive_begins(instance, limit)
         instance.on_the_wire += 1
         try:
-            deliveries = await self._queue.receive(limit=limit, wait=wait, visibility=visibility)
+            deliveries = await self._queue.receive(limit=limit, wait=wait, visibility=visibility, attempt=attempt)
         except trio.Cancelled:
-            self._witness.check.receive_cancelled(instance)
+            if attempt is not None and self._witness.check.may_cut(instance):
+                instance.cut_short.add(attempt)
+            else:
+                self._witness.check.receive_cancelled(instance)
             raise
         except Exception:
             instance.failed_calls += 1
             raise
         finally:
+            if attempt is not None:
+                instance.attempts.add(attempt)
             instance.on_the_wire -= 1
             instance.receive_ended_at = trio.current_time()
         for delivery in deliveries:

@@ -54,12 +54,18 @@ MOTO_DIFFERS = {
         "a message that is deduplicated by its content has no SequenceNumber",
         _API + "SendMessage: 'Amazon SQS assigns to each message' of a FIFO queue",
     ),
+    "no attempt ids": (
+        "a receive that is asked for again by its ReceiveRequestAttemptId is another receive",
+        _API
+        + "ReceiveMessage: 'subsequent calls with the same ReceiveRequestAttemptId return the same messages and receipt handles'",
+    ),
     "no batch limit": (
         "a batch of eleven deletes is accepted",
         _API + "DeleteMessageBatch: error TooManyEntriesInBatchRequest",
     ),
 }
 LOCALSTACK_DIFFERS = {  # 4.14
+    "no attempt ids": MOTO_DIFFERS["no attempt ids"],
     "old handle deletes": MOTO_DIFFERS["old handle deletes"],
     "old handle changes visibility": MOTO_DIFFERS["old handle changes visibility"],
     "never not in flight": MOTO_DIFFERS["never not in flight"],
@@ -393,6 +399,25 @@ async def test_fifo_keeps_order_and_locks_groups(kingdom: Kingdom, clock: Clock)
             assert first < second
         assert a1.message.system == again.message.system
         assert a1.message.system.deduplication_id
+
+
+async def test_fifo_repeats_a_receive_by_its_attempt_id(kingdom: Kingdom, clock: Clock) -> None:
+    async with kingdom.queue(fifo=True) as queue:
+        await queue.send("x", group_id="g")
+        await queue.send("y", group_id="g")
+        asked = {"limit": 10, "wait": 1, "visibility": 30}
+        first = await queue.receive(**asked, attempt="one")
+        assert first[0].message.body == "x"
+        again = await queue.receive(**{**asked, "wait": 0}, attempt="one")
+        if kingdom.differs("no attempt ids"):
+            assert again == []
+            return
+        assert [delivery.receipt for delivery in again] == [delivery.receipt for delivery in first]
+        assert again[0].message.receive_count == 1
+        assert await queue.receive(**{**asked, "wait": 0}, attempt="two") == []
+        await queue.delete([first[0].receipt])
+        with pytest.raises(QueueError, match="not retryable"):
+            await queue.receive(**asked, attempt="one")
 
 
 async def test_fifo_stores_a_repeated_message_once(kingdom: Kingdom, clock: Clock) -> None:
