@@ -177,3 +177,21 @@ def test_a_set_up(case: str) -> None:
 def test_a_role_that_is_not_there() -> None:
     _, said = shown("--assume", code=2)
     assert "SQS_ROLE_ARN is not set" in said
+
+
+async def test_a_receive_carries_its_attempt_id_where_aws_answers() -> None:
+    asked: list[dict[str, object]] = []
+
+    async def noting(operation: str, **request: object) -> dict[str, object]:
+        asked.append(request)
+        return {}
+
+    def queue(name: str, *, at_aws: bool = True) -> SqsQueue:
+        return SqsQueue(f"https://sqs.eu-west-1.amazonaws.com/1/{name}", poll=noting, call=noting, at_aws=at_aws)
+
+    assert queue("q.fifo").repeats_receives
+    assert not queue("q").repeats_receives
+    assert not queue("q.fifo", at_aws=False).repeats_receives
+    await queue("q.fifo").receive(limit=1, wait=0, visibility=30, attempt="one")
+    await queue("q").receive(limit=1, wait=0, visibility=30)
+    assert [request.get("ReceiveRequestAttemptId") for request in asked] == ["one", None]
