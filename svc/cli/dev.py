@@ -16,16 +16,26 @@ from svc.cli.commands import settings_of
 from svc.cli.progress import Progress
 from svc.cli.run import end, processor_of
 
+FIRST_MESSAGES = 3
+"""What `svc dev` sends for a start (SPEC)."""
+
 
 @click.command()
-def dev() -> None:
+@click.option(
+    "--messages",
+    type=click.IntRange(0, 10_000),
+    default=FIRST_MESSAGES,
+    show_default=True,
+    help="Send so many first messages.",
+)
+def dev(messages: int) -> None:
     """Run the service on an embedded stack: a local SQS (moto server) and a real local etcd. Ctrl-C stops everything."""
     # The faults first: the stack takes a second to start.
     processor = processor_of(settings_of({**NOT_OURS, "SQS_QUEUE_URL": "", "AWS_ENDPOINT": "http://127.0.0.1"}))
-    end(partial(_dev, processor))
+    end(partial(_dev, processor, messages))
 
 
-async def _dev(processor: Callable[..., object]) -> int:
+async def _dev(processor: Callable[..., object], messages: int) -> int:
     """Until `service.run` opens a receiver of its own, a signal ends the start, and with it the stack."""
     code = 0
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
@@ -38,12 +48,12 @@ async def _dev(processor: Callable[..., object]) -> int:
             nursery.start_soon(end_on_signal)
             if signals.stop_asked():
                 nursery.cancel_scope.cancel(reason="told to stop before the start")
-            code = await _dev_on_a_stack(processor)
+            code = await _dev_on_a_stack(processor, messages)
             nursery.cancel_scope.cancel(reason="the service has ended")
     return code
 
 
-async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
+async def _dev_on_a_stack(processor: Callable[..., object], messages: int) -> int:
     from svc import service
     from svc.devstack import announcement as devstack_announced
     from svc.devstack import stack as devstack
@@ -64,7 +74,7 @@ async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
             }
         )
         with progress.step("creating the queue, with its first messages"):
-            await creation.create(settings, messages=FIRST_MESSAGES)
+            await creation.create(settings, messages=messages)
         with contextlib.ExitStack() as announcement:
 
             def ready(url: str) -> None:
@@ -84,9 +94,6 @@ async def _dev_on_a_stack(processor: Callable[..., object]) -> int:
 
 NOT_OURS = {"SQS_QUEUE": "", "SQS_QUEUE_OWNER": "", "SQS_ROLE_ARN": "", "SQS_ROLE_EXTERNAL_ID": ""}
 """What this shell says of another queue."""
-
-FIRST_MESSAGES = 3
-"""What `svc dev` sends for a start (SPEC)."""
 
 _DEV_BLOCK = """
   svc runs on an embedded stack; Ctrl-C stops everything.

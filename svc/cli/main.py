@@ -11,6 +11,7 @@ from svc.cli.dlq import dlq
 from svc.cli.iam import iam
 from svc.cli.init import init
 from svc.cli.maintenance import maintenance
+from svc.cli.new import new
 from svc.cli.run import run
 
 
@@ -20,7 +21,7 @@ def cli() -> None:
     """An SQS consumer service that can be stopped safely. Settings come from environment variables; `svc config` shows them."""
 
 
-for command in (run, dev, init, config, maintenance, dlq, iam):
+for command in (run, dev, new, init, config, maintenance, dlq, iam):
     cli.add_command(command)
 
 
