@@ -3,16 +3,19 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import get_args
 
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 
 from svc.cli.main import cli
 from svc.cli.project import COMBINATIONS, Project, Runtime, files
+from tests.preloaded import SVC
 
 EVERY = [
     Project(f"p{number}", runtime, envelopes, batch)
@@ -116,3 +119,35 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     assert said.exit_code == 1
     assert "could not be written" in said.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "orders"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [(), ("--runtime", "thread", "--envelope", "s3"), ("--runtime", "asyncio", "--batch", "10")]
+)
+def test_a_new_project_runs_and_drains(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """What its README says, typed by a user."""
+    folder = tmp_path / "orders"
+    assert new(folder, *options).exit_code == 0
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "MESSAGE_PROCESSOR": "orders:handle", "HTTP_PORT": "0"}
+    sample = json.loads((folder / "sample.json").read_text())
+    dev = [*SVC, "dev", "--messages", "0"]
+    with subprocess.Popen(
+        dev, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            url = next(line.split()[1] for line in process.stderr if line.strip().startswith("API "))
+            sent = httpx.post(f"{url}/messages/send", json=sample)
+            assert sent.status_code == 200, sent.text
+            assert process.stdout.readline().startswith("working on")
+            for value in ("on", "off"):
+                command = [*SVC, "maintenance", value, "--wait"]
+                ran = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60)
+                assert ran.returncode == 0, ran.stdout + ran.stderr
+            assert httpx.get(f"{url}/messages/stats").json()["sqs"]["messages_processed"] == 1
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+    assert process.returncode == 0
