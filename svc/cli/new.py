@@ -44,7 +44,7 @@ def new(folder: Path, runtime: Runtime, envelopes: tuple[str, ...], batch: int |
         fail(f"{folder} could not be written: {error.strerror or error}")
     if not written:
         unusable([f"{folder} is there and not empty: choose another folder"])
-    click.echo(_SAID.format(folder=folder, module=project.module, bin=_prefix(folder)))
+    click.echo(_SAID.format(folder=folder, variables=project.variables, bin=_prefix(folder)))
 
 
 def _is_taken(module: str) -> bool:
@@ -87,7 +87,7 @@ _SAID = """\
 
     cd {folder}
     {bin}pytest
-    MESSAGE_PROCESSOR={module}:handle {bin}svc dev --messages 0
+    {variables} {bin}svc dev --messages 0
 
 and in another terminal, in the same folder:
 

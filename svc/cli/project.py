@@ -11,6 +11,8 @@ from importlib import resources
 from string import Template
 from typing import Literal
 
+from svc.settings import Settings
+
 Runtime = Literal["trio", "asyncio", "thread"]
 
 COMBINATIONS: Mapping[tuple[str, ...], tuple[str, str]] = {
@@ -27,6 +29,9 @@ TEMPLATES = ("README.md", "Dockerfile", "compose.yml", "pyproject.toml", "gitign
 
 SLEEP = {"trio": "await trio.sleep(1)", "asyncio": "await asyncio.sleep(1)", "thread": "time.sleep(0.1)"}
 MODULE = {"asyncio": "asyncio", "thread": "time"}
+
+
+USUAL_CONCURRENCY = int(Settings.model_fields["max_concurrency"].default)
 
 
 class BadProject(ValueError):
@@ -65,6 +70,17 @@ class Project:
         return self.name.replace("-", "_")
 
     @property
+    def concurrency(self) -> int | None:
+        """`MAX_CONCURRENCY`: one batch gathers while another is at work; None where svc's own does."""
+        return 2 * self.batch if self.batch is not None and 2 * self.batch > USUAL_CONCURRENCY else None
+
+    @property
+    def variables(self) -> str:
+        """What has to be set, as before a command in a shell."""
+        held = f"MESSAGE_PROCESSOR={self.module}:handle"
+        return held if self.concurrency is None else f"{held} MAX_CONCURRENCY={self.concurrency}"
+
+    @property
     def has_payload(self) -> bool:
         """Whether the payload has a type of the user's; S3's records have S3's."""
         return self.envelopes[-1:] != ("s3",)
@@ -77,7 +93,7 @@ def files(project: Project) -> Mapping[str, str]:
     for name in TEMPLATES:
         text = Template((held / name).read_text(encoding="utf-8"))
         path = name if name not in ("gitignore", "dockerignore") else f".{name}"
-        texts[path] = text.substitute(name=project.name, module=project.module)
+        texts[path] = text.substitute(name=project.name, module=project.module, variables=project.variables)
     return {
         **texts,
         f"{project.module}.py": _processor(project),
@@ -93,9 +109,9 @@ def _processor(project: Project) -> str:
         options.append(f"envelope={shown[0]}" if len(shown) == 1 else f"envelope=({', '.join(shown)})")
     if project.batch is not None:
         options.append(f"batch={project.batch}, linger=2.0")
-    names = (["Batch"] if project.batch is not None else []) + ["processor"]
-    if project.batch is None:
-        names.insert(0, "Message")
+    names = ["Batch"] if project.batch is not None else []
+    names += ["Message"] if project.batch is None or not project.has_payload else []
+    names.append("processor")
     lines = ['"""What is done with a message: the service calls `handle`."""', ""]
     third = ["from pydantic import BaseModel"] if project.has_payload else []
     third.append(f"from svc import {', '.join(names)}")
@@ -120,7 +136,7 @@ def _processor(project: Project) -> str:
 def _function(project: Project, define: str) -> list[str]:
     sleep = f"    {SLEEP[project.runtime]}  # your work"
     if project.batch is not None:
-        batch = "Batch[Payload]" if project.has_payload else "Batch"
+        batch = "Batch[Payload]" if project.has_payload else "Batch[Message]"
         told = "item.payload.id" if project.has_payload else "item.message.envelope"
         return [
             f"{define} handle(batch: {batch}) -> None:",
@@ -156,6 +172,7 @@ def _function(project: Project, define: str) -> list[str]:
 
 def _test(project: Project) -> str:
     put, imported = COMBINATIONS[project.envelopes]
+    limit = "" if project.concurrency is None else f", MAX_CONCURRENCY={project.concurrency}"
     good, bad = put.format(payload='{"id": 7}'), put.format(payload='{"id": "seven"}')
     lines = [f"from {project.module} import handle", ""]
     if imported:
@@ -164,7 +181,7 @@ def _test(project: Project) -> str:
         "",
         "async def test_a_message_is_processed(svc_queue, svc_service, autojump_clock):",
         f"    sent = {good}",
-        "    service = await svc_service(handle)",
+        f"    service = await svc_service(handle{limit})",
         '    assert await service.outcome(sent) == "processed"',
         "",
         "",
@@ -173,7 +190,7 @@ def _test(project: Project) -> str:
         lines += [
             "async def test_what_is_no_payload_is_rejected(svc_queue, svc_service, autojump_clock):",
             f"    sent = {bad}",
-            "    service = await svc_service(handle)",
+            f"    service = await svc_service(handle{limit})",
             '    assert await service.outcome(sent) == "rejected"',
             "",
             "",
@@ -183,7 +200,7 @@ def _test(project: Project) -> str:
             *lines,
             "async def test_a_drain_waits(svc_queue, svc_service, autojump_clock):",
             f"    sent = {good}",
-            '    service = await svc_service(handle, DRAIN_TIMEOUT="30s")',
+            f'    service = await svc_service(handle, DRAIN_TIMEOUT="30s"{limit})',
             "    await service.at_work(sent)",
             '    service.maintenance("on")',
             "    report = await service.drained()",
