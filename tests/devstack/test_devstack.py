@@ -28,10 +28,10 @@ from svc.devstack.stack import Etcd, Moto, NoEtcdBinary, stack
 def gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
         return True
-    # A zombie whose parent (in a container: process 1) does not reap it is gone for everybody else.
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return state == "Z"  # a zombie whose parent (in a container: process 1) does not reap it is gone for everybody else
 
 
 def eventually(condition: object, seconds: float = 10) -> None:
