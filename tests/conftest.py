@@ -62,6 +62,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """In xdist's controller: how tests are handed out, unless the command line says something else."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    from tests.distribution import FromBothEnds
+
+    config.option.loadscopereorder = False
+    return FromBothEnds(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """In xdist's controller, before a worker starts."""
     config = node.config
@@ -84,6 +95,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """An ordinary run has of each slow proof a slice, which is a test of its own, beside the one that is marked."""
+    if hasattr(config, "workerinput"):
+        from tests.distribution import in_order
+
+        in_order(items)
     if any(marker in (config.getoption("-m") or "") for marker in ("slow", "faults")):
         return
     named = {argument for argument in config.args if "::" in argument}

@@ -4,10 +4,6 @@ import ast
 from functools import cache
 from pathlib import Path
 
-import pytest
-
-one_worker = pytest.mark.xdist_group("source")
-
 
 @cache
 def tree(path: Path) -> ast.Module:

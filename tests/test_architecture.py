@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 import svc
-from tests import source
 from tests.source import tree
-
-pytestmark = source.one_worker
 
 FOLDER = Path(svc.__file__).parent
 

@@ -21,8 +21,6 @@ from tests.browser import DESKTOP, PHONE, Browser
 from tests.live import stand
 from tests.stage import TOKEN, stage
 
-pytestmark = pytest.mark.xdist_group("browser")  # one browser for all of them
-
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
 
 

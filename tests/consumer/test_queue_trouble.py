@@ -57,7 +57,14 @@ async def test_an_outage_costs_few_calls_ends_by_itself_and_is_told_once(autojum
         assert any(word in error for word in ("SQS_QUEUE_URL", "policy", "AWS_REGION"))  # what to do
 
 
-@pytest.mark.parametrize("what", [*TRANSIENT, *FATAL])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "error",
+        "denied",
+        *(pytest.param(more, marks=pytest.mark.slow) for more in ("throttle", "timeout-before", "no-queue")),
+    ],
+)
 async def test_many_receivers_back_off_as_one(autojump_clock, what: str) -> None:
     queue = SimulatedQueue(faults=outage(what, kind="receive"), request_seconds=(0.1, 0.2))
     for number in range(3000):

@@ -14,8 +14,6 @@ from svc.database import Database, DatabaseAway
 from svc.devstack.postgres import Postgres
 from tests.database.conftest import database
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 
 def seen(postgres: Postgres, name: str) -> list[tuple[str, str]]:
     """(state, statement) of each of our connections, as the server lists them."""

@@ -24,7 +24,7 @@ from svc.settings import load
 from svc.telemetry import logs
 from svc.telemetry.console import Console, may_be_coloured
 from svc.testing import SimulatedQueue, SimulatedSwitch
-from tests import source
+from tests.source import tree
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def fields_of_our_calls() -> set[str]:
     """The names of all figures that our own calls log, or bind for the lines of a task."""
     found = set()
     for path in Path(svc.__file__).parent.rglob("*.py"):
-        for call in ast.walk(source.tree(path)):
+        for call in ast.walk(tree(path)):
             if isinstance(call, ast.Call) and _logs(call.func):
                 found |= {keyword.arg for keyword in call.keywords if keyword.arg is not None}
     return found - {AS_TRACEBACK}
@@ -253,7 +253,6 @@ def _logs(function: ast.expr) -> bool:
     return False
 
 
-@source.one_worker
 def test_every_field_is_documented_and_every_documented_one_is_used() -> None:
     reference = (Path(svc.__file__).parent.parent / "docs" / "reference" / "log-fields.md").read_text()
     section = reference.partition("\n## Events\n")[0]

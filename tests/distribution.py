@@ -1,0 +1,71 @@
+"""Which of xdist's workers runs which test: some wait (for processes, leases, timeouts), the others compute, and there is some of
+both at all times.
+
+What waits stands at the front of one queue, what computes at its end; half of the workers take from either end, and all go on
+until nothing is left. What computes is handed out by files, so that a file's fixtures are made once, and with less talk; what
+waits test by test, for a file of it can take half a minute. (Not by xdist's own marks: `xdist_group` of xdist 3.8 does nothing
+with pytest 9.1 and later.)
+"""
+
+from collections import OrderedDict
+from itertools import takewhile
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
+
+REAL_TIME = (
+    "tests/faults/",  # the longest first
+    "tests/service/",
+    "tests/api/test_page_browser.py",
+    "tests/api/test_hostile_http.py",
+    "tests/bench/",
+    "tests/cli/",
+    "tests/database/",
+    "tests/devstack/",
+    "tests/etcd/",
+    "tests/sqs/test_dead_letters.py",
+    "tests/sqs/test_sqs.py",
+    "tests/telemetry/test_cloudwatch.py",
+    "tests/telemetry/test_tracing.py",
+    "tests/testing/test_harness.py",
+    "tests/testing/test_queue_contract.py",
+)
+"""What waits: files and folders."""
+
+ONE_BY_ONE = (*REAL_TIME, "tests/search/", "tests/consumer/test_worker.py")
+
+TOGETHER = {
+    "tests/api/test_page_browser.py": "the browser",
+    "tests/test_architecture.py": "the source",
+    "tests/telemetry/test_logs.py": "the source",
+    "tests/database/test_pool.py": "the database",
+}
+"""Files that share what is dear, with each other or with themselves."""
+
+
+def in_order(items: list[pytest.Item]) -> None:
+    """What waits first."""
+
+    def place(item: pytest.Item) -> int:
+        return next((place for place, path in enumerate(REAL_TIME) if item.nodeid.startswith(path)), len(REAL_TIME))
+
+    items.sort(key=place)
+
+
+class FromBothEnds(LoadScopeScheduling):
+    """In the controller."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return TOGETHER.get(path, nodeid if path.startswith(ONE_BY_ONE) else path)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        queue: OrderedDict[str, dict[str, bool]] = self.workqueue
+        if self.nodes.index(node) % 2:
+            queue.move_to_end(next(reversed(queue)), last=False)
+        super()._assign_work_unit(node)
+
+    def _pending_of(self, workload: dict[str, dict[str, bool]]) -> int:
+        """A worker does its work in order. xdist counts what is done, too, after each test."""
+        return sum(takewhile(bool, (list(unit.values()).count(False) for unit in reversed(workload.values()))))
