@@ -2,7 +2,9 @@
 reads where one cannot hold. Nothing here leaves this machine: what is resolved is a URL, and one request goes to a fake."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,15 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as Signer
 
+from svc.consumer.queue import QueueError
 from svc.settings import BadSettings, Settings, is_aws, load, misspelled, origins, queue_address
 from svc.sqs import access
 from svc.sqs import queue as sqs
 from svc.sqs.profile import profile
 from tests.aws_services import ASSUMED, KEY, ROLE, SECRET, TOKEN, Aws, aws
+from tests.sqs.test_credential_sources import Place, place, printed, server, web_identity
+
+__all__ = ["place", "server"]  # fixtures
 
 ACCOUNT = "123456789012"
 URL = f"https://sqs.eu-central-1.amazonaws.com/{ACCOUNT}/orders"
@@ -370,6 +376,115 @@ async def test_that_sts_may_not_be_asked_is_no_fault(fake: Aws, monkeypatch: pyt
         with trio.fail_after(20):
             while "STS does not say" not in caplog.text:
                 await trio.sleep(0.01)
+
+
+GIVEN = rf"{KEY}\d"
+"""A key that a fake has given; how many it gave before does not matter."""
+
+KEYS = f"aws_access_key_id = {KEY}p\naws_secret_access_key = {SECRET}\n"
+
+
+def credentials_file(place: Place, text: str = f"[default]\n{KEYS}") -> str:
+    path = place.file("credentials", text)
+    place.setenv("AWS_SHARED_CREDENTIALS_FILE", path)
+    return path
+
+
+def profile_with_role(place: Place, **items: str) -> None:
+    place.setenv("AWS_ENDPOINT_URL_STS", place.aws.url)
+    place.profile(role_arn=ROLE, **items)
+
+
+# How the machine is → the key that signs the requests to SQS, and where it comes from, as the log says it.
+SIGNED_AS: dict[str, tuple[Callable[[Place], object], dict[str, str], str, str]] = {
+    "the environment": (lambda place: place.use("env"), {}, KEY, "the environment"),
+    "a credentials file": (credentials_file, {}, f"{KEY}p", "the credentials file"),
+    "a profile of the credentials file": (
+        lambda place: (credentials_file(place, f"[prod]\n{KEYS}"), place.setenv("AWS_PROFILE", "prod")), {}, f"{KEY}p",
+        "the credentials file",
+    ),
+    "keys in the config file": (
+        lambda place: place.profile(aws_access_key_id=f"{KEY}c", aws_secret_access_key=SECRET), {}, f"{KEY}c", "config file"
+    ),
+    "a profile's role with the keys of another profile": (
+        lambda place: (credentials_file(place, f"[user]\n{KEYS}"), profile_with_role(place, source_profile="user")), {},
+        GIVEN, "the role of the profile",
+    ),
+    "keys in the environment beat a profile's role": (
+        lambda place: (place.use("env"), profile_with_role(place, source_profile="default")), {}, KEY, "the environment"
+    ),
+    "a profile's role with the machine's": (
+        lambda place: (place.use("imds"), profile_with_role(place, credential_source="Ec2InstanceMetadata")), {}, GIVEN,
+        "the role of the profile",
+    ),
+    "IRSA": (web_identity, {}, GIVEN, "the web identity"),
+    "a web identity in the profile": (
+        lambda place: profile_with_role(place, web_identity_token_file=place.file("token", "jwt-of-a-pod")), {}, GIVEN,
+        "web identity",
+    ),
+    "Pod Identity": (
+        lambda place: (
+            place.use("container"), place.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", place.file("token", "pod"))
+        ),
+        {}, GIVEN, "the container endpoint",
+    ),
+    "an instance's role": (lambda place: place.use("imds"), {}, GIVEN, "the instance metadata service"),
+    "a program": (
+        lambda place: place.profile(credential_process=place.program(f"echo '{printed()}'")), {}, KEY, "credential_process"
+    ),
+    "a role for the queue, on top of the environment": (
+        lambda place: (place.use("env"), place.setenv("AWS_ENDPOINT_URL_STS", place.aws.url)), {"SQS_ROLE_ARN": ROLE}, GIVEN,
+        f"the role {ROLE} (SQS_ROLE_ARN, through the environment",
+    ),
+    "a role for the queue, on top of IRSA": (
+        web_identity, {"SQS_ROLE_ARN": ROLE}, GIVEN, f"the role {ROLE} (SQS_ROLE_ARN, through the web identity",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SIGNED_AS)
+async def test_who_signs(place: Place, case: str, caplog: pytest.LogCaptureFixture) -> None:
+    prepare, more, key, source = SIGNED_AS[case]
+    caplog.set_level("DEBUG", "svc.sqs.credentials")
+    prepare(place)
+    async with sqs.opened(load(environment(place.aws, SQS_QUEUE_URL=f"{place.aws.url}/0/q", **more)), polls=1) as queue:
+        with trio.fail_after(20):
+            await queue.attributes()
+    assert re.fullmatch(key, place.aws.of("sqs")[-1].key)
+    assert source in caplog.text
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.slow
+async def test_late_rotated_and_refused_credentials_are_taken_up(place: Place) -> None:
+    settings = load(environment(place.aws, SQS_QUEUE_URL=f"{place.aws.url}/0/q"))
+    place.setenv("AWS_SHARED_CREDENTIALS_FILE", str(place.home / "credentials"))
+
+    async def signed_by(queue: sqs.SqsQueue, key: str) -> None:
+        with trio.fail_after(20):
+            while True:
+                with suppress(QueueError):
+                    await queue.attributes()
+                    if place.aws.of("sqs")[-1].key == key:
+                        return
+                await trio.sleep(0.2)
+
+    async with sqs.opened(settings, polls=1) as queue:
+        with pytest.raises(QueueError, match="no AWS credentials"):
+            await queue.attributes()
+        credentials_file(place)
+        await signed_by(queue, f"{KEY}p")
+        credentials_file(place, f"[default]\n{KEYS}".replace(f"{KEY}p", f"{KEY}r"))  # rotated
+        await signed_by(queue, f"{KEY}r")
+        place.aws.accepted = f"{KEY}s"  # and the old ones are no longer taken
+        try:
+            with pytest.raises(QueueError, match="expired"):
+                await queue.attributes()
+            credentials_file(place, f"[default]\n{KEYS}".replace(f"{KEY}p", f"{KEY}s"))
+            await signed_by(queue, f"{KEY}s")
+        finally:
+            place.aws.accepted = None
 
 
 def test_by_keyword_too() -> None:
