@@ -161,7 +161,7 @@ async def test_the_end_outlives_the_process_in_the_file(autojump_clock: MockCloc
         assert (held.phase, file.value) == (Phase.RUNNING, None)
 
 
-async def test_what_the_file_says_is_obeyed_within_a_second(autojump_clock: MockClock) -> None:
+async def test_what_the_file_says_is_obeyed_soon(autojump_clock: MockClock) -> None:
     file = File(value=b"on")
     async with running(file) as held:
         assert held.phase is Phase.MAINTENANCE
@@ -171,7 +171,7 @@ async def test_what_the_file_says_is_obeyed_within_a_second(autojump_clock: Mock
             assert held.phase is (Phase.MAINTENANCE if value and b"true" in value else Phase.RUNNING)
         reads = file.reads
         await trio.sleep(60)
-        assert file.reads == reads + 60
+        assert file.reads == reads + 60 / EVERY
 
 
 @pytest.mark.parametrize("value", [b"perhaps", b"\xff\x00", b"{", b"[" * 60_000, b'{"enabled": 1}', b"x" * 65_536])
