@@ -10,6 +10,7 @@ A file is taken for what it is when it is opened: nothing that waits for somebod
 Everything that touches the disk runs in a thread, one at a time; one that a dead mount holds is left behind, and no other begins.
 """
 
+import errno
 import os
 import stat
 import tempfile
@@ -129,11 +130,14 @@ def _replace(target: str, value: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(made, target)
-    except OSError:
+    except OSError as error:
         if made is not None:
             with suppress(OSError):
                 os.unlink(made)
-        _overwrite(target, value)
+        try:
+            _overwrite(target, value)
+        except FileNotFoundError:
+            raise error from None  # why it could not be made
 
 
 def _mode(target: str) -> int:
@@ -147,7 +151,8 @@ def _overwrite(target: str, value: bytes) -> None:
     """In place, and cut off after it: half of it is a value that means nothing, and changes nothing."""
     descriptor = os.open(target, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        os.write(descriptor, value)
+        if os.write(descriptor, value) < len(value):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.ftruncate(descriptor, len(value))
     finally:
         os.close(descriptor)

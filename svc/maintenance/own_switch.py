@@ -20,7 +20,7 @@ import structlog
 import trio
 
 from svc.maintenance.fleet import Fleet, Request
-from svc.maintenance.orders import CannotWrite, NoSuchInstance, Order
+from svc.maintenance.orders import CannotWrite, NoSuchInstance, Order, OutOfReach
 from svc.maintenance.registration import Entry, Registration
 from svc.maintenance.switch_value import parse_switch
 from svc.wakeup import WakeUp, next_tick
@@ -216,7 +216,9 @@ class OwnSwitch:
                 log.info("maintenance has ended by itself, as it was asked for")
 
     def fleet(self, described: Registration) -> Fleet:
-        """This instance as a fleet of one."""
+        """This instance as a fleet of one. Raises `OutOfReach`: the value has not been read yet."""
+        if not self._is_known:
+            raise OutOfReach(self._error or "the maintenance file has not been read yet")
         left = max(0.0, self._ends_at - trio.current_time())
         return Fleet(
             value=self._value,

@@ -1,6 +1,8 @@
 """AWS credentials in trouble: each source fails at a renewal, or is late at the start. Those that are given hold for 4 s."""
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -9,6 +11,7 @@ from tests.aws_services import ROLE, Aws, aws, date
 from tests.faults.rows import scenario
 from tests.faults.rows_sqs import FAILED, WORKS, unhealthy
 from tests.faults.trial import Trial
+from tests.sqs.test_credential_sources import SSO_PROFILE
 
 NONE = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
 LIFETIME = 4.0
@@ -25,6 +28,7 @@ def at_renewal(
     break_it: Break,
     mend: Break = lambda fake, folder: fake.answers.clear(),
     *,
+    prefix: Sequence[str] = (),
     by_default: bool = False,
 ) -> None:
     @scenario(name, fault, f"`/health` 503, “{says}”; recovers by itself", by_default=by_default)
@@ -32,7 +36,7 @@ def at_renewal(
         with aws() as fake:
             fake.lifetime = LIFETIME
             folder = t.stand.record.parent
-            await t.start(**NONE, **source(fake, folder))
+            await t.start(prefix=prefix, **{**NONE, **source(fake, folder)})
             async with t.outage(named=FAILED, over=WORKS):
                 break_it(fake, folder)
                 await unhealthy(t, says, hold=2 * LIFETIME)
@@ -47,6 +51,24 @@ def container(fake: Aws, folder: Path) -> dict[str, str]:
 def web_identity(fake: Aws, folder: Path) -> dict[str, str]:
     (folder / "token").write_text("jwt-of-a-pod\n")
     return {**fake.environ("sts"), "AWS_WEB_IDENTITY_TOKEN_FILE": str(folder / "token")}
+
+
+def role(fake: Aws, folder: Path) -> dict[str, str]:
+    """The keys of a user who assumes a role for the queue."""
+    return {
+        **fake.environ("env"), "AWS_ENDPOINT_URL_STS": fake.url, "SQS_ROLE_ARN": ROLE, "SQS_ROLE_EXTERNAL_ID": "external",
+    }  # fmt: skip
+
+
+def sso(fake: Aws, folder: Path) -> dict[str, str]:
+    """A login that lasts; what the portal gives for it does not."""
+    (folder / "config").write_text(SSO_PROFILE)
+    login = folder / ".aws" / "sso" / "cache" / f"{hashlib.sha1(b'https://start.example').hexdigest()}.json"
+    login.parent.mkdir(parents=True)
+    login.write_text(json.dumps({"accessToken": "sso-token", "expiresAt": date(3600)}))
+    return {
+        "HOME": str(folder), "AWS_CONFIG_FILE": str(folder / "config"), "AWS_PROFILE": "sso", "AWS_ENDPOINT_URL_SSO": fake.url,
+    }  # fmt: skip
 
 
 def process(fake: Aws, folder: Path) -> dict[str, str]:
@@ -92,6 +114,21 @@ at_renewal(
     lambda fake, folder: fake.answers.update(sts=fake.refusal("AccessDenied", f"Not authorized on {ROLE}")),
 )
 at_renewal(
+    "credentials-role-refused",
+    "STS refuses the role for the queue (`SQS_ROLE_ARN`)",
+    "STS refused AssumeRole",
+    role,
+    lambda fake, folder: fake.answers.update(sts=fake.refusal("AccessDenied", f"Not authorized on {ROLE}")),
+)
+at_renewal(
+    "credentials-sso-ended",
+    "the SSO session has ended (`aws sso login` renews it)",
+    "aws sso login",
+    sso,
+    lambda fake, folder: fake.answers.update(sso=(401, fake.json({"message": "Session token not found or invalid"}))),
+    prefix=["env"],  # botocore looks for the home directory when it is imported
+)
+at_renewal(
     "credentials-no-token-file",
     "the web identity's token file is gone",
     "No such file",
@@ -124,6 +161,37 @@ async def _(t: Trial) -> None:
         t.load()
         await t.processes()
         await t.settle()
+
+
+@scenario(
+    "credentials-file-torn",
+    "`AWS_SHARED_CREDENTIALS_FILE` is emptied, holds half of a key, is gone, and comes back with another key",
+    "nothing but a warning: work goes on with the keys that there are, and then with the others",
+)
+async def _(t: Trial) -> None:
+    path = t.stand.record.parent / "credentials"
+    whole = "[default]\naws_access_key_id = AKIA{}\naws_secret_access_key = secret\n"
+    path.write_text(whole.format("ONE"))
+    await t.start(**NONE, AWS_SHARED_CREDENTIALS_FILE=str(path), AWS_EC2_METADATA_DISABLED="true")
+    async with t.outage(
+        named="AWS credentials could not be renewed, trying again",
+        over="AWS credentials come from the credentials file",
+        calls_limit=WORKING,
+    ):
+        for text in ("", whole.format("TWO")[:40], None):
+            if text is None:
+                path.unlink()
+            else:
+                path.write_text(text)
+            await trio.sleep(3)
+            body = await t.healthy(lambda body: True)
+            assert body["status"] == "healthy"
+            await t.processes()
+        path.write_text(whole.format("TWO"))
+
+
+WORKING = 40.0
+"""Calls per second where work goes on."""
 
 
 @scenario(

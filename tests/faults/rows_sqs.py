@@ -311,6 +311,40 @@ async def _(t: Trial) -> None:
 
 
 @scenario(
+    "sqs-name-unknown",
+    "the queue is given by name, and SQS does not know it when the service starts; then something else answers, then it is there",
+    "`/health` 503, “there is no such queue”, “the answer is not SQS's”; works by itself when SQS knows it",
+)
+async def _(t: Trial) -> None:
+    name = t.stand.environ["SQS_QUEUE_URL"].rpartition("/")[2]
+    t.sqs.answer(Answer(400, "com.amazonaws.sqs#QueueDoesNotExist"), "GetQueueUrl")
+    await t.start(load=False, SQS_QUEUE_URL=name)
+    async with t.outage(named=FAILED, over=WORKS, from_the_start=True):
+        await unhealthy(t, "no such queue")
+        t.sqs.answer(Answer(200, "", raw=b"<html>"), "GetQueueUrl")
+        await unhealthy(t, "is not SQS's")
+    t.load()
+    await t.logged(f"queue {name} is http://")
+
+
+@scenario(
+    "sqs-reject-without-dead-letters",
+    "a processor rejects a message, and the queue has no dead-letter queue (`REJECT_WITHOUT_DLQ=fail`)",
+    "a warning at the start; the message fails and comes back after its back-off; nothing is deleted",
+    RETRY_BACKOFF="1s-2s",
+)
+async def _(t: Trial) -> None:
+    url = t.stand.environ["SQS_QUEUE_URL"]
+    policy = {"Attribute.1.Name": "RedrivePolicy", "Attribute.1.Value": ""}
+    await t.aws("SetQueueAttributes", QueueUrl=url, **policy)
+    await t.start()
+    rejected = [await t.send(reject="no", first=True) for _ in range(3)]
+    await t.logged("the queue has no dead-letter queue: rejected messages fail and come back")
+    await t.until(lambda: all(t.record.succeeded[body] for body in rejected))
+    assert (await t.service.statistics())["messages_rejected"] == 0
+
+
+@scenario(
     "sqs-queue-deleted",
     "the queue is deleted, and created again",
     "`/health` 503, “there is no such queue; create it with `svc init`”; goes on by itself when it is there",

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from svc import Message
 from svc.core import Core
 from svc.maintenance.fleet import Answer, Request, answer
-from svc.maintenance.orders import CannotWrite, NoSuchInstance, NotYours, Order
+from svc.maintenance.orders import CannotWrite, NoSuchInstance, NotYours, Order, OutOfReach
 from svc.maintenance.own_switch import EVERY, PATIENCE, CannotRead, OwnSwitch
 from svc.maintenance.phases import Phase
 from svc.maintenance.registration import Registration
@@ -230,6 +230,8 @@ async def test_nothing_is_received_before_the_file_was_read_once(autojump_clock:
         held.queue.put("a")
         await trio.sleep(60)
         assert (held.phase, held.core.fence.is_open) == (Phase.STARTING, False)
+        with pytest.raises(OutOfReach, match="Permission denied"):  # neither on nor off
+            await held.switch.board(held.core.registration).look()
         file.trouble = None
         await trio.sleep(EVERY + 0.5)
         assert held.core.worker.statistics().counts.processed == 1

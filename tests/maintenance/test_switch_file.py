@@ -138,8 +138,9 @@ def test_in_a_folder_that_is_not_ours_it_is_overwritten() -> None:
             write(str(path), b"on")
             assert path.read_text() == "on\n"
         path.chmod(0o444)
-        with without_privileges(), pytest.raises(CannotWrite, match="Permission denied"):
-            write(str(path), b"off")
+        for name in ("maintenance", "another"):
+            with without_privileges(), pytest.raises(CannotWrite, match="Permission denied"):
+                write(str(path.with_name(name)), b"off")
         path.parent.chmod(0o700)
 
 
