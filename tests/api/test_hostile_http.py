@@ -107,10 +107,14 @@ def complete(answer: bytes) -> bool:
     return bool(blank) and (length is None or len(body) >= int(length[1]))
 
 
-async def talk(held: Served, *sent: bytes | float, until: Callable[[bytes], bool] = never, within: float = 4) -> bytes:
+HANGS = 20.0
+"""Seconds after which it is the server that hangs, and not a busy machine."""
+
+
+async def talk(held: Served, *sent: bytes | float, until: Callable[[bytes], bool] = never) -> bytes:
     """What comes back for what is sent (a number: a pause), until the server closes, or `until` is content."""
     got = bytearray()
-    with trio.fail_after(within):
+    with trio.fail_after(HANGS):
         async with await trio.open_tcp_stream("127.0.0.1", held.port) as stream:
             try:
                 for piece in sent:
@@ -304,7 +308,9 @@ RAW: dict[str, tuple[Sequence[bytes | float], set[int | None]]] = {
 @pytest.mark.parametrize("name", RAW)
 async def test_raw(name: str) -> None:
     sent, statuses = RAW[name]
-    async with served(body_timeout=0.3, keep_alive=0.4) as held:
+    # What comes slowly and is taken all the same needs time for it, on a busy machine much.
+    patience = 5 if name == "byte by byte" else 0.3
+    async with served(body_timeout=patience, keep_alive=patience + 0.1) as held:
         answer = await talk(held, *sent, until=complete)
         if answer in (b"", b"<reset>"):
             assert None in statuses
@@ -410,7 +416,7 @@ async def test_a_large_body_is_refused_before_it_is_read_and_the_answer_arrives_
         size = 8_000_000
         for head in (POST, b"POST /nothing HTTP/1.1\r\nHost: x\r\n"):
             request = head + b"Content-Length: %d\r\n\r\n" % size
-            with trio.fail_after(4):
+            with trio.fail_after(HANGS):
                 async with await trio.open_tcp_stream("127.0.0.1", held.port) as stream:
                     await stream.send_all(request)
                     await stream.send_all(bytes(size))  # raises when the connection is reset
@@ -477,7 +483,7 @@ async def test_slow_bodies_hold_up_nothing() -> None:
             await held.works()
             assert held.core.gate.statistics().under_way == 0
         assert [status for status, _ in answers] == [408] * 100
-        assert max(took for _, took in answers) < 3
+        assert max(took for _, took in answers) < 10  # and not one after the other
 
 
 async def test_slow_heads_are_given_up() -> None:

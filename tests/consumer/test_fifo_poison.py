@@ -78,7 +78,7 @@ async def test_a_dead_letter_queue_that_takes_nothing_keeps_the_order(autojump_c
     """Then SQS moves it, at the next attempt to receive it: as it was before, and nothing passes it."""
     queue, dead = fifo(2, faults=[Fault("denied", "dead_letter")])
     async with SimulatedService(queue, m1_fails, SQS_VISIBILITY_TIMEOUT_SECONDS="5") as service:
-        await service.wait_for(lambda: "m1" in dead.bodies)
+        await service.wait_for(lambda: "m1" in dead.bodies, every=1)
         assert "m2" not in [run.body for run in service.runs]
         service.crash()
 
@@ -90,7 +90,7 @@ async def test_a_queue_without_a_dead_letter_queue_any_more_keeps_the_message(au
         async with SimulatedService(queue, m1_fails) as service:
             await trio.sleep(0.05)
             queue._server.dead_letters = None
-            await service.wait_for(lambda: len([run for run in service.runs if run.body == "m1"]) == 2)
+            await service.wait_for(lambda: len([run for run in service.runs if run.body == "m1"]) == 2, every=1)
             assert "m1" in queue.bodies
             service.crash()
     assert "rejected message is deleted: the queue has no dead-letter queue" not in [line["event"] for line in lines]

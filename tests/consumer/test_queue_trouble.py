@@ -174,7 +174,7 @@ async def test_why_a_lease_is_not_extended_is_told(autojump_clock, what: str, wh
     with capture_logs() as lines:
         async with SimulatedService(queue, work(100)) as service:
             with trio.fail_after(31):
-                await service.wait_for(lambda: service.core.worker.statistics().counts.lost == 1)
+                await service.wait_for(lambda: service.core.worker.statistics().counts.lost == 1, every=1)
             assert trio.current_time() == pytest.approx(30)
     until_lost = lines[: [line["event"] for line in lines].index("message lost")]
     [told] = [line for line in until_lost if "could not be extended" in line["event"]]

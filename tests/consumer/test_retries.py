@@ -44,7 +44,7 @@ async def test_a_failed_message_comes_back_later_each_time(autojump_clock) -> No
     queue = SimulatedQueue()
     queue.put("bad")
     async with SimulatedService(queue, fail, RETRY_BACKOFF="10s-60s", SQS_BATCH_LINGER="0s") as service:
-        await service.wait_for(lambda: len(service.endings) == 6)
+        await service.wait_for(lambda: len(service.endings) == 6, every=1)
     told = delays(queue)
     for delay, whole in zip(told, (10, 20, 40, 60, 60, 60), strict=True):
         assert whole / 2 <= delay <= whole
@@ -57,7 +57,7 @@ async def test_off_is_the_visibility_timeout_and_costs_no_call(autojump_clock) -
     queue = SimulatedQueue()
     queue.put("bad")
     async with SimulatedService(queue, fail, RETRY_BACKOFF="off") as service:
-        await service.wait_for(lambda: len(service.endings) == 3)
+        await service.wait_for(lambda: len(service.endings) == 3, every=1)
         assert [run.began for run in service.runs] == [0, 30, 60]
         assert queue.calls["change_visibility"] == 0
 
@@ -89,7 +89,7 @@ async def test_a_drain_does_not_shorten_the_backoff_and_names_it(autojump_clock)
     queue = SimulatedQueue()
     message_id = queue.put("bad")
     async with SimulatedService(queue, fail, RETRY_BACKOFF="1000s") as service:
-        await service.wait_for(lambda: len(service.endings) == 1)
+        await service.wait_for(lambda: len(service.endings) == 1, every=1)
         service.maintenance("on")
         report = await service.drained()
         (delay,) = delays(queue)
@@ -120,7 +120,7 @@ async def test_without_a_confirmation_it_has_failed_all_the_same(autojump_clock,
     queue = SimulatedQueue(faults=[Fault(what, "change_visibility", end=29)])
     message_id = queue.put("bad")
     async with SimulatedService(queue, fail, RETRY_BACKOFF="300s") as service:
-        await service.wait_for(lambda: len(service.endings) == 1)
+        await service.wait_for(lambda: len(service.endings) == 1, every=1)
         assert service.endings[0].outcome == "failed"
         assert trio.current_time() <= 36
         counts = service.core.worker.statistics().counts
@@ -135,7 +135,7 @@ async def test_after_the_last_receive_there_is_nothing_to_wait_for(autojump_cloc
     queue = SimulatedQueue(dead_letters=dead, max_receive_count=4)
     queue.put("poison")
     async with SimulatedService(queue, fail, RETRY_BACKOFF="10s-1h") as service:
-        await service.wait_for(lambda: len(dead.visible()) == 1)
+        await service.wait_for(lambda: len(dead.visible()) == 1, every=1)
     first, second, third, last = delays(queue)
     assert 5 <= first <= 10 <= second <= 20 <= third <= 40
     assert 5 <= last <= 10  # not 40 to 80

@@ -288,7 +288,7 @@ async def test_what_lands_after_its_lease_is_lost_and_not_given_back(autojump_cl
     queue = SimulatedQueue(answer_seconds=(3, 3))
     queue.put("late")
     async with SimulatedService(queue, work(0), SQS_VISIBILITY_TIMEOUT_SECONDS="2") as service:
-        await service.wait_for(lambda: service.core.worker.statistics().counts.lost == 1)
+        await service.wait_for(lambda: service.core.worker.statistics().counts.lost == 1, every=1)
         assert service.runs == []
         assert queue.calls["change_visibility"] == 0
         assert service.core.worker.statistics().recent_errors[0].error == "lost: its receive took longer than its lease"

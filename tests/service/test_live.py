@@ -92,7 +92,7 @@ async def test_a_processor_that_never_ends(place: Stand) -> None:
     await place.until(lambda: len(place.events()) == 2)
     switched = await switch(place, "on")
     health = await service.reaches("maintenance")
-    assert time.time() - switched < 5
+    assert time.time() - switched < 10  # 3 of its own; the rest is for a busy machine
     ids = {event["id"] for event in place.events()}
     assert "2 messages unfinished" in health["drain"]["error"]
     assert all(message_id in health["drain"]["error"] for message_id in ids)
@@ -109,7 +109,7 @@ async def test_a_drain_that_runs_out_of_time_at_sigterm_exits_with_3(place: Stan
     service = await place.start(DRAIN_TIMEOUT="1s")
     await place.until(lambda: len(place.events()) == 1)
     service.signal(signal.SIGTERM)
-    assert await service.exit_code(within=5) == 3
+    assert await service.exit_code(within=15) == 3
     assert await place.depth() == (1, 0)
 
 
