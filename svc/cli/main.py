@@ -6,6 +6,7 @@ import click
 
 from svc import __version__
 from svc.cli.config import config
+from svc.cli.database import database
 from svc.cli.dev import dev
 from svc.cli.dlq import dlq
 from svc.cli.iam import iam
@@ -21,7 +22,7 @@ def cli() -> None:
     """An SQS consumer service that can be stopped safely. Settings come from environment variables; `svc config` shows them."""
 
 
-for command in (run, dev, new, init, config, maintenance, dlq, iam):
+for command in (run, dev, new, init, config, maintenance, dlq, database, iam):
     cli.add_command(command)
 
 

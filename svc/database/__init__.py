@@ -2,7 +2,7 @@
 
 Lives here: what is connected to, and how (`conninfo.py`); the pools, for Trio, asyncio and threads alike (`pool.py`); a
 connection as it is used on Trio (`connection.py`); whether one still answers (`checking.py`); the end of connections, seen
-through to the server's side (`farewell.py`).
+through to the server's side (`farewell.py`); the inbox of those who do things exactly once (`inbox.py`, `sessions.py`).
 Never here: what processors do with it, messages, receives, HTTP.
 Begin reading at `pool.py`. psycopg and psycopg_pool are imported here only, and only where `DATABASE_URL` is set.
 
@@ -20,6 +20,7 @@ A processor asks for a connection with the function of its colour:
 Each commits at the end of its block, and rolls back when the block raises or is cancelled.
 """
 
+from svc.database import inbox
 from svc.database.connection import Connection
 from svc.database.pool import Database, DatabaseAway, asyncio_connection, connection, current, in_use, sync_connection
 
@@ -31,5 +32,6 @@ __all__ = [
     "connection",
     "current",
     "in_use",
+    "inbox",
     "sync_connection",
 ]

@@ -244,7 +244,8 @@ class Database:
             await asyncio.to_thread(self._is_open.wait, deadline - loop.time())
         self._open_pool()
         pool = self._pool_on(loop)
-        await pool.open()
+        # Its tasks are nobody's: begun in a message's context, they would be ended with the message.
+        await loop.create_task(pool.open(), context=contextvars.Context())
         async with pool.connection(max(0.1, deadline - loop.time())) as raw:
             yield raw
 

@@ -248,6 +248,11 @@ class Settings(BaseModel):
         None, "1 to 63 printable ASCII characters",
         "name in the database's `pg_stat_activity`; unset: the instance's, cut to 63 characters", pattern=r"^[ -~]{1,63}$",
     )  # fmt: skip
+    inbox_retention: Seconds = _setting(
+        "360h", "a duration from 1h to 87600h",
+        "how long the inbox remembers that a message is done (exactly_once): longer than the queue and its dead-letter queue "
+        "may keep one, which SQS does for up to 14 days", ge=3600, le=315_360_000,
+    )  # fmt: skip
     database_failure: Annotated[Literal["retry", "fail"], Lower] = _setting(
         "retry", "retry or fail",
         "what becomes of messages under way when the database goes away: they are given back and tried again after "

@@ -36,14 +36,14 @@ def _shown(field: str, value: object) -> str:
     if isinstance(value, tuple):
         return "-".join(_shown_seconds(part, field) for part in value)
     if isinstance(value, float):
-        return f"{value:g}s"
+        return f"{value:.15g}s"
     return without_credentials(str(value))
 
 
 def _shown_seconds(value: float, field: str) -> str:
     if field == "simulated_work_seconds":
         return f"{value:g}"
-    return f"{value / 60:g}m" if value >= 60 and value % 60 == 0 else f"{value:g}s"
+    return f"{value / 60:g}m" if value >= 60 and value % 60 == 0 else f"{value:.15g}s"
 
 
 _MAY_BE_OFF = {"retry_backoff", "breaker_failures"}

@@ -4,14 +4,16 @@ A message is rendered once, when it is put; handing it out is one formatting of 
 given back for later) stands in one heap by the time at which it is visible again; entries that no longer count are skipped
 when they come up. All times are of `time.monotonic()`, which on Linux is one clock for all processes of a machine.
 
-Left out, because nothing that is measured needs it: FIFO, redrive policies, deduplication. What is here behaves as AWS
-documents it (`tests/bench/test_bench.py` runs the queue contract's tests against it).
+An attribute of its own, `Duplicates`, is the share of the messages that are handed out twice. Left out, because nothing that is
+measured needs it: FIFO, redrive policies, deduplication. What is here behaves as AWS documents it (`tests/bench/test_bench.py`
+runs the queue contract's tests against it).
 """
 
 import base64
 import hashlib
 import heapq
 import json
+import random
 import re
 import time
 import uuid
@@ -79,6 +81,7 @@ class Queue:
         self.url = url
         self.attributes = {"VisibilityTimeout": "30", "ReceiveMessageWaitTimeSeconds": "0", "DelaySeconds": "0"}
         self.attributes |= attributes
+        self._duplicates = float(self.attributes.get("Duplicates", 0))
         self.calls: Counter[str] = Counter()
         self.sent = self.received = self.deleted = 0
         self.receives_at = array("d")
@@ -147,6 +150,9 @@ class Queue:
             message.first = message.first or now
             self._hide(message, "in flight", now + visibility)
             taken.append(self._handed_out(message, names, natives))
+            if self._duplicates and random.random() < self._duplicates:
+                message.state = "visible"  # and so it is handed out once more, though somebody has it
+                visible.append(message)
         self.received += len(taken)
         return taken
 

@@ -408,3 +408,7 @@ def test_config_can_be_read_back() -> None:
         {"ETCD_ENDPOINTS": "https://a:1,https://[::1]:2", "SIMULATED_WORK_SECONDS": "100ms-2", "DRAIN_TIMEOUT": "1m30s"}
     )
     assert load(masked(settings)) == settings
+
+
+def test_a_long_duration_is_shown_in_digits() -> None:
+    assert masked(load({}))["INBOX_RETENTION"] == "1296000s"  # 360h, 15 days
