@@ -15,7 +15,7 @@ from svc.core import Core
 from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.processors import Message
 from svc.settings import load
-from svc.telemetry.metrics import Metrics
+from svc.telemetry.metrics import SWITCHES, Metrics
 from svc.testing import SimulatedQueue, SimulatedSwitch
 
 ALERTS = Path(__file__).parent.parent.parent / "docker" / "alerts.yml"
@@ -47,7 +47,8 @@ async def _families() -> list[Metric]:
     ended = DrainReport(cause="maintenance", began=0, deadline=30, outcome=DrainOutcome.DRAINED, ended=1)
     state = replace(core.manager.state(), drain=ended)
     metrics.look_at(
-        lambda: (core.worker.statistics(), core.gate.statistics(), state, core.watcher.snapshot()), core.defects.counts
+        lambda: (core.worker.statistics(), core.gate.statistics(), state, dict.fromkeys(SWITCHES, True)),
+        core.defects.counts,
     )
     return list(text_string_to_metric_families(metrics.text().decode()))
 

@@ -65,6 +65,13 @@ def fleet_or_not(settings: Settings) -> dict[str, object]:
     }
 
 
+def switches(held: WatcherSnapshot, settings: Settings) -> dict[str, bool]:
+    """Whether what the switch is held in can be read (`metrics.SWITCHES`)."""
+    if settings.etcd_endpoints:
+        return {"etcd": held.connected}
+    return {} if settings.maintenance_file is None else {"file": held.connected}
+
+
 def held_in(held: WatcherSnapshot, state: MaintenanceState, settings: Settings) -> dict[str, object]:
     """How things stand with what the switch is held in: etcd, or a file, or neither."""
     told: dict[str, object] = {"error": held.last_error, "ignored_value": state.unreadable}

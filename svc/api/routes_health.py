@@ -20,7 +20,7 @@ def add(app: QuartTrio, core: Core, metrics: Metrics) -> None:
             core.worker.statistics(),
             core.gate.statistics(),
             core.manager.state(),
-            core.watcher.snapshot() if core.settings.etcd_endpoints else None,
+            bodies.switches(core.watcher.snapshot(), core.settings),
         ),
         core.defects.counts,
     )

@@ -24,7 +24,6 @@ from svc.consumer.ledger import Entry, Outcome
 from svc.consumer.observer import Action, BatchReason, Result, Unobserved
 from svc.consumer.queue import MAX_BATCH, Received
 from svc.consumer.worker import WorkerStatistics
-from svc.core import WatcherSnapshot
 from svc.defects import Part
 from svc.maintenance.gate import GateStatistics
 from svc.maintenance.handler import DrainOutcome, DrainReport
@@ -51,8 +50,17 @@ CAUSES = ("maintenance", "stop")
 ENDED = tuple(outcome.value for outcome in DrainOutcome if outcome is not DrainOutcome.RUNNING)
 BATCHED: tuple[Action, ...] = ("delete", "change_visibility")
 
-Snapshots = tuple[WorkerStatistics, GateStatistics, MaintenanceState, WatcherSnapshot | None]
-"""The last is that of etcd's watcher; None without etcd."""
+Snapshots = tuple[WorkerStatistics, GateStatistics, MaintenanceState, Mapping[str, bool]]
+"""The last: whether what holds the switch can be read, by what it is (`SWITCHES`)."""
+
+SWITCHES = {
+    "etcd": ("svc_etcd_connected", "1 while the maintenance key is watched."),
+    "file": (
+        "svc_maintenance_file_readable",
+        "1 while MAINTENANCE_FILE can be read; absent with etcd, or without a file.",
+    ),
+}
+"""Where the switch may be held, and the gauge for it."""
 
 
 class Histogram:
@@ -220,13 +228,13 @@ class _Snapshots(Collector):
         self._defects = defects
 
     def collect(self) -> Iterable[Metric]:
-        worker, gate, maintenance, etcd = self._look()
+        worker, gate, maintenance, switches = self._look()
         yield from _of_the_worker(worker)
         yield _gauge("svc_http_requests_under_way", "Gated requests without an answer yet.", gate.under_way)
         yield _counter("svc_http_requests_turned_away", "Requests answered 503 in maintenance.", gate.turned_away)
         yield from _of_the_maintenance(maintenance)
-        if etcd is not None:
-            yield _gauge("svc_etcd_connected", "1 while the maintenance key is watched.", etcd.connected)
+        for held_in, readable in switches.items():
+            yield _gauge(*SWITCHES[held_in], readable)
         yield _counter(
             "svc_internal_errors",
             "Exceptions that nobody expected, defects of the service, by the part in which one call failed by them.",

@@ -160,6 +160,21 @@ def test_etcd_lost(page: Browser) -> None:
 
 
 @pytest.mark.slow
+def test_without_etcd_there_is_no_fleet(page: Browser, tmp_path: Path) -> None:
+    file = str(tmp_path / "maintenance")
+    with stage(outages=[Outage(5, 1e9)], ETCD_ENDPOINTS="off", MAINTENANCE_FILE=file) as held:
+        held.skip(100)
+        page.open(held.url)
+        page.shows("#switch-text", "The switch of this instance is off. There is no fleet: this instance runs by itself")
+        assert file in page.text("#switch-text")
+        page.shows("#troubles", "The maintenance file cannot be read")
+        page.run("document.getElementById('open-on').click()")
+        page.shows("#dialog-text", "This instance stops receiving")
+        page.press("ESCAPE")
+        check(page)
+
+
+@pytest.mark.slow
 def test_sqs_lost_and_found(page: Browser) -> None:
     with stage(SQS_WAIT_TIME_SECONDS="0") as held:
         held.faults.append(Fault("error"))

@@ -39,7 +39,9 @@ async def test_a_whole_life_without_etcd(place: Stand, tmp_path: Path) -> None:
     health = (await service.get("/health")).json()
     assert (health["status"], health["fleet"], health["etcd"]) == ("healthy", False, None)
     assert (health["maintenance_file"]["path"], health["maintenance_file"]["readable"]) == (str(file), True)
-    assert "svc_etcd_connected" not in (await service.get("/metrics")).text
+    figures = (await service.get("/metrics")).text
+    assert "svc_etcd_connected" not in figures
+    assert "svc_maintenance_file_readable 1.0" in figures
 
     status, told = await put(service, by="ops", reason="disk")
     assert (status, told["maintenance"], told["key"]) == (200, True, None)

@@ -28,7 +28,12 @@ def new_metrics() -> Metrics:
 
 def watched(metrics: Metrics, core: Core) -> Metrics:
     metrics.look_at(
-        lambda: (core.worker.statistics(), core.gate.statistics(), core.manager.state(), core.watcher.snapshot()),
+        lambda: (
+            core.worker.statistics(),
+            core.gate.statistics(),
+            core.manager.state(),
+            {"etcd": core.watcher.snapshot().connected, "file": True},
+        ),
         core.defects.counts,
     )
     return metrics
@@ -112,6 +117,7 @@ async def test_every_figure_of_a_life_with_a_drain(autojump_clock: MockClock) ->
         'svc_phase{phase="maintenance"}': 1,
         "svc_maintenance_requested": 1,
         "svc_etcd_connected": 1,
+        "svc_maintenance_file_readable": 1,
         'svc_drains_total{cause="maintenance",outcome="expired"}': 1,
         "svc_drain_seconds_count": 1,
         "svc_drain_seconds_sum": 9,
