@@ -165,7 +165,9 @@ def test_without_etcd_there_is_no_fleet(page: Browser, tmp_path: Path) -> None:
     with stage(outages=[Outage(5, 1e9)], ETCD_ENDPOINTS="off", MAINTENANCE_FILE=file) as held:
         held.skip(100)
         page.open(held.url)
-        page.shows("#switch-text", "The switch of this instance is off. There is no fleet: this instance runs by itself")
+        page.shows(
+            "#switch-text", "The switch of this instance is off. There is no fleet: this instance runs by itself"
+        )
         assert file in page.text("#switch-text")
         page.shows("#troubles", "The maintenance file cannot be read")
         page.run("document.getElementById('open-on').click()")
