@@ -226,6 +226,7 @@ class Batches:
             entry.scope = scope
             self._behind[entry.message.id] = []
         error: BaseException | None = None
+        result: Result = (None, True)  # when the whole worker is cancelled
         try:
             try:
                 with scope:
@@ -233,10 +234,11 @@ class Batches:
                         await self._run_processor(entries, batch)
             except BaseException as raised:  # as for single messages
                 error = its_own(raised)
-            # From here to the settlement there is no checkpoint: what is finished cannot be released by a cancellation.
-            for _, part in parts:
-                self._settle(part, (error, scope.cancelled_caught))
+            result = (error, scope.cancelled_caught)
         finally:
+            # From the processor's end to here there is no checkpoint: what is finished cannot be released by a cancellation.
+            for _, part in parts:
+                self._settle(part, result)
             del self._calls[scope]
             for portion in batch.portions:
                 self._let_go(portion)

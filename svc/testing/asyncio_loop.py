@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import outcome
+
 
 class VirtualAsyncio:
     """Stands in for `svc.processors.asyncio_thread.AsyncioThread`. Made by `opened()`."""
@@ -28,13 +30,17 @@ class VirtualAsyncio:
         """Run the function in the loop and return what it returns, or raise what it raises."""
         import trio_asyncio
 
-        async def run() -> object:
-            result = function(*arguments)
-            while inspect.isawaitable(result):
-                result = await result
-            return result
+        async def run() -> outcome.Outcome[object]:
+            try:
+                result = function(*arguments)
+                while inspect.isawaitable(result):
+                    result = await result
+            except (Exception, SystemExit, KeyboardInterrupt) as error:  # raised on, the last two would end the loop
+                return outcome.Error(error)
+            return outcome.Value(result)
 
-        return await trio_asyncio.aio_as_trio(run)()
+        ended: outcome.Outcome[object] = await trio_asyncio.aio_as_trio(run)()
+        return ended.unwrap()
 
     def entered(self, manager: AbstractAsyncContextManager[Any]) -> AbstractAsyncContextManager[Any]:
         """Enter an async context manager in the loop."""

@@ -332,6 +332,25 @@ async def test_a_second_signal_gives_back_what_waits_and_what_is_at_work(autojum
     assert queue.visible() == ["simulated-1"]
 
 
+async def test_a_second_signal_keeps_what_was_marked(autojump_clock) -> None:
+    @processor(batch=10, linger=0)
+    async def handle(batch: Batch[str]) -> None:
+        batch[0].done()
+        await trio.sleep(100)
+
+    queue = SimulatedQueue()
+    queue.put("done")
+    queue.put("x")
+    service = SimulatedService(queue, handle)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service.run)
+            await service.at_work("x", seconds=3)
+            scope.cancel()
+    assert service.processed == ["done"]
+    assert service.released[0] == "x"
+
+
 # -- FIFO --
 
 

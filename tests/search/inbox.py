@@ -27,7 +27,8 @@ from svc.testing.history import Deleted
 from svc.testing.inbox import Open, Trouble
 
 from .invariants import EPSILON, Invariants
-from .run import AFTERWARDS, MakeCore, Result, World, muted, run_schedule
+from .processing import AFTERWARDS
+from .run import MakeCore, Result, World, muted, run_schedule
 from .schedule import Schedule, Work, random_schedule
 from .witness import Instance, Running
 

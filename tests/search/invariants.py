@@ -46,9 +46,15 @@ strongest form that nothing but the service itself can break:
     its processors let it), and by then there was a settlement call for everything that landed there and stays invisible, unless
     a heartbeat on the wire could have overtaken it, or it had failed or was lost before. No part fails but where the schedule
     says so, and no call by a defect.
+21. *A batch's outcomes are its items'.* A batch holds no more than was asked for, no message twice, and of a group none before
+    its predecessor. What was done is deleted by its delivery, and what was not never is; on a FIFO queue nothing is that stands
+    in its batch behind one of its group that goes back. A batch is cancelled only by a drain, a stop, or when all its leases are
+    lost, and one that is lost is told so. A message is not begun again at its instance while a batch works on it. A drain begins
+    at once with what has gathered.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -67,6 +73,8 @@ from svc.testing.history import DeadLettered, Deleted
 from .troubles import LAST_WORD
 
 if TYPE_CHECKING:
+    from svc.processors import Item, Message
+
     from .witness import Instance, Running, Witness
 
 EPSILON = 1e-6
@@ -242,16 +250,61 @@ class Invariants:
             self._violated(f"6 {instance}: {run.message_id} runs again, although {finished} was finished here")
         group = witness.groups[run.message_id]
         if self._setup.fifo:
+            together = {one.message_id for one in run.batch[: run.batch.index(run)]} if run.batch else set()
             for earlier in witness.order[group]:
                 if earlier == run.message_id:
                     break
-                if earlier not in witness.gone:
+                if earlier not in witness.gone and earlier not in together:
                     self._violated(f"7 {instance}: a run on {run.receipt} begins, but {earlier} comes before it")
         running = sum(
             other.instance is instance and other.until is None for runs in witness.runs.values() for other in runs
         )
         if running + 1 > self._setup.concurrency:
             self._violated(f"9 {instance}: {running + 1} processors run, but {self._setup.concurrency} are allowed")
+
+    def batch_begins(self, runs: "Sequence[Running]") -> None:
+        witness, now = self._witness, trio.current_time()
+        ids = [run.message_id for run in runs]
+        if not 1 <= len(ids) <= self._setup.batching or len(set(ids)) < len(ids):
+            self._violated(f"21 a batch of {ids}, but {self._setup.batching} are allowed, and none twice")
+        for run in runs:
+            instance = run.instance
+            others = [one for one in witness.runs.get(run.message_id, ()) if one.instance is instance]
+            if any(not one.ended for one in others):
+                self._violated(f"21 {instance}: {run.receipt} begins, but an earlier batch is at work on it")
+            assert instance.core is not None
+            report, landed_at = instance.core.manager._report, instance.landed_at.get(run.receipt, math.inf)
+            if (
+                report is not None
+                and report.ended is None
+                and landed_at < report.began - EPSILON
+                and now > report.began + EPSILON
+                and not (self._setup.fifo or others or run.receipt in witness.duplicated)
+            ):
+                self._violated(f"21 {instance}: a drain began at {report.began:g}, and {run.receipt} lingered on")
+
+    def batch_cancelled(self, runs: "Sequence[Running]", items: "Sequence[Item[Message]]") -> None:
+        instance = runs[0].instance
+        assert instance.core is not None
+        report = instance.core.manager._report
+        drains = report is not None and (report.ended is None or report.ended == trio.current_time())
+        if not (drains or instance.cancelled_at is not None or all(item.lost for item in items)):
+            told = [run.receipt for run, item in zip(runs, items, strict=True) if not item.lost]
+            self._violated(f"21 {instance}: a batch is cancelled, although the leases of {told} are not lost")
+
+    def settled_as(self, run: "Running", stands: dict[str | None, str | None], *, done: bool, rejected: bool) -> None:
+        """How an item is settled that had this end. `stands`: group → how what comes next of it in this batch may be settled, if
+        it is done: delete; change_visibility behind one that goes back; None where it is not known yet."""
+        group = self._witness.groups[run.message_id] if self._setup.fifo else None
+        allowed = stands.get(group) if self._setup.fifo else "delete"
+        last = self._setup.fifo and run.receipt.endswith(f"#{self._setup.max_receives}")
+        if allowed == "change_visibility":
+            run.settles = allowed
+        elif allowed is None or rejected or (last and not done):
+            allowed = run.settles = None  # it goes when a dead letter before it, or its own, has arrived
+        else:
+            run.settles = allowed = "delete" if done else "change_visibility"
+        stands[group] = allowed
 
     def ends(self, run: "Running") -> None:
         witness = self._witness
@@ -391,8 +444,17 @@ class Invariants:
                 self._violated(f"14 {instance}: a {kind} for {receipt}, whose {asked.kind} was confirmed")
             if asked is not None and asked.kind not in (None, kind):
                 self._violated(f"14 {instance}: a {kind} for {receipt} after a {asked.kind}")
+            run = self._run_of(receipt)
+            if run is not None and run.batch and kind != (run.settles or kind):
+                self._violated(f"21 {instance}: a {kind} for {receipt}, which is to be settled by {run.settles}")
+            if run is not None and run.batch and kind == "delete" and not run.ended:
+                self._violated(f"21 {instance}: a delete for {receipt}, which a batch is at work on")
             if kind == "change_visibility" and instance.extending[receipt]:
                 self._violated(f"14 {instance}: a {kind} for {receipt} that a heartbeat on the wire may overtake")
+
+    def _run_of(self, receipt: str) -> "Running | None":
+        runs = self._witness.runs.get(receipt.rpartition("#")[0], ())
+        return next((run for run in runs if run.receipt == receipt), None)
 
     # -- the end --
 

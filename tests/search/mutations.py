@@ -24,6 +24,18 @@ from svc.processors import Message, Reject, Retry
 from svc.testing.registrar import SimulatedRegistrar
 from svc.wakeup import WakeUp
 
+from .mutations_batches import (
+    a_drain_lets_linger,
+    a_group_is_gathered_out_of_order,
+    a_lost_item_is_begun_again_beside_its_batch,
+    batches_without_a_size,
+    cancelled_is_taken_for_returned,
+    items_are_dropped_at_the_deadline,
+    items_share_one_outcome,
+    marks_are_forgotten,
+    one_lost_lease_cancels_all,
+    the_rest_of_the_group_passes,
+)
 from .mutations_defects import (
     a_failed_call_is_a_crash,
     defects_are_not_backed_off,
@@ -114,6 +126,8 @@ def release_after_the_deadline(core: Core) -> None:
 def settle_within_the_work(core: Core) -> None:
     """The delete is sent by the message's task, in its cancel scope: a drain that cancels the work cancels the delete."""
     worker = core.worker
+    if worker.tasks._batches is not None:
+        return
     process = worker.tasks._process
 
     async def process_and_delete(message: Message) -> None:
@@ -207,6 +221,8 @@ def settle_twice(core: Core) -> None:
 def successor_after_failure(core: Core) -> None:
     """A FIFO group goes on with the next message when one has failed."""
     tasks = core.worker.tasks
+    if tasks._batches is not None:  # `the_rest_of_the_group_passes` is theirs
+        return
 
     async def work_on_group(group: str) -> None:
         line = tasks._groups[group]
@@ -458,6 +474,16 @@ MUTATIONS: Mapping[str, Spoil] = {
         unconfirmed_extends_the_lease,
         a_failed_call_is_a_crash,
         defects_are_not_backed_off,
+        marks_are_forgotten,
+        items_share_one_outcome,
+        the_rest_of_the_group_passes,
+        one_lost_lease_cancels_all,
+        a_lost_item_is_begun_again_beside_its_batch,
+        a_drain_lets_linger,
+        batches_without_a_size,
+        a_group_is_gathered_out_of_order,
+        items_are_dropped_at_the_deadline,
+        cancelled_is_taken_for_returned,
     )
 }
 

@@ -20,14 +20,14 @@ from svc.defects import PartFailed
 from svc.maintenance.fleet import Request, Wait
 from svc.maintenance.fleet import Result as FleetResult
 from svc.maintenance.switch_value import parse_switch
-from svc.processors import Message, Reject, Retry
 from svc.testing import SimulatedInbox, SimulatedQueue, SimulatedSwitch
 from svc.testing.faults import Call, Fault, fault_for
 from svc.testing.service import SimulatedService
 
 from .defects import NotedDefects, may_fail
 from .invariants import EPSILON
-from .schedule import Ask, Flip, Life, Schedule, Work
+from .processing import FAILS, RAISES, Processing
+from .schedule import Ask, Flip, Life, Schedule
 from .troubles import LAST_WORD, PUT_RIGHT, EtcdTrouble, Troubles
 from .witness import Instance, WatchedQueue, Witness, cancel_everything
 
@@ -37,13 +37,8 @@ MakeCore = Callable[..., Core]
 BACKED_OFF = {"off": 0.0, "1s-4s": 4.0, "5s-15m": 900.0, "20s": 20.0}
 """The most that a back-off takes, in seconds."""
 
-FAILS = ("fail", "exit", "leave")
-
 PAUSE = 4.0
 """The longest pause of the circuit breaker, in seconds."""
-
-AFTERWARDS = Work("succeed", 0.1)
-"""What the processor does in runs that the schedule says nothing about."""
 
 
 @dataclass(slots=True)
@@ -176,7 +171,8 @@ class World:
             self.switch = self.troubles.switch
         self.witness = Witness(schedule, self.queue, self.switch)
         self._make_core = make_core
-        self._runs: Counter[str] = Counter()
+        self._processing = Processing(schedule, self.witness, self._instance)
+        self._runs = self._processing.runs
         self._nursery: trio.Nursery | None = None
         self._settings = {
             "SQS_MAX_NUMBER_OF_MESSAGES": str(setup.batch),
@@ -249,6 +245,7 @@ class World:
             flips=len(schedule.flips),
             asks=len(schedule.asks),
             cut_short=witness.cut_short,
+            batches=witness.batches_counted,
             lapses=0 if self.troubles is None else self.troubles.etcd.lapsed,
             crashes=sum(life.how == "crash" for life in schedule.lives if life.end is not None),
             drains=sum(witness.drains.values()),
@@ -267,17 +264,21 @@ class World:
         """Seconds in which everything that is left can be finished: all runs one after the other, and for each round of the
         slowest message (or group) a lease that has to run out, a poll, and the journeys of its calls."""
         setup = self.schedule.setup
-        rounds = [len(arrival.runs) + 2 for arrival in self.schedule.arrivals]
+        arrivals = self.schedule.arrivals
+        # In a batch one that raises takes the others with it.
+        raising = sum(run.does in RAISES for arrival in arrivals for run in arrival.runs) if setup.batching else 0
+        rounds = [len(arrival.runs) + 2 + raising for arrival in arrivals]
         work = sum(run.seconds + run.stubborn + 1 for arrival in self.schedule.arrivals for run in arrival.runs)
         retries = sum(run.again for arrival in self.schedule.arrivals for run in arrival.runs)
         # A receive that a drain wasted counts for the back-off all the same: hence the cap, not the steps.
         failures = sum(run.does in FAILS for arrival in self.schedule.arrivals for run in arrival.runs)
+        failures += raising * len(arrivals)
         retries += failures * BACKED_OFF[setup.retry_backoff]
         if setup.breaker != "off":
             # After each failure a pause, and then no more than a few messages at once: the work is done as good as one by one.
             retries += sum(rounds) * (PAUSE + min(setup.wait, 20))
         most = sum(rounds) if setup.fifo else max(rounds, default=0)
-        each = setup.visibility + min(setup.wait, 20) + 8 * setup.latency[1] + 2
+        each = setup.visibility + min(setup.wait, 20) + 8 * setup.latency[1] + 2 + setup.lingering
         found = setup.reread if self.troubles is None else PUT_RIGHT
         return 10 + found + work + retries + len(rounds) + most * each
 
@@ -407,42 +408,7 @@ class World:
             instance.core.manager.stop()
 
     def _processor(self, number: int) -> Callable[..., object]:
-        return partial(self._process, number)
+        return self._processing.of(number)
 
     def _inbox(self) -> SimulatedInbox | None:
         return None
-
-    async def _process(self, number: int, message: Message) -> None:
-        runs = self.schedule.arrivals[int(message.body)].runs
-        nth = self._runs[message.id]
-        self._runs[message.id] += 1
-        work = runs[nth] if nth < len(runs) else AFTERWARDS
-        witness = self.witness
-        run = witness.began(self._instance(number), message)
-        finished = rejected = failed = False
-        try:
-            try:
-                await trio.sleep(work.seconds)
-            except trio.Cancelled:
-                if not work.stubborn:
-                    raise
-                witness.interrupted(run)
-                with trio.CancelScope(shield=True):
-                    await trio.sleep(work.stubborn)
-            finished = work.does in ("succeed", "reject")
-            rejected = work.does == "reject"
-            failed = not finished
-            match work.does:
-                case "fail":
-                    raise ValueError("the processor failed")
-                case "retry":
-                    raise Retry(after=work.again)
-                case "reject":
-                    raise Reject("no good")
-                case "exit":
-                    raise SystemExit(3)
-                case "leave":
-                    nursery = await trio.open_nursery().__aenter__()
-                    nursery.start_soon(trio.sleep_forever)
-        finally:
-            witness.ends(run, finished=finished, rejected=rejected, failed=failed)

@@ -67,6 +67,12 @@ class Setup(_Short):
     retry_backoff: str = "off"
     linger: float = 0.1
     receivers: int = 10
+    batching: int = 0
+    """Messages in a batch at most; 0: the processor takes one message at a time."""
+    lingering: float = 0.0
+    """Seconds that a message waits for its batch."""
+    asyncio: bool = False
+    """The processor runs on asyncio."""
     breaker: str = "off"
     """BREAKER_FAILURES; the window is 20 s, the pause 1 to 4 s."""
 
@@ -296,6 +302,14 @@ def random_schedule(seed: int) -> Schedule:
         if rng.random() < (0.4 if life.end is not None else 0.1):
             end = life.end if life.end is not None else max(life.start, moment())
             lives[number] = Life(life.start, end, "fail", rng.choice(PARTS))
+    # And from one more: what kind of processor it is.
+    rng = random.Random(f"processor {seed}")
+    if rng.random() < 0.3:
+        setup = dataclasses.replace(
+            setup, batching=rng.choice((1, 2, 3, 5, 10, 100)), lingering=rng.choice((0.0, 0.1, 1.0, 1.0, 3.0, 20.0))
+        )
+    if rng.random() < 0.1:
+        setup = dataclasses.replace(setup, asyncio=True)
     # And from one more: what is asked for, and every fifth on an etcd in trouble.
     rng = random.Random(f"etcd {seed}")
     etcd = None
@@ -357,6 +371,9 @@ def schedules(draw: st.DrawFn) -> Schedule:
         linger=draw(st.sampled_from((0.1, 0.0, 2.0, 5.0))),
         receivers=draw(st.sampled_from((10, 1, 3))),
         breaker=draw(st.sampled_from(BREAKERS)),
+        batching=draw(st.sampled_from((0, 0, 2, 3, 10))),
+        lingering=draw(st.sampled_from((0.0, 1.0, 20.0))),
+        asyncio=draw(st.sampled_from((False, False, False, True))),
     )
     works = st.builds(
         lambda does, seconds, again, stubborn: Work(does, seconds, again if does == "retry" else 0, stubborn),

@@ -12,6 +12,7 @@ WITHIN = 150
 """Schedules."""
 
 RARE = {
+    "a_lost_item_is_begun_again_beside_its_batch": 300,
     "no_release_without_settlement": 700,
     "unconfirmed_extends_the_lease": 500,
     "membership_ends_with_the_lease": 700,
@@ -45,6 +46,12 @@ FIRST_SEEDS = {
     "retry_forgets_the_deferral": 7,
     "places_after_the_receive": 6,
     "defects_are_not_backed_off": 13,
+    "one_lost_lease_cancels_all": 38,
+    "a_lost_item_is_begun_again_beside_its_batch": 57,
+    "a_drain_lets_linger": 111,
+    "a_group_is_gathered_out_of_order": 2,
+    "the_rest_of_the_group_passes": 2,
+    "cancelled_is_taken_for_returned": 13,
 }
 """Where an ordinary run's search for the rarer ones begins, to keep it short; `-m slow` begins with the first schedule."""
 

@@ -5,6 +5,7 @@ holds which message (from the history alone, never from the service's ledger), a
 changes nothing, and takes no part in the schedule.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import trio
 
 from svc.consumer.queue import Queue, Received, Refusal
 from svc.core import Core
-from svc.processors import Message
+from svc.processors import UNMARKED, Item, Message, Reject
 from svc.testing import SimulatedQueue, SimulatedSwitch
 from svc.testing.history import (
     Assigned,
@@ -74,6 +75,10 @@ class Running:
     ended: bool = False
     finished: bool = False
     """It succeeded or rejected."""
+    batch: "tuple[Running, ...]" = ()
+    """Those that are called together, this one included, in their order; none, if it was called alone."""
+    settles: str | None = None
+    """How this delivery has to be settled by what its processor did: delete or change_visibility; None: either is right."""
     failed: bool = False
     """It raised something else (an error, `Retry`), and was not cancelled before."""
 
@@ -181,6 +186,7 @@ class Witness(trio.abc.Instrument):
         self.runs_counted = 0
         self.cut_short = 0
         """Receives."""
+        self.batches_counted = 0
         self._failed: set[int] = set()  # numbers of calls that had failed at their client
         self._read = 0
         self._steps = 0
@@ -261,6 +267,48 @@ class Witness(trio.abc.Instrument):
             self.check.begins(run)
         self.runs.setdefault(message.id, []).append(run)
         return run
+
+    def batch_began(self, instance: Instance, messages: Sequence[Message]) -> list[Running]:
+        now = trio.current_time()
+        runs = [Running(one.id, f"{one.id}#{one.receive_count}", instance, now) for one in messages]
+        self.runs_counted += len(runs)
+        self.batches_counted += 1
+        if not instance.crashed:
+            self._catch_up()
+            self.check.batch_begins(runs)
+        for run in runs:
+            run.batch = tuple(runs)
+            if not instance.crashed:
+                self.check.begins(run)
+            self.runs.setdefault(run.message_id, []).append(run)
+        return runs
+
+    def batch_ends(
+        self, runs: Sequence[Running], items: Sequence[Item[Message]], *, returned: bool, failed: bool
+    ) -> None:
+        """The function has returned, raised by itself (`failed`), or was cancelled (neither)."""
+        if not (returned or failed) and not runs[0].instance.crashed:
+            self.check.batch_cancelled(runs, items)
+        stands = dict.fromkeys((self.groups[run.message_id] for run in runs), "delete")
+        for run, item in zip(runs, items, strict=True):
+            mark = item.mark
+            done = mark is None or (mark is UNMARKED and returned)
+            rejected = isinstance(mark, Reject)
+            if item.lost:
+                run.until = min(run.until or math.inf, self._lost_at(run))
+            elif run.until is None:
+                self.check.settled_as(run, stands, done=done, rejected=rejected)
+            self.ends(
+                run,
+                finished=done or rejected,
+                rejected=rejected,
+                failed=not (done or rejected) and (mark is not UNMARKED or failed or returned),
+            )
+
+    def _lost_at(self, run: Running) -> float:
+        return next(
+            (one.at for one in reversed(run.instance.service.endings) if one.message_id == run.message_id), math.inf
+        )
 
     def _catch_up(self) -> None:
         while self._read < len(self.queue.history):
