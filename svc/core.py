@@ -4,12 +4,14 @@
 the tests run the wiring that production runs.
 """
 
+import contextlib
 import math
 import random
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+import structlog
 import trio
 
 from svc.consumer.breaker_state import BreakerConfig
@@ -25,7 +27,10 @@ from svc.maintenance.manager import Manager
 from svc.maintenance.registration import Registration, described, own_key
 from svc.processors import AnyProcess, Now, wall_clock
 from svc.settings import Settings
+from svc.suspension import Suspensions
 from svc.wakeup import WakeUp
+
+log = structlog.get_logger(__name__)
 
 
 class WatcherSnapshot(Protocol):
@@ -95,6 +100,7 @@ class Core:
         self.defects = defects or Defects()
         self.queue = queue if observer is UNOBSERVED else ObservedQueue(queue, observer)
         self.identity = identity
+        self._clock = clock
         self.fence = Fence(stall=stall, clock=clock, check=self._check, look=self._look, on_open=self._receive)
         self.worker = Worker(
             self.queue,
@@ -135,6 +141,8 @@ class Core:
         (`PartFailed`, in groups), it releases what it holds first, for 2 s at most. The registration goes last: until then
         somebody may have to wait for this instance."""
         guard = self.defects.guard
+        suspensions = Suspensions(self._clock, self._slept)
+        trio.lowlevel.add_instrument(suspensions)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(partial(guard, "worker", self.worker.run))
@@ -148,8 +156,19 @@ class Core:
                 await guard("manager", self.manager.run)
                 nursery.cancel_scope.cancel(reason="drained, stopping")
         finally:
+            with contextlib.suppress(KeyError):  # it has failed, which Trio has logged
+                trio.lowlevel.remove_instrument(suspensions)
             if self.registrar is not None:
                 await self._unregister(self.registrar)
+
+    def _slept(self, seconds: float) -> None:
+        try:
+            lost = self.worker.ledger.counts().lost
+            self.worker.slept(seconds)
+            lost = self.worker.ledger.counts().lost - lost
+            log.warning("the machine has slept, and leases ran on meanwhile", seconds=round(seconds, 1), messages=lost)
+        except Exception as defect:
+            self.defects.note("heartbeat", defect)
 
     async def _unregister(self, registrar: Registrar) -> None:
         try:

@@ -100,7 +100,13 @@ class Deliveries(Listener):
         held, self._held = self._held, {}
         for entry in held:
             # The end of one may have led to the release of others of its group.
-            if entry.state is State.HELD:
+            if entry.state is not State.HELD:
+                continue
+            if (
+                entry.lease.until <= trio.current_time()
+            ):  # the process stood still, and the heartbeat's turn comes after this
+                self._ledger.lose(entry, "its lease ran out while it was held")
+            else:
                 self._take(entry, event)
 
     def release_undecided(self) -> list[Entry]:

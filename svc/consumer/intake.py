@@ -63,7 +63,7 @@ class Attempt:
     limit: int
     """How many messages it asked for: so many places it needs."""
     until: float
-    """Trio time until when it is worth asking."""
+    """The moment (`ledger.moment`) until when it is worth asking."""
 
 
 class Landing(Protocol):
@@ -172,6 +172,10 @@ class Intake(Listener):
         self._breaker.verdict(entry, failed=failed)
         self._wake_up.notify()
 
+    def slept(self, seconds: float) -> None:
+        """The machine has slept: what was to become visible is as much nearer to it."""
+        self._waiting.slept(seconds)
+
     def open(self) -> None:
         self.is_open = True
         self._pause_until = -math.inf
@@ -241,10 +245,10 @@ class Intake(Listener):
         try:
             if not (self.is_open and self._may_begin() and self._breaker.grants()[0] >= 1):
                 return  # closed between the decision and this first step
-            sent = trio.current_time()
+            sent = self._ledger.moment()
             asked = 1 if self._one_by_one() else limit
             if asked > 1:
-                self._reach[this] = sent + wait + WAY
+                self._reach[this] = trio.current_time() + wait + WAY
             self.outstanding += 1
             try:
                 # No checkpoint may come between the answer and the ledger.
@@ -252,7 +256,7 @@ class Intake(Listener):
                     deliveries, sent = await self._received(self._attempt(asked, sent), asked, wait, sent)
                 else:
                     deliveries = await self._queue.receive(limit=asked, wait=wait, visibility=self._config.visibility)
-                self._landed(deliveries, sent, asked, wait)
+                self._landed(deliveries, self._ledger.time_of(sent), asked, wait)
             finally:
                 self.outstanding -= 1
         except QueueError as error:
@@ -280,7 +284,7 @@ class Intake(Listener):
         self, attempt: "Attempt", asked: int, wait: int, sent: float
     ) -> tuple[Sequence[Received], float]:
         """A receive that is asked for again, without waiting, when it has no answer or is cut short. Returns what it brought, and
-        when it was sent that leased it."""
+        when it was sent that leased it. (`sent` and that are moments, as the ledger has them.)"""
         visibility = self._config.visibility
         with trio.CancelScope() as cut:
             self._cuts.add(cut)
@@ -293,7 +297,7 @@ class Intake(Listener):
                 log.info("a receive without an answer is asked for again", error=str(error))
             finally:
                 self._cuts.discard(cut)
-        again = trio.current_time()
+        again = self._ledger.moment()
         deliveries = await self._queue.receive(limit=asked, wait=0, visibility=visibility, attempt=attempt.id)
         if not deliveries:
             # It may wait there still, for as long as it was to wait. What it is handed is visible by itself after its lease.

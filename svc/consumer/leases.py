@@ -98,6 +98,15 @@ class Heartbeat(Listener):
     def ended(self, entry: Entry) -> None:
         self.uncover(entry)
 
+    def slept(self, seconds: float) -> None:
+        """The machine has slept, and the ledger's leases have moved: those that are over by now are lost at once."""
+        self._groups = [(when - seconds, number, group) for when, number, group in self._groups]  # still a heap
+        now = trio.current_time()
+        for entry in list(self._ledger):
+            if entry.is_undecided() and entry.lease.until <= now:
+                self._ledger.lose(entry, f"its lease ran out while the machine slept ({seconds:.0f} s)")
+        self._wake_up.notify()
+
     async def run(self, wire: trio.Nursery) -> None:
         """Send heartbeats in `wire`, which outlives this. Ends only by cancellation."""
         self._calls = wire
@@ -185,7 +194,7 @@ class Heartbeat(Listener):
                 self.cover(batch)
 
     async def _send(self, batch: Sequence[Entry], timeouts: dict[str, int]) -> None:
-        sent = trio.current_time()
+        sent = self._ledger.moment()
         error = "no answer"
         refused = None
         try:
@@ -222,7 +231,7 @@ class Heartbeat(Listener):
                 self._ledger.hide(entry, answered_at + timeouts[entry.delivery.receipt])
             if refused is not None and refusal is None:
                 # Counted from the sending: never later than SQS counts.
-                entry.lease.until = sent + timeouts[entry.delivery.receipt]
+                entry.lease.until = self._ledger.time_of(sent) + timeouts[entry.delivery.receipt]
                 if entry.is_undecided():
                     entry.lease.next_try = -math.inf
             elif refusal is not None and refusal.gone and entry.is_undecided():

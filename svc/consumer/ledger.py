@@ -175,8 +175,7 @@ class Entry:
 
 def _stays_invisible(ended: Entry) -> bool:
     """Whether its message is still in the queue, and may be invisible for a while."""
-    retried = ended.ended is Outcome.RELEASED and ended.fate is not None and ended.fate.after > 0
-    return retried or (ended.ended in (Outcome.FAILED, Outcome.LOST) and not ended.is_finished)
+    return ended.ended in (Outcome.RELEASED, Outcome.FAILED, Outcome.LOST) and not ended.is_finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +231,8 @@ class Ledger:
         self._ended = dict.fromkeys(Outcome, 0)
         self._undecided = 0
         self._finished: OrderedDict[str, None] = OrderedDict()
-        self._postponed = Postponed()
+        self._postponed = Postponed()  # whose times are moments
+        self._slept = 0.0
         self.errors: deque[ErrorRecord] = deque(maxlen=RECENT_ERRORS)
         self.last_received_at: float | None = None
         self.bytes = 0
@@ -268,6 +268,22 @@ class Ledger:
             listener.landed(entry)
         return entry
 
+    def slept(self, seconds: float) -> None:
+        """The machine has slept, which Trio's clock does not count, and the queue's does: every lease ends as much earlier."""
+        self._slept += seconds
+        for entry in self:
+            entry.received_at -= seconds
+            entry.lease.until -= seconds
+            entry.hidden_until -= seconds
+
+    def moment(self) -> float:
+        """Now, on a clock that goes on while the machine sleeps: for what is compared with a time after an `await`."""
+        return trio.current_time() + self._slept
+
+    def time_of(self, moment: float) -> float:
+        """The Trio time of a moment, as if Trio's clock had gone on too."""
+        return moment - self._slept
+
     def at_work_on(self, message_id: str) -> Entry | None:
         """The delivery of this message that is in flight and was here first, if there is one."""
         return self._by_message.get(message_id)
@@ -280,7 +296,8 @@ class Ledger:
         """The queue keeps it from others until then, at the latest. (A heartbeat may be answered after the entry's end.)"""
         before, entry.hidden_until = entry.hidden_until, until
         if entry.ended is not None and _stays_invisible(entry):
-            self._postponed.move(entry.message.id, before, until, trio.current_time())
+            slept = self._slept
+            self._postponed.move(entry.message.id, before + slept, until + slept, self.moment())
 
     def decide(self, entry: Entry, fate: Fate) -> None:
         """The fate is known; it may change only from dead-lettering to the delete that follows it."""
@@ -322,7 +339,7 @@ class Ledger:
         self.end(entry, Outcome.LOST)
 
     def _postpone(self, entry: Entry) -> None:
-        self._postponed.add(entry.message.id, entry.hidden_until, trio.current_time())
+        self._postponed.add(entry.message.id, entry.hidden_until + self._slept, self.moment())
 
     def remember(self, message_id: str) -> None:
         """Finished, but not known to be deleted in all its copies: when it comes back, it must be deleted and not processed
@@ -339,11 +356,11 @@ class Ledger:
     def deferred(self, now: float) -> dict[str, float]:
         """Message id → Trio time at which it becomes visible again at the latest: failed, to be retried later, or lost. Given
         up by us, but still invisible. The soonest hundred (`postponed.SHOWN`)."""
-        return self._postponed.first(now)
+        return {id_: at - self._slept for id_, at in self._postponed.first(now + self._slept).items()}
 
     def deferred_count(self, now: float) -> int:
         """How many they are in all."""
-        return self._postponed.number(now)
+        return self._postponed.number(now + self._slept)
 
     def note_error(self, message_id: str, error: str) -> None:
         self.errors.append(ErrorRecord(trio.current_time(), message_id, error))

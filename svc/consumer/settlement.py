@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from svc.consumer.ledger import Action, Entry, Fate, Ledger, Outcome
-from svc.consumer.queue import MAX_VISIBILITY, Queue, QueueError, Refusal
+from svc.consumer.queue import MAX_VISIBILITY, NoAnswer, Queue, QueueError, Refusal
 from svc.consumer.settlement_batches import Batch, Batches
 from svc.defects import Defects
 from svc.wakeup import WakeUp
@@ -70,6 +70,7 @@ class Settlement:
         self.keep_rejected: Callable[[Entry], object] | None = None
         """What becomes of a rejected message where there is no dead-letter queue; None: it is deleted."""
         self._to_keep: set[str] = set()  # receipts
+        self._yielded: set[str] = set()  # receipts whose lease may have been ended by a release without an answer
 
     @property
     def left(self) -> Mapping[str, int]:
@@ -125,17 +126,22 @@ class Settlement:
     async def _send(self, action: Action, batch: Sequence[Entry]) -> None:
         """One call, and what follows from its answer. Raises nothing: it runs among the calls of all others."""
         refused: Mapping[str, Refusal] | None = None
-        error = f"no answer in {CALL_LIMIT:g} s"
+        error, may_have_acted = f"no answer in {CALL_LIMIT:g} s", True
+        sent = self._ledger.moment()
         try:
+            batch = [entry for entry in batch if self._may_be_sent(entry, action)]
+            if not batch:
+                return
             with trio.move_on_after(CALL_LIMIT):
                 refused = await self._call(action, batch)
         except QueueError as failure:
-            error = str(failure)
+            error, may_have_acted = str(failure), isinstance(failure, NoAnswer)
         except Exception as defect:
             self._defects.note("settlement", defect)
             error = f"internal error ({type(defect).__name__})"
         finally:
             self._on_wire -= 1
+            self._wake_up.notify()
         self._log(refused is not None, action, len(batch), error)
         if refused is not None:
             self._batches.answered(action)
@@ -144,16 +150,37 @@ class Settlement:
             if entry.ended is not None:
                 continue  # lost while the call was on the wire
             try:
-                failed = self._conclude(entry, action, refused, error)
+                if refused is None and may_have_acted:
+                    self._may_be_visible(entry, sent)
+                failed = self._conclude(entry, action, refused, error, sent)
             except Exception as defect:
                 self._defects.note("settlement", defect)
                 failed = f"internal error ({type(defect).__name__})" if entry.ended is None else None
             if failed is not None:
                 again.append((entry, failed))
         self._try_again(action, again, together=refused is None)
-        self._wake_up.notify()
 
-    def _conclude(self, entry: Entry, action: Action, refused: Mapping[str, Refusal] | None, error: str) -> str | None:
+    def _may_be_sent(self, entry: Entry, action: Action) -> bool:
+        """Whether its call may be made. When its lease is over, another consumer may have the message: a change of visibility
+        could take it from that one (some queues let old receipts act), and a second copy could reach the dead-letter queue. A
+        delete may: the message is finished, whoever has it."""
+        if action is Action.DELETE or entry.lease.until > trio.current_time():
+            return True
+        self._lost(entry, f"its lease was over before {action.value} could be sent")
+        return False
+
+    def _may_be_visible(self, entry: Entry, sent: float) -> None:
+        """A change of visibility got no answer. If it has acted, the message is visible from then on, and so our lease is over:
+        until then it may be tried again, and not after."""
+        if entry.fate is not None and entry.fate.action is Action.CHANGE_VISIBILITY:
+            until = self._ledger.time_of(sent) + visible_in(entry)
+            if until < entry.lease.until:
+                entry.lease.until = until
+                self._yielded.add(entry.delivery.receipt)
+
+    def _conclude(
+        self, entry: Entry, action: Action, refused: Mapping[str, Refusal] | None, error: str, sent: float
+    ) -> str | None:
         """What the answer (None: there was none, for this reason) means for one of the batch; returns why it is to be tried
         again, if it is."""
         if refused is None:  # it may have acted
@@ -167,6 +194,7 @@ class Settlement:
             self._lost(entry, f"the queue refused to {action.value}: {refusal.why}")
         else:
             if refusal.unconfirmed:  # it may have acted
+                self._may_be_visible(entry, sent)
                 self._ledger.hide(entry, max(entry.hidden_until, trio.current_time() + visible_in(entry)))
             return refusal.why
         return None
@@ -211,6 +239,7 @@ class Settlement:
                 "message deleted when its lease was over: another consumer may have had it meanwhile",
                 message_id=entry.message.id,
             )
+        self._yielded.discard(entry.delivery.receipt)
         self._ledger.end(entry, entry.fate.outcome)
 
     def _try_again(self, action: Action, failed: Sequence[tuple[Entry, str]], *, together: bool) -> None:
@@ -231,6 +260,16 @@ class Settlement:
 
     def _lost(self, entry: Entry, why: str) -> None:
         fate = entry.fate
+        yielded = entry.delivery.receipt in self._yielded
+        self._yielded.discard(entry.delivery.receipt)
+        if yielded and fate is not None and fate.outcome is Outcome.RELEASED:
+            log.warning(
+                "a release got no answer: the message is visible now, or when its lease ends",
+                message_id=entry.message.id,
+                error=why,
+            )
+            self._ledger.end(entry, Outcome.RELEASED)
+            return
         if fate is not None and fate.outcome is Outcome.FAILED and fate.action is not Action.DELETE:
             # Nothing is lost: it was to come back, and does when its lease ends, sooner or later than was meant.
             log.warning("failed message keeps its visibility timeout", message_id=entry.message.id, error=why)

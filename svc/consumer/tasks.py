@@ -201,6 +201,11 @@ class MessageTasks(Listener):
         await self._apart_from_its_thread(entry)
         if not entry.is_undecided():
             return  # its fate was sealed before its turn came
+        if (
+            entry.lease.until <= trio.current_time()
+        ):  # the process stood still, and the heartbeat's turn comes after this
+            self._ledger.lose(entry, "its lease ran out before its turn came")
+            return
         if self._ledger.is_finished(entry.message.id):
             # While it waited, an earlier delivery was finished, by a processor that ignored that its lease was lost.
             self._settlement.settle(entry, PROCESSED)

@@ -40,6 +40,12 @@ class WaitingGroups:
         """A message of the group has left the queue."""
         self._groups.pop(group, None)
 
+    def slept(self, seconds: float) -> None:
+        """The clock that all these times are of has stood still for so long, and the queue's has not."""
+        self._groups = {
+            name: (visible_at - seconds, over - seconds) for name, (visible_at, over) in self._groups.items()
+        }
+
     def visible_at(self, group: str) -> float | None:
         """When the failed message of this group is visible again; None when the group does not wait."""
         return self._groups[group][0] if group in self._groups else None

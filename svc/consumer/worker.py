@@ -185,6 +185,14 @@ class Worker:
     def land_soon(self) -> None:
         self.intake.land_soon()
 
+    def slept(self, seconds: float) -> None:
+        """The machine has slept for so many seconds, which Trio's clock does not count. What was lost by that is lost before
+        anything else is decided. Does not wait."""
+        self.ledger.slept(seconds)
+        self.intake.slept(seconds)
+        self.heartbeat.slept(seconds)
+        self.settlement.look_again()
+
     def ask_quiet(self, asked: bool) -> None:
         if asked != self._quiet_asked:
             self._quiet_asked = asked

@@ -192,7 +192,9 @@ class Manager:
     def _resume(self, before: Phase) -> None:
         if before is Phase.DRAINING:
             self._drain_scope.cancel(reason="maintenance was switched off")
-            self._end_report(DrainOutcome.REVOKED, None)
+            assert self._report is not None
+            if self._report.ended is None:  # else it has ended in this very moment, and its report is written
+                self._end_report(DrainOutcome.REVOKED, None)
         for handler in self.handlers:
             handler.leave()
         log.info("running", after=before.value)

@@ -121,7 +121,7 @@ def _transport_error(doing: str, error: Exception, then: str) -> QueueError:
         case boto.ParamValidationError():
             return QueueError(f"{doing}: {error}")
         case _:
-            return QueueUnavailable(
+            return NoAnswer(
                 f"{doing}: the call failed inside the SQS client ({type(error).__name__}{_place(error)}); {then}"
             )
 

@@ -124,3 +124,10 @@ class CallFailed(Event):
 
     kind: str
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended(Event):
+    """Those who look at this queue have slept, and the queue has gone on."""
+
+    seconds: float

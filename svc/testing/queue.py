@@ -170,6 +170,11 @@ class SimulatedQueue:
         self._server.check(body, native, delay, group_id, deduplication_id)
         return self._server.store(0, body, native, delay, group_id, deduplication_id)
 
+    def suspended(self, seconds: float) -> None:
+        """The machine has slept for so many seconds, in which Trio's clock stood still and this queue went on: whatever it had to
+        do later comes as much earlier."""
+        self._server.go_on_alone(seconds)
+
     # The client's side: svc.consumer.queue.Queue
 
     @property

@@ -33,6 +33,7 @@ from svc.testing.history import (
     Event,
     Refused,
     Sent,
+    Suspended,
     VisibilityChanged,
 )
 from svc.testing.stored import DEDUPLICATION_SECONDS, Chances, Stored, moment
@@ -381,6 +382,16 @@ class Server:
                 self._copies.pop(message_id, None)
                 stored.lost_answer = False
                 self._waiting[message_id] = stored
+
+    def go_on_alone(self, seconds: float) -> None:
+        """Time goes on here, and not for those who have slept."""
+        for stored in {id(stored): stored for stored in (*self._waiting.values(), *self._hidden.values())}.values():
+            stored.hidden_until -= seconds
+            stored.received_at -= seconds
+        self._due = [(when - seconds, message_id) for when, message_id in self._due]  # still a heap
+        self._deduplicated = {key: (sent_at - seconds, id_) for key, (sent_at, id_) in self._deduplicated.items()}
+        self.history.append(Suspended(trio.current_time(), 0, seconds))
+        self._ring()
 
     def next_due(self) -> float:
         """When the next hidden message becomes visible."""

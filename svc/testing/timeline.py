@@ -136,6 +136,8 @@ def _told(event: happened.Event, bodies: Mapping[str, str]) -> str:
             return f"refused for {name(event.receipt.rpartition('#')[0], bodies)}: {event.code}"
         case happened.CallFailed():
             return f"{event.kind} fails: {event.error}"
+        case happened.Suspended():
+            return f"the machine has slept for {event.seconds:g} s"
         case _:
             return str(event)
 

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import trio
 
-from svc.maintenance.handler import DrainOutcome
+from svc.maintenance.gate import Gate
+from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.maintenance.manager import Manager
 from svc.maintenance.phases import MOVES, Event, IllegalMove, Phase, move, next_event
 from svc.maintenance.switch_value import Switch, parse_switch
@@ -199,3 +200,21 @@ async def test_a_stop_during_a_drain_keeps_its_deadline(autojump_clock) -> None:
         manager.on_value(b"off", 2)  # too late
     assert trio.current_time() == 6
     assert handler.told == [(0, "enter"), (6, "drained")]
+
+
+async def test_an_off_in_the_moment_in_which_the_drain_ended_leaves_its_report(autojump_clock) -> None:
+    ended: list[DrainReport] = []
+
+    def note(report: DrainReport) -> None:
+        ended.append(report)
+        manager.on_value(b"off", 3)  # before the manager has looked at the end
+
+    manager = Manager([Gate()], drain_timeout=5, on_drain_ended=note)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(manager.run)
+        manager.on_value(b"on", 2)
+        await trio.sleep(1)
+        assert manager.state().phase is Phase.RUNNING
+        assert [report.outcome for report in ended] == [DrainOutcome.DRAINED]
+        assert manager.state().drain is ended[0]
+        manager.stop()
