@@ -39,6 +39,7 @@ FILES = {
     "wakeup": "shared",
     "backoff": "shared",
     "defects": "shared",
+    "suspension": "shared",
     "printable": "shared",
     "signals": "shared",
     "switch_file": "core",
