@@ -25,9 +25,9 @@ from svc.maintenance.gate import Gate
 from svc.maintenance.handler import DrainOutcome
 from svc.maintenance.manager import Manager
 from svc.maintenance.registration import Registration, described, own_key
+from svc.maintenance.suspension import Suspensions
 from svc.processors import AnyProcess, Now, wall_clock
 from svc.settings import Settings
-from svc.suspension import Suspensions
 from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)

@@ -39,7 +39,6 @@ FILES = {
     "wakeup": "shared",
     "backoff": "shared",
     "defects": "shared",
-    "suspension": "shared",
     "printable": "shared",
     "signals": "shared",
     "switch_file": "core",

@@ -17,5 +17,6 @@ __all__ = [
     "phases",
     "registration",
     "several",
+    "suspension",
     "switch_value",
 ]
