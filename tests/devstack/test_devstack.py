@@ -213,12 +213,13 @@ def test_a_child_that_is_never_ready_is_given_up(temporary: Path, monkeypatch: p
 
 
 def test_a_taken_port_is_picked_anew(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Moto() as first:
-        offers = iter([[first.port], free_ports(1)])
+    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", port)):
+        offers = iter([[port], free_ports(1)])
         monkeypatch.setattr(devstack, "free_ports", lambda count: next(offers))
-        with Moto() as second:
-            assert second.port != first.port
-            assert second.running
+        with Moto() as picked:
+            assert picked.port != port
+            assert picked.running
 
 
 def test_without_a_binary_it_says_what_to_install(
