@@ -47,6 +47,48 @@ def test_of_two_copies_the_last_counts() -> None:
     assert held.first(15) == {"a": 20}
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_as_a_plain_list_would_be(seed: int) -> None:
+    """Each message once; times on a grid, so that several fall together, on whole seconds and on the moment of the look."""
+    rng, held, true, now = random.Random(seed), Postponed(), dict[str, float](), 0.0
+    for number in range(400):
+        now += rng.choice((0, 0, 0.25, 0.5, 1, 3))
+        true = {message_id: until for message_id, until in true.items() if until > now}
+        if true and rng.random() < 0.3:
+            message_id = rng.choice(sorted(true))
+            before, until = true.pop(message_id), now + rng.choice((0, 0.25, 1, 5.5, 30))
+            held.move(message_id, before, until, now)
+        else:
+            message_id, until = f"m{number}", now + rng.choice((-1, 0, 0.25, 1, 2, 7.75, 30))
+            held.add(message_id, until, now)
+        if until > now:
+            true[message_id] = until
+        assert held.number(now) == len(true)
+        assert held.first(now) == true
+        assert list(held.first(now).values()) == sorted(true.values())
+        assert held._kept == sum(map(len, held._ids.values())) == len(true)
+        assert held._seconds == sorted(held._ids)
+        assert held._coming[0] == min(held._coming) if held._coming else not held._number
+
+
+def test_of_one_second_so_many_are_named_and_all_are_counted() -> None:
+    held = Postponed()
+    for number in range(SHOWN + 5):
+        held.add(str(number), 10.0, 0)
+    assert (held.number(0), held._kept) == (SHOWN + 5, SHOWN)
+    assert list(held.first(0)) == [str(number) for number in range(SHOWN)]
+    held.move(str(SHOWN), 10.0, 3.0, 0)  # it was counted, and is named now
+    assert (held.number(0), next(iter(held.first(0)))) == (SHOWN + 5, str(SHOWN))
+    assert (held.number(10), held.first(10), held._kept) == (0, {}, 0)
+
+
+def test_what_is_kept_is_bounded_and_the_latest_go() -> None:
+    held = Postponed()
+    for number in range(KEPT + 1):
+        held.add(str(number), float(number + 1), 0)
+    assert (held._kept, held._seconds[-1], held.number(0)) == (KEPT, KEPT, KEPT + 1)
+
+
 def test_neither_memory_nor_a_look_grows_with_how_many_wait() -> None:
     def look(number: int) -> tuple[float, int]:
         rng, held = random.Random(number), Postponed()

@@ -118,3 +118,55 @@ async def test_at_the_end_everything_leaves_but_what_a_heartbeat_on_the_wire_cou
     assert list(held.take_all()) == []
     entries[2].lease.extending = False
     assert [entry for batch in held.take_all() for entry in batch.entries] == [entries[2]]
+
+
+async def test_a_batch_that_is_full_to_the_last_place_does_not_linger(entries) -> None:
+    held = batches()
+    for entry in entries[:10]:
+        held.put(entry, Action.DELETE, 1.0)
+    assert len(held.take(1.0, calls=40, company=True)[0]) == 1
+    assert held.left == {"size": 1, "time": 0, "flush": 0}
+    held.put(entries[10], Action.DEAD_LETTER, 1.0)  # a call each: nothing to wait for
+    assert len(held.take(1.0, calls=40, company=True)[0]) == 1
+    assert held.left["size"] == 2
+
+
+async def test_a_pause_that_ends_with_the_lease_is_not_waited_for(entries) -> None:
+    held = batches()
+    held.again(Action.DELETE, entries[:1], 0, together=True)
+    pause = held.take(0, calls=40, company=False)[1]
+    entries[1].lease.until = pause
+    held.put(entries[1], Action.DELETE, 0)
+    ((batch,), _) = held.take(0, calls=40, company=False)
+    assert batch.entries == [entries[1]]
+    entries[2].lease.until = pause  # and what is tried again then is over
+    assert held.again(Action.DELETE, [entries[2]], 0, together=True) == {entries[2]}
+
+
+async def test_an_answer_ends_the_pause_of_its_action_and_of_no_other(entries) -> None:
+    held = batches()
+    for action, entry in zip((Action.DELETE, Action.CHANGE_VISIBILITY), entries, strict=False):
+        held.again(action, [entry], 0, together=True)
+    held.answered(Action.DELETE)
+    held.put(entries[2], Action.DELETE, 0)
+    held.put(entries[3], Action.CHANGE_VISIBILITY, 0)
+    assert [batch.entries for batch in held.take(0, calls=40, company=False)[0]] == [[entries[2]]]
+
+
+async def test_what_fails_together_while_there_is_a_pause_is_tried_at_its_end(entries) -> None:
+    held = batches()
+    held.again(Action.DELETE, entries[:1], 0, together=True)
+    pause = held.take(0, calls=40, company=False)[1]
+    entries[1].attempts = 9  # alone it would wait for two seconds
+    held.again(Action.DELETE, entries[1:2], 0, together=True)
+    assert held.take(0, calls=40, company=False)[1] == pause
+    ((batch,), _) = held.take(pause, calls=40, company=False)
+    assert batch.entries == entries[:2]
+
+
+async def test_those_put_off_to_one_moment_leave_in_their_order(entries) -> None:
+    held = batches()
+    held.again(Action.DELETE, entries[:9], 0, together=True)
+    pause = held.take(0, calls=40, company=False)[1]
+    ((batch,), _) = held.take(pause, calls=40, company=False)
+    assert batch.entries == entries[:9]

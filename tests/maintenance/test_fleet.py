@@ -209,6 +209,8 @@ def test_a_wait_for_one_instance_looks_at_no_other() -> None:
     wait.key(10)
     wait.all({"a": one("a", revision=3, own_revision=10), "b": one("b", "running", 3)})
     assert [held.id for held in wait.standing().live] == ["a"]
+    wait.gone("b")  # it is told of all
+    wait.no_member("b")
     assert wait.standing().result is Result.DONE
 
 

@@ -17,27 +17,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-MAINTENANCE = ("tests/maintenance",)
-JOURNEY = tuple(
-    f"tests/consumer/test_{name}.py"
-    for name in (
-        "drain",
-        "quiet",
-        "attempts",
-        "postponed",
-        "retries",
-        "fifo_poison",
-        "scenarios",
-        "survivors",
-        "worker",
-    )
-)
+MAINTENANCE = tuple(f"tests/maintenance/test_{name}.py" for name in ("fleet", "fence", "maintenance", "hostile_values"))
+JOURNEY = tuple(f"tests/consumer/test_{name}.py" for name in ("drain", "quiet", "survivors", "worker"))
 
 FILES: dict[str, tuple[str, ...]] = {
     "svc/backoff.py": ("tests/consumer/test_retries.py", "tests/consumer/test_worker.py"),
     "svc/consumer/breaker_state.py": ("tests/consumer/test_breaker.py",),
-    "svc/consumer/delivery_states.py": ("tests/consumer/test_delivery_states.py", *JOURNEY),
-    "svc/consumer/drain.py": JOURNEY,
+    "svc/consumer/delivery_states.py": ("tests/consumer/test_delivery_states.py",),
+    "svc/consumer/drain.py": JOURNEY[:2],
     "svc/consumer/ledger.py": JOURNEY,
     "svc/consumer/postponed.py": ("tests/consumer/test_postponed.py",),
     "svc/consumer/settlement_batches.py": ("tests/consumer/test_settlement_batches.py",),
