@@ -43,7 +43,9 @@ class WorkerHolder:
     def is_ours(self, message: Message) -> bool:
         """Whether this delivery has neither a fate nor an end, and its lease holds, as far as that is confirmed."""
         entry = self._ledger.at_work_on(message.id)
-        if entry is None or entry.message is not message or not entry.is_undecided() or self._clock is None:
+        if entry is None or entry.message.receive_count != message.receive_count or self._clock is None:
+            return False  # ended; what is here is a later delivery of it
+        if not entry.is_undecided():
             return False
         return self._clock.current_time() < entry.lease.until
 

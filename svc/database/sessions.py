@@ -7,7 +7,7 @@ roll back, and say nothing.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any
 
@@ -19,7 +19,7 @@ from svc.database.pool import Database
 from svc.database.transaction import TrioTransaction
 from svc.processors import Claim, NotCommitted
 
-CLAIM = """\
+CLAIM = b"""\
 WITH before AS MATERIALIZED (SELECT current_setting('lock_timeout') AS value),
     bounded AS MATERIALIZED (SELECT set_config('lock_timeout', %(wait)s, true) FROM before),
     claimed AS (
@@ -29,6 +29,20 @@ SELECT set_config('lock_timeout', before.value, true) FROM claimed, before
 """
 """One row: the key is ours. None: it was there. `LockNotAvailable`: another transaction holds it. One statement, because each is
 a round trip; the bound on locks is this statement's own and not the processor's."""
+
+CLAIM_ALL = b"""\
+WITH before AS MATERIALIZED (SELECT current_setting('lock_timeout') AS value),
+    bounded AS MATERIALIZED (SELECT set_config('lock_timeout', %(wait)s, true) FROM before),
+    claimed AS (
+        INSERT INTO svc_inbox (queue, key)
+        SELECT %(queue)s, one.key FROM bounded, unnest(%(keys)s::text[]) AS one (key) ORDER BY one.key
+        ON CONFLICT DO NOTHING RETURNING key
+    )
+SELECT claimed.key, set_config('lock_timeout', before.value, true) FROM claimed, before
+"""
+"""A row for each key that is ours. In the order of the keys: two batches that share some must not wait for each other."""
+
+FORGET = "DELETE FROM svc_inbox WHERE queue = %(queue)s AND key = ANY (%(keys)s)"
 
 BUSY_WAIT = "1000ms"
 """How long a statement waits for another transaction to end: it notices the end at once, and cannot be stopped before."""
@@ -58,9 +72,19 @@ class InThreadSession:
 
     def claim(self, key: str) -> Claim:
         raw = self._held.enter_context(self._database.sync_connection())
-        claim, self._block = claimed(raw, self._queue, key)
         self.transaction = raw
+        claim, self._block = claimed(raw, self._queue, key)
         return claim
+
+    def claim_all(self, keys: Sequence[str]) -> Sequence[str] | None:
+        raw = self._held.enter_context(self._database.sync_connection())
+        self.transaction = raw
+        ours, self._block = all_claimed(raw, self._queue, keys)
+        return ours
+
+    def forget(self, keys: Sequence[str]) -> None:
+        assert self.transaction is not None
+        self.transaction.execute(FORGET, {"queue": self._queue, "keys": list(keys)})
 
     def commit(self, check: Callable[[], None]) -> None:
         assert self.transaction is not None
@@ -95,6 +119,20 @@ class TrioSession:
             return claim
 
         return await connection.call(begin)
+
+    async def claim_all(self, keys: Sequence[str]) -> Sequence[str] | None:
+        connection = await self._held.enter_async_context(self._database.connection())
+        self.transaction = TrioTransaction(connection)
+
+        def begin(raw: psycopg.Connection[Any]) -> Sequence[str] | None:
+            ours, self._block = all_claimed(raw, self._queue, keys)
+            return ours
+
+        return await connection.call(begin)
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        assert self.transaction is not None
+        await self.transaction.connection.execute(FORGET, {"queue": self._queue, "keys": list(keys)})
 
     async def commit(self, check: Callable[[], None]) -> None:
         assert self.transaction is not None
@@ -131,17 +169,29 @@ class AsyncioSession:
         self.transaction: psycopg.AsyncConnection[Any] | None = None
 
     async def claim(self, key: str) -> Claim:
+        rows = await self._begin(CLAIM, {"wait": BUSY_WAIT, "queue": self._queue, "key": key})
+        return Claim.BUSY if rows is None else Claim.OURS if rows else Claim.DONE
+
+    async def claim_all(self, keys: Sequence[str]) -> Sequence[str] | None:
+        rows = await self._begin(CLAIM_ALL, {"wait": BUSY_WAIT, "queue": self._queue, "keys": list(keys)})
+        return None if rows is None else [row[0] for row in rows]
+
+    async def _begin(self, query: bytes, params: dict[str, Any]) -> list[Any] | None:
+        """The rows; None: another transaction holds a key."""
         self.transaction = raw = await self._held.enter_async_context(self._database.asyncio_connection())
         block = raw.transaction()
         await block.__aenter__()
         self._block = block
         try:
-            cursor = await raw.execute(CLAIM, {"wait": BUSY_WAIT, "queue": self._queue, "key": key})
-            return _of(await cursor.fetchone())
+            return await (await raw.execute(query, params)).fetchall()
         except BUSY:
-            return Claim.BUSY
+            return None
         except psycopg.errors.UndefinedTable as missing:
             raise NotCommitted(f"{missing.diag.message_primary}: run `svc database init`") from None
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        assert self.transaction is not None
+        await self.transaction.execute(FORGET, {"queue": self._queue, "keys": list(keys)})
 
     async def commit(self, check: Callable[[], None]) -> None:
         assert self.transaction is not None
@@ -161,12 +211,23 @@ class AsyncioSession:
 
 def claimed(raw: "psycopg.Connection[Any]", queue: str, key: str) -> tuple[Claim, Block]:
     """Begin, and put the key into the inbox. Raises `psycopg.Error`."""
+    rows, block = _begin(raw, CLAIM, {"wait": BUSY_WAIT, "queue": queue, "key": key})
+    return Claim.BUSY if rows is None else Claim.OURS if rows else Claim.DONE, block
+
+
+def all_claimed(raw: "psycopg.Connection[Any]", queue: str, keys: Sequence[str]) -> tuple[Sequence[str] | None, Block]:
+    """The same for several: those that are ours now; None: one of them is busy."""
+    rows, block = _begin(raw, CLAIM_ALL, {"wait": BUSY_WAIT, "queue": queue, "keys": list(keys)})
+    return None if rows is None else [row[0] for row in rows], block
+
+
+def _begin(raw: "psycopg.Connection[Any]", query: bytes, params: dict[str, Any]) -> tuple[list[Any] | None, Block]:
     block = raw.transaction()
     block.__enter__()
     try:
-        return _of(raw.execute(CLAIM, {"wait": BUSY_WAIT, "queue": queue, "key": key}).fetchone()), block
+        return raw.execute(query, params).fetchall(), block
     except BUSY:
-        return Claim.BUSY, block
+        return None, block
     except psycopg.errors.UndefinedTable as missing:
         roll_back(block)
         raise NotCommitted(f"{missing.diag.message_primary}: run `svc database init`") from None
@@ -174,10 +235,6 @@ def claimed(raw: "psycopg.Connection[Any]", queue: str, key: str) -> tuple[Claim
         with contextlib.suppress(psycopg.Error):
             roll_back(block)
         raise
-
-
-def _of(row: object) -> Claim:
-    return Claim.DONE if row is None else Claim.OURS
 
 
 def commit(raw: "psycopg.Connection[Any]", block: Block, check: Callable[[], None]) -> None:

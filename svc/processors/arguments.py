@@ -52,6 +52,8 @@ def prepared_items(
             "the type of a payload"
         )
     first, *others = parameters
+    if options.exactly_once is not False:
+        others = [one for one in others if transaction_of(one) is None]
     if needed := [one.name for one in others if one.default is one.empty and one.kind not in _VARIADIC]:
         raise UnusableProcessor(
             f"{name!r}: a batch is all that it is called with (each item has its message), so it cannot have the parameter "

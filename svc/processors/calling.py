@@ -27,7 +27,7 @@ from svc.processors.arguments import Prepare, prepared, prepared_items, wants_ba
 from svc.processors.asyncio_thread import AsyncioThread
 from svc.processors.batch import UNMARKED, AnyProcess, Batch, Batching
 from svc.processors.envelopes import Peel
-from svc.processors.exactly_once import around
+from svc.processors.exactly_once import around, around_batch
 from svc.processors.finding import (
     UnusableProcessor,
     check,
@@ -108,6 +108,9 @@ def _as_async(
     once = options is not None and options.exactly_once is not False
     if options is not None and prepare is not None and once:
         function, prepare = around(function, prepare, options, unit, runtime=runtime, name=name)
+    read = prepared_items(function, options, name) if options is not None and batching else None
+    if options is not None and batching and once:
+        function = around_batch(function, options, unit, runtime=runtime, name=name)
     made: _Direct
     if runtime == "thread":
         made = _InThreads(function, prepare, threads)
@@ -115,10 +118,10 @@ def _as_async(
         made = _Direct(function, prepare) if loop is None else _OnAsyncio(function, prepare, loop)
     made.envelopes = () if options is None else options.envelopes
     made.unit_of_work = unit if once else None
-    if options is None or options.batch is None:
+    if options is None or options.batch is None or read is None:
         return made
     made.of_batches = True
-    return Batching(options.batch, options.linger, prepared_items(function, options, name), made)
+    return Batching(options.batch, options.linger, read, made)
 
 
 def _is_async(function: Callable[..., object]) -> bool:

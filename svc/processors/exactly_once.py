@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from svc.processors.arguments import Prepare
+from svc.processors.batch import Batch, Item
 from svc.processors.finding import UnusableProcessor, kind, not_done
 from svc.processors.message import Message
 from svc.processors.one_process import OneProcess
@@ -61,6 +62,58 @@ def around(
 
     forms: dict[Runtime, Callable[..., object]] = {"trio": on_trio, "asyncio": on_asyncio, "thread": in_thread}
     return functools.wraps(function)(forms[runtime]), _keyed(prepare, options)
+
+
+def around_batch(
+    function: Callable[..., object], options: Options, unit: UnitOfWork | None, *, runtime: Runtime, name: str
+) -> Callable[..., object]:
+    """The same for a processor of batches: one transaction for each batch."""
+    parameter = _parameter(function, runtime, name)
+    if unit is None:
+        raise UnusableProcessor(f"{name!r} says exactly_once, which needs a database: set DATABASE_URL")
+    call = _Call(function, parameter.name)
+
+    async def done(batch: Batch[Any], transaction: object) -> None:
+        _nothing(await call.until_done((batch,), transaction))
+
+    async def done_on_trio(batch: Batch[Any], transaction: object) -> None:
+        _nothing(await call.on_trio((batch,), transaction))
+
+    async def on_trio(batch: Batch[Any]) -> None:
+        if items := _by_key(batch, options):
+            await unit.run_batch(unit.inbox.on_trio, trio.sleep, items, done_on_trio)
+
+    async def on_asyncio(batch: Batch[Any]) -> None:
+        if items := _by_key(batch, options):
+            await unit.run_batch(unit.inbox.on_asyncio, asyncio.sleep, items, done)
+
+    def in_thread(batch: Batch[Any]) -> None:
+        if items := _by_key(batch, options):
+            unit.run_batch_in_thread(items, lambda some, transaction: _nothing(call.once((some,), transaction)))
+
+    forms: dict[Runtime, Callable[..., object]] = {"trio": on_trio, "asyncio": on_asyncio, "thread": in_thread}
+    return functools.wraps(function)(forms[runtime])
+
+
+def _nothing(result: object) -> None:
+    """As for all processors of batches, and before the commit."""
+    if result is not None:
+        raise TypeError(f"the processor returned {kind(result)}: say what becomes of an item at the item")
+
+
+def _by_key(batch: Batch[Any], options: Options) -> dict[str, Item[Any]]:
+    """The items by their keys. One that can have none has failed; one whose key another item has comes back after it."""
+    of: Any = options.exactly_once
+    items: dict[str, Item[Any]] = {}
+    for item in batch:
+        try:
+            key = item.message.id if of is True else key_text(of(item.payload))
+        except Exception as error:
+            item.fail(error)
+            continue
+        if items.setdefault(key, item) is not item:
+            item.retry("another message of its batch has its key")
+    return items
 
 
 def _parameter(function: Callable[..., object], runtime: Runtime, name: str) -> inspect.Parameter:

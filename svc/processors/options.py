@@ -108,8 +108,6 @@ def processor(
         )
     if not isinstance(exactly_once, bool) and not callable(exactly_once):
         raise ValueError(f"exactly_once={exactly_once!r}: it is True, False, or a function that makes the key")
-    if exactly_once is not False and batch is not None:
-        raise ValueError("exactly_once= is for one message at a time, and does not go together with batch=")
     waits = LINGER if linger is None else float(linger)
     options = Options(runtime, tuple(chosen), invalid, batch, waits, exactly_once)
 

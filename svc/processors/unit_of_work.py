@@ -9,17 +9,18 @@ commit without an answer raises too, and the redelivery finds out by the key wha
 The order stands here once; what a session does in a real PostgreSQL stands in `svc/database/`, in memory in `svc/testing/`.
 """
 
+import contextlib
 import functools
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
 import structlog
 import trio
 
-from svc.processors.batch import AnyProcess
+from svc.processors.batch import UNMARKED, AnyProcess, Batch, Item
 from svc.processors.message import Message, Retry
 
 log = structlog.get_logger(__name__)
@@ -50,6 +51,14 @@ class Session(Protocol):
         """Begin, and put the key into the inbox. May wait for another's transaction, for a second at most."""
         ...
 
+    async def claim_all(self, keys: Sequence[str]) -> Sequence[str] | None:
+        """The same for several: those that are ours now. None: one of them is busy."""
+        ...
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """Take these out of the inbox again, in this transaction."""
+        ...
+
     async def commit(self, check: Callable[[], None]) -> None:
         """Commit. `check` is called as the last thing before; what it raises rolls back. Raises what the database does, and
         `NotCommitted` for a transaction that cannot be committed. Once sent, a commit is waited for."""
@@ -67,6 +76,10 @@ class ThreadSession(Protocol):
     def transaction(self) -> Any: ...
 
     def claim(self, key: str) -> Claim: ...
+
+    def claim_all(self, keys: Sequence[str]) -> Sequence[str] | None: ...
+
+    def forget(self, keys: Sequence[str]) -> None: ...
 
     def commit(self, check: Callable[[], None]) -> None: ...
 
@@ -158,6 +171,68 @@ class UnitOfWork:
             time.sleep(pause)
         raise self._gives_up(key)
 
+    async def run_batch(
+        self,
+        open_session: Callable[[], Session],
+        sleep: Callable[[float], Awaitable[object]],
+        items: Mapping[str, Item[Any]],
+        work: Callable[[Batch[Any], Any], Awaitable[object]],
+    ) -> None:
+        """Call `work` with those of the items, by their keys, that are not known, and one transaction for all of them. The keys
+        of items that are marked as anything but done are taken back, and so their messages may come again."""
+        for pause in self._pauses(self._clock):
+            session = open_session()
+            try:
+                ours = await session.claim_all(sorted(items))
+                if ours is not None:
+                    fresh = self._fresh(items, ours)
+                    if fresh:
+                        with _rolled_back_together(fresh):
+                            await work(Batch(list(fresh.values())), session.transaction)
+                            if failed := _failed(fresh):
+                                await session.forget(failed)
+                            await session.commit(functools.partial(self._check_any, fresh))
+                    return
+            finally:
+                await session.close()
+            await sleep(pause)
+        raise self._gives_up(", ".join(list(items)[:3]))
+
+    def run_batch_in_thread(self, items: Mapping[str, Item[Any]], work: Callable[[Batch[Any], Any], object]) -> None:
+        """The same in a worker thread."""
+        for pause in self._pauses(time.monotonic):
+            self._check_any(items)
+            session = self.inbox.in_thread()
+            try:
+                ours = session.claim_all(sorted(items))
+                if ours is not None:
+                    fresh = self._fresh(items, ours)
+                    if fresh:
+                        with _rolled_back_together(fresh):
+                            work(Batch(list(fresh.values())), session.transaction)
+                            if failed := _failed(fresh):
+                                session.forget(failed)
+                            session.commit(functools.partial(self._check_any, fresh))
+                    return
+            finally:
+                session.close()
+            time.sleep(pause)
+        raise self._gives_up(", ".join(list(items)[:3]))
+
+    def _fresh(self, items: Mapping[str, Item[Any]], ours: Sequence[str]) -> dict[str, Item[Any]]:
+        """Those whose keys are ours, in the order of the batch. The others are done."""
+        mine = set(ours)
+        for key, item in items.items():
+            if key not in mine:
+                item.done()
+                self._was_done(item.message, key)
+        return {key: item for key, item in items.items() if key in mine}
+
+    def _check_any(self, items: Mapping[str, Item[Any]]) -> None:
+        """A batch is given up when nothing of it is ours. What was lost of it is committed with the rest: its key says so."""
+        if not any(self.is_ours(item.message) for item in items.values()):
+            raise NotOurs("rolled back: the leases of all messages of the batch are over, or they were given back")
+
     def _pauses(self, clock: Callable[[], float]) -> Iterator[float]:
         pause, ends = FIRST_PAUSE, clock() + self._patience
         while clock() < ends:
@@ -174,6 +249,22 @@ class UnitOfWork:
 
     def _gives_up(self, key: str) -> Retry:
         return Retry(f"another transaction holds the key {key!r}, and has not ended", after=self._patience)
+
+
+@contextlib.contextmanager
+def _rolled_back_together(items: Mapping[str, Item[Any]]) -> Iterator[None]:
+    """What is raised within undoes what was done for the items: those that were marked as done are not."""
+    try:
+        yield
+    except BaseException:
+        for item in items.values():
+            if item.mark is None:
+                item.mark = UNMARKED
+        raise
+
+
+def _failed(items: Mapping[str, Item[Any]]) -> list[str]:
+    return [key for key, item in items.items() if isinstance(item.mark, BaseException)]
 
 
 def unit_of_work_of(process: AnyProcess) -> UnitOfWork | None:

@@ -15,7 +15,7 @@ It runs no SQL: it keeps the statements of each transaction, and shows those tha
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,8 +45,7 @@ class Committed:
 
     at: float
     """Trio time."""
-    key: str | None
-    """None: there was none, by a mistake that is being tried out."""
+    keys: tuple[str, ...]
     statements: tuple[Statement, ...]
 
 
@@ -55,6 +54,8 @@ class Open:
     """The server's side of one transaction."""
 
     key: str | None = None
+    more: list[str] = field(default_factory=list)
+    """Keys of a batch."""
     statements: list[Statement] = field(default_factory=list)
     failed: bool = False
     """A statement has failed: it can only be rolled back."""
@@ -116,6 +117,18 @@ class SimulatedInbox:
         transaction.key = key
         return Claim.OURS
 
+    def claim_all(self, transaction: Open, keys: Sequence[str]) -> Sequence[str] | None:
+        if any(self.is_busy(key) for key in keys):
+            return None
+        transaction.more = [key for key in keys if key not in self.keys]
+        self._open.update(dict.fromkeys(transaction.more, transaction))
+        return list(transaction.more)
+
+    def take_back(self, transaction: Open, keys: Sequence[str]) -> None:
+        for key in keys:
+            transaction.more.remove(key)
+            del self._open[key]
+
     def is_busy(self, key: str) -> bool:
         return key in self._open
 
@@ -127,9 +140,9 @@ class SimulatedInbox:
         if transaction.state != "ended":
             self._end(transaction)
             now = trio.current_time() if trio.lowlevel.in_trio_run() else self._rough_time()
-            if transaction.key is not None:
-                self.keys[transaction.key] = now
-            self.committed.append(Committed(now, transaction.key, tuple(transaction.statements)))
+            keys = (*([] if transaction.key is None else [transaction.key]), *transaction.more)
+            self.keys.update(dict.fromkeys(keys, now))
+            self.committed.append(Committed(now, keys, tuple(transaction.statements)))
 
     def roll_back(self, transaction: Open) -> None:
         if transaction.state != "ended":
@@ -137,8 +150,9 @@ class SimulatedInbox:
 
     def _end(self, transaction: Open) -> None:
         transaction.state = "ended"
-        if transaction.key is not None and self._open.get(transaction.key) is transaction:
-            del self._open[transaction.key]
+        for key in (transaction.key, *transaction.more):
+            if key is not None and self._open.get(key) is transaction:
+                del self._open[key]
 
     def _rough_time(self) -> float:
         return max(self.keys.values(), default=0.0)  # in a thread, while virtual time stands still

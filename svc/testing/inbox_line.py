@@ -1,7 +1,7 @@
 """The simulated inbox as one instance reaches it, for each colour of processors, until the line is cut: so a process dies."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import trio
@@ -70,6 +70,12 @@ class _Side:
             raise SimulatedDatabaseError("the database is out of reach")
         return self.inbox.claim(self.open, key)
 
+    def claim_all_now(self, keys: Sequence[str]) -> Sequence[str] | None:
+        self.refuse()
+        if self.inbox.troubled("claim"):
+            raise SimulatedDatabaseError("the database is out of reach")
+        return self.inbox.claim_all(self.open, keys)
+
     def refuse(self) -> None:
         if self.line.is_closed:
             raise SimulatedDatabaseError("the pool is closed")
@@ -125,6 +131,19 @@ class _TrioSession(_Side):
         claim = self.claim_now(key)
         await self.inbox.travel()
         return claim
+
+    async def claim_all(self, keys: Sequence[str]) -> Sequence[str] | None:
+        await self.alive()
+        await self.inbox.travel()
+        with trio.move_on_after(BUSY_WAIT):
+            await holds(lambda: not any(self.inbox.is_busy(key) for key in keys))
+        ours = self.claim_all_now(keys)
+        await self.inbox.travel()
+        return ours
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        await self.alive()
+        self.inbox.take_back(self.open, keys)
 
     async def alive(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -216,6 +235,12 @@ class _ThreadSession(_Side):
     def claim(self, key: str) -> Claim:
         return self.claim_now(key)
 
+    def claim_all(self, keys: Sequence[str]) -> Sequence[str] | None:
+        return self.claim_all_now(keys)
+
+    def forget(self, keys: Sequence[str]) -> None:
+        self.inbox.take_back(self.open, keys)
+
     def commit(self, check: Callable[[], None]) -> None:
         self.refuse()
         check()
@@ -259,6 +284,12 @@ class _AsyncioSession(_Side):
 
     async def claim(self, key: str) -> Claim:
         return self.claim_now(key)
+
+    async def claim_all(self, keys: Sequence[str]) -> Sequence[str] | None:
+        return self.claim_all_now(keys)
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        self.inbox.take_back(self.open, keys)
 
     async def commit(self, check: Callable[[], None]) -> None:
         self.refuse()

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 import trio
 
-from svc import Message, Retry, Transaction, processor, processors
+from svc import Batch, Message, Retry, Transaction, processor, processors
 from svc.database import Database, inbox
 from svc.devstack.postgres import Postgres
-from svc.processors import NotCommitted, NotOurs, UnitOfWork, UnusableProcessor
+from svc.processors import UNMARKED, NotCommitted, NotOurs, UnitOfWork, UnusableProcessor
 from tests.database.conftest import database
 
 pytestmark = pytest.mark.xdist_group("postgres")
@@ -296,3 +296,72 @@ def test_all_urls_of_a_queue_are_one_queue() -> None:
         )
     }
     assert names == {"123456789012/orders"}
+
+
+@processor(batch=10, exactly_once=True)
+async def batch_on_trio(batch: Batch[Message], transaction: Transaction) -> None:
+    for item in batch:
+        if item.payload.body == "fail":
+            item.fail("no")
+        elif item.payload.body == "all":
+            batch[0].done()
+            raise ZeroDivisionError
+        else:
+            await transaction.execute(INSERT, (item.message.id,))
+
+
+@processor(batch=10, exactly_once=True, runtime="asyncio")
+async def batch_on_asyncio(batch: Batch[Message], connection: psycopg.AsyncConnection[Any]) -> None:
+    for item in batch:
+        if item.payload.body == "fail":
+            item.fail("no")
+        elif item.payload.body == "all":
+            batch[0].done()
+            raise ZeroDivisionError
+        else:
+            await connection.execute(INSERT, (item.message.id,))
+
+
+@processor(batch=10, exactly_once=True)
+def batch_in_a_thread(batch: Batch[Message], connection: psycopg.Connection[Any]) -> None:
+    for item in batch:
+        if item.payload.body == "fail":
+            item.fail("no")
+        elif item.payload.body == "all":
+            batch[0].done()
+            raise ZeroDivisionError
+        else:
+            connection.execute(INSERT, (item.message.id,))
+
+
+@pytest.mark.parametrize("function", [batch_on_trio, batch_on_asyncio, batch_in_a_thread])
+async def test_a_batch_is_one_transaction(bench: Bench, function: Callable[..., object]) -> None:
+    def batch(*messages: tuple[str, str]) -> Batch[Any]:
+        return Batch([item for id, body in messages if (item := process.read(Message(id, body))) is not None])
+
+    async with bench.process(function) as process:
+        await process.call(batch(("b", "go"), ("a", "go")))
+        assert await bench.rows() == (["a", "b"], ["a", "b"])
+        again = batch(("a", "go"), ("c", "go"), ("d", "fail"))
+        await process.call(again)
+        assert await bench.rows() == (["a", "b", "c"], ["a", "b", "c"])
+        assert [again[0].mark, again[1].mark] == [None, UNMARKED]  # a duplicate is done
+        assert isinstance(again[2].mark, RuntimeError)
+        broken = batch(("e", "go"), ("f", "all"))
+        with pytest.raises(ZeroDivisionError):
+            await process.call(broken)
+        assert broken[0].mark is UNMARKED  # it was called done, and is not
+        await process.call(batch(("a", "go"), ("b", "go")))
+    assert await bench.rows() == (["a", "b", "c"], ["a", "b", "c"])
+    assert bench.unit.duplicates == 3
+
+
+async def test_a_batch_with_a_key_that_somebody_keeps_goes_back(bench: Bench, postgres: Postgres) -> None:
+    bench.unit = UnitOfWork(bench.inbox, patience=0.5)
+    with psycopg.connect(postgres.url) as other:
+        other.execute("INSERT INTO svc_inbox (queue, key) VALUES ('000000000000/orders', 'a')")
+        async with bench.process(batch_on_trio) as process:
+            with pytest.raises(Retry, match="another transaction holds the key"):
+                await process.call(Batch([process.read(Message("a", "go")), process.read(Message("b", "go"))]))
+        other.rollback()
+    assert await bench.rows() == ([], [])

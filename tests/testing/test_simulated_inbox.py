@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from svc import Message, Reject, Retry, Transaction, processor
+from svc import Batch, Message, Reject, Retry, Transaction, processor
 from svc.processors import UnusableProcessor
 from svc.testing import ScriptedQueue, SimulatedFleet
 
@@ -281,3 +281,62 @@ async def test_many_duplicates_cost_few_looks(svc_queue: ScriptedQueue, svc_serv
 
 async def _insert(message: Message, transaction: Transaction) -> None:
     await transaction.executemany(INSERT, [(message.body,)])
+
+
+@processor(batch=10, linger=0.5, exactly_once=lambda order: order["id"])
+async def in_batches(batch: Batch[dict[str, Any]], transaction: Transaction) -> None:
+    for item in batch:
+        if item.message.receive_count == 1 and "does" in item.payload:
+            if item.payload["does"] == "all":
+                item.done()
+                raise ValueError
+            item.fail("not this time")
+            continue
+        await transaction.execute(INSERT, (item.payload["id"],))
+    await trio.sleep(1)
+
+
+@pytest.mark.expects_errors
+async def test_a_batch_is_one_transaction_without_what_was_done_and_what_failed(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock
+):
+    svc_queue.put_all({"id": 1}, {"id": 2})
+    first = await svc_service(in_batches)
+    await svc_service.inbox.commits(1)
+    first.crash()
+    assert [one.keys for one in svc_service.inbox.committed] == [("1", "2")]
+
+    second = await svc_service(in_batches, RETRY_BACKOFF="1s-2s")
+    await trio.sleep(40)  # what the dead one has asked for is answered until then
+    svc_queue.put_all({"id": 3}, {"id": 4, "does": "fail"}, {"id": 5}, {"id": 5, "twin": True})
+    await second.idle()
+    assert sorted(params[0] for _, params in svc_service.inbox.statements) == [1, 2, 3, 4, 5]
+    assert sorted(svc_service.inbox.keys) == ["1", "2", "3", "4", "5"]
+    assert second.duplicates == 3  # 1, 2 and the twin
+    assert (len(second.failed), len(second.released)) == (1, 1)
+
+
+@pytest.mark.expects_errors
+async def test_a_batch_that_raises_leaves_nothing_and_what_was_called_done_comes_back(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock
+):
+    svc_queue.put_all({"id": 1}, {"id": 2, "does": "all"}, {"id": None})
+    service = await svc_service(in_batches, RETRY_BACKOFF="1s-2s")
+    await service.wait_for(lambda: len(service.processed) == 2)
+    assert sorted(params[0] for _, params in svc_service.inbox.statements) == [1, 2]
+    assert len(service.failed) >= 3
+
+
+async def test_a_batch_in_threads(svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock):
+    psycopg = pytest.importorskip("psycopg")
+
+    def plain(batch: Batch[Message], connection: Any) -> None:
+        for item in batch:
+            connection.execute(INSERT, (item.payload.body,))
+
+    plain.__annotations__["connection"] = psycopg.Connection
+    svc_queue.put_all("a", "b")
+    service = await svc_service(processor(batch=10, linger=0.5, exactly_once=True)(plain))
+    await service.idle()
+    assert sorted(params for _, params in svc_service.inbox.statements) == [("a",), ("b",)]
+    assert len(svc_service.inbox.committed) == 1
