@@ -41,6 +41,8 @@ async def json_body(limit: int) -> bytes:
     """The body of a request that has to be JSON; aborts with 415, or with 413 over so many bytes."""
     if quart.request.mimetype != "application/json":
         quart.abort(415, "send the body as Content-Type: application/json")
+    if quart.request.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
+        quart.abort(415, "send the body as it is: no Content-Encoding is understood")
     if (quart.request.content_length or 0) > limit:
         quart.abort(413)
     body: bytes = await quart.request.get_data(cache=False)  # type: ignore[assignment]

@@ -51,7 +51,7 @@ def errors(*codes: int, **told: str) -> dict[str, Any]:
         403: ("The bearer token is wrong", "the bearer token is not the one that this service was given in API_TOKEN"),
         408: ("The body did not arrive in time", "the request body did not arrive within 10 s"),
         413: ("The message is larger than SQS takes", "the request body is over 2097152 bytes"),
-        415: ("The body is not application/json", "send the body as Content-Type: application/json"),
+        415: ("The body is not application/json, or compressed", "send the body as Content-Type: application/json"),
         502: (
             "SQS is out of reach or refuses the service",
             "sending a message: SQS is out of reach (connection refused)",

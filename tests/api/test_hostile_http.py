@@ -407,6 +407,9 @@ async def test_bodies() -> None:
                 told = answer.json()
                 assert set(told) == {"error", "message", "code"}
                 assert len(answer.content) < 2000
+        for encoding, status in (("gzip", 415), ("br, gzip", 415), ("identity", 200)):
+            headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+            assert (await client.post("/messages/send", content=GOOD, headers=headers)).status_code == status
         await held.works()
 
 
