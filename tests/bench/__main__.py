@@ -9,6 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from . import picture, report
 from .consumers import CONSUMERS, ROOT, SVC, CannotRun, Consumer, Place
 from .growth import SIZES, growth
 from .latency import latency
-from .overhead import overhead
+from .overhead import PROCESSORS, VARIANTS, Variant, overhead
 from .processes import Process, prefer
 from .quiet import WINDOW, quiet
 from .reaction import reaction
@@ -30,8 +31,8 @@ from .rest import rest
 from .saturation import saturate
 from .stubbed import Stub
 
-ROWS = ("saturation", "tls", "rest", "quiet", "latency", "reaction", "growth", "overhead")
-BY_DEFAULT = ROWS[:-1]
+ROWS = ("saturation", "tls", "rest", "quiet", "latency", "reaction", "growth", "overhead", "processors")
+BY_DEFAULT = ROWS[:-2]
 PAGE, PICTURE = "docs/performance.md", "docs/pictures/growth.svg"
 LATEST = 12 * 60.0
 """Seconds after which no further row is begun, so that the whole stays below a quarter of an hour whatever happens."""
@@ -63,7 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--rows",
         default=",".join(BY_DEFAULT),
-        help=f"which rows of {','.join(ROWS)}, with commas (default: all but overhead)",
+        help=f"which rows of {','.join(ROWS)}, with commas (default: all but the last two)",
     )
     parser.add_argument(
         "--consumers", default="", help=f"which consumers, with commas (default: {','.join(c.key for c in CONSUMERS)})"
@@ -238,8 +239,14 @@ class _Bench:
             self._result["reaction"] = reaction(SVC, self._stub, place, toggles=self._options.toggles, core=self._core)
 
     def overhead(self) -> None:
-        self._result["overhead"] = overhead(
-            self._stub, self._etcd, repeats=self._options.repeats, backlog=self._options.backlog,
+        self._result["overhead"] = self._variants(VARIANTS)
+
+    def processors(self) -> None:
+        self._result["processors"] = self._variants(PROCESSORS)
+
+    def _variants(self, variants: Sequence[Variant]) -> list[dict[str, object]]:
+        return overhead(
+            variants, self._stub, self._etcd, repeats=self._options.repeats, backlog=self._options.backlog,
             seconds=self._options.seconds, core=self._core,
         )  # fmt: skip
 

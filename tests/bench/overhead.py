@@ -1,7 +1,8 @@
-"""What it costs to be seen: CPU per message of `svc run` with nobody looking, with its metrics, with traces, and with
-CloudWatch; in turn, within one run, so that the ratios can be trusted where the figures cannot."""
+"""CPU per message of `svc run` in several variants: what it costs to be seen (nobody looking, metrics, traces, CloudWatch), and
+what the kinds of processors cost. In turn, within one run, so that the ratios can be trusted where the figures cannot."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .consumers import SVC, CannotRun, Place, Svc
@@ -23,7 +24,9 @@ class Bare(Svc):
         return [sys.executable, "-m", "tests.bench.bare", "run"]
 
 
-VARIANTS: list[tuple[str, Svc, dict[str, str]]] = [
+Variant = tuple[str, Svc, dict[str, str]]
+
+VARIANTS: list[Variant] = [
     ("nobody looks", Bare("svc-bare", "", ""), {}),
     ("metrics, as it comes (OpenTelemetry installed, off)", SVC, {}),
     ("traces on, none sampled", SVC, NOBODY | {"OTEL_TRACES_SAMPLER": "always_off"}),
@@ -33,15 +36,33 @@ VARIANTS: list[tuple[str, Svc, dict[str, str]]] = [
 ]  # fmt: skip
 
 
+def _processor(title: str, name: str) -> Variant:
+    return title, SVC, {"MESSAGE_PROCESSOR": f"tests.bench.processors:{name}", "MAX_CONCURRENCY": "200"}
+
+
+PROCESSORS: list[Variant] = [
+    _processor("one message, on Trio", "nothing"),
+    _processor("batches of 10, on Trio", "ten"),
+    _processor("batches of 100, on Trio", "hundred"),
+    _processor("one message, on asyncio", "nothing_on_asyncio"),
+    _processor("batches of 10, on asyncio", "ten_on_asyncio"),
+    _processor("batches of 100, on asyncio", "hundred_on_asyncio"),
+    _processor("one message, in a thread", "nothing_in_a_thread"),
+    _processor("batches of 100, in a thread", "hundred_in_a_thread"),
+]
+
+
 def overhead(
-    stub: Stub, etcd: str, *, repeats: int, backlog: int, seconds: float, core: int | None
+    variants: Sequence[Variant], stub: Stub, etcd: str, *, repeats: int, backlog: int, seconds: float, core: int | None
 ) -> list[dict[str, object]]:
     """For each variant its `title` and the seconds of CPU per message of each run (`cpu_per_message`)."""
-    found: list[list[float]] = [[] for _ in VARIANTS]
+    found: list[list[float]] = [[] for _ in variants]
     for repeat in range(repeats):
-        turn = list(enumerate(VARIANTS))
+        turn = list(enumerate(variants))
         for number, (title, consumer, settings) in turn if repeat % 2 == 0 else reversed(turn):
-            place = Place(stub.url, f"overhead-{number}-{repeat}", etcd, {"LOG_LEVEL": "warning", **settings})
+            place = Place(
+                stub.url, f"overhead-{number}-{repeat}-{len(variants)}", etcd, {"LOG_LEVEL": "warning", **settings}
+            )
             try:
                 done = saturate(consumer, stub, place, backlog=backlog, seconds=seconds, core=core)
             except CannotRun as error:
@@ -50,5 +71,5 @@ def overhead(
             found[number].append(done.cpu_per_message)
             print(f"        {title:55} {done.cpu_per_message * 1e6:6.1f} µs/message", file=sys.stderr, flush=True)
     return [
-        {"title": title, "cpu_per_message": runs} for (title, _, _), runs in zip(VARIANTS, found, strict=True) if runs
+        {"title": title, "cpu_per_message": runs} for (title, _, _), runs in zip(variants, found, strict=True) if runs
     ]

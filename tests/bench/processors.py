@@ -6,11 +6,38 @@ import time
 
 import trio
 
-from svc import Message
+from svc import Batch, Message, processor
 
 
 async def nothing(message: Message) -> None:
     """No work at all: what is left is the consumer's own cost."""
+
+
+@processor(runtime="asyncio")
+async def nothing_on_asyncio(message: Message) -> None: ...
+
+
+def nothing_in_a_thread(message: Message) -> None: ...
+
+
+@processor(batch=10, linger=0.1)
+async def ten(batch: Batch) -> None: ...
+
+
+@processor(batch=100, linger=0.1)
+async def hundred(batch: Batch) -> None: ...
+
+
+@processor(batch=10, linger=0.1, runtime="asyncio")
+async def ten_on_asyncio(batch: Batch) -> None: ...
+
+
+@processor(batch=100, linger=0.1, runtime="asyncio")
+async def hundred_on_asyncio(batch: Batch) -> None: ...
+
+
+@processor(batch=100, linger=0.1)
+def hundred_in_a_thread(batch: Batch) -> None: ...
 
 
 async def sleep(message: Message) -> None:

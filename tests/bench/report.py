@@ -41,6 +41,8 @@ def markdown(result: Result, picture: str | None = None) -> str:
             parts.append(f"![Messages per second and memory by messages in flight]({picture})")
     if result.get("overhead"):
         parts.append(_overhead(result["overhead"]))
+    if result.get("processors"):
+        parts.append(_overhead(result["processors"], "which processor, without work", "one message, on Trio"))
     if goals := goals_of(result):
         parts.append(_goals(goals))
     return "\n\n".join(parts) + "\n"
@@ -170,8 +172,8 @@ def _growth(rows: Sequence[Mapping[str, Any]]) -> str:
     ])  # fmt: skip
 
 
-def _overhead(rows: Sequence[Mapping[str, Any]]) -> str:
-    shown = [["who looks", "CPU per message, each run", "the lowest, nobody = 1"]]
+def _overhead(rows: Sequence[Mapping[str, Any]], what: str = "who looks", first: str = "nobody") -> str:
+    shown = [[what, "CPU per message, each run", f"the lowest, {first} = 1"]]
     for row in rows:
         runs = [f"{value * 1e6:.0f}" for value in sorted(row["cpu_per_message"])]
         shown.append([row["title"], f"{', '.join(runs)} µs", f"{_ratio(row, rows[0]):.3f}"])

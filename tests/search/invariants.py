@@ -46,7 +46,7 @@ strongest form that nothing but the service itself can break:
     its processors let it), and by then there was a settlement call for everything that landed there and stays invisible, unless
     a heartbeat on the wire could have overtaken it, or it had failed or was lost before. No part fails but where the schedule
     says so, and no call by a defect.
-21. *A batch's outcomes are its items'.* A batch holds no more than was asked for, no message twice, and of a group none before
+24. *A batch's outcomes are its items'.* A batch holds no more than was asked for, no message twice, and of a group none before
     its predecessor. What was done is deleted by its delivery, and what was not never is; on a FIFO queue nothing is that stands
     in its batch behind one of its group that goes back. A batch is cancelled only by a drain, a stop, or when all its leases are
     lost, and one that is lost is told so. A message is not begun again at its instance while a batch works on it. A drain begins
@@ -266,12 +266,12 @@ class Invariants:
         witness, now = self._witness, trio.current_time()
         ids = [run.message_id for run in runs]
         if not 1 <= len(ids) <= self._setup.batching or len(set(ids)) < len(ids):
-            self._violated(f"21 a batch of {ids}, but {self._setup.batching} are allowed, and none twice")
+            self._violated(f"24 a batch of {ids}, but {self._setup.batching} are allowed, and none twice")
         for run in runs:
             instance = run.instance
             others = [one for one in witness.runs.get(run.message_id, ()) if one.instance is instance]
             if any(not one.ended for one in others):
-                self._violated(f"21 {instance}: {run.receipt} begins, but an earlier batch is at work on it")
+                self._violated(f"24 {instance}: {run.receipt} begins, but an earlier batch is at work on it")
             assert instance.core is not None
             report, landed_at = instance.core.manager._report, instance.landed_at.get(run.receipt, math.inf)
             if (
@@ -281,7 +281,7 @@ class Invariants:
                 and now > report.began + EPSILON
                 and not (self._setup.fifo or others or run.receipt in witness.duplicated)
             ):
-                self._violated(f"21 {instance}: a drain began at {report.began:g}, and {run.receipt} lingered on")
+                self._violated(f"24 {instance}: a drain began at {report.began:g}, and {run.receipt} lingered on")
 
     def batch_cancelled(self, runs: "Sequence[Running]", items: "Sequence[Item[Message]]") -> None:
         instance = runs[0].instance
@@ -290,7 +290,7 @@ class Invariants:
         drains = report is not None and (report.ended is None or report.ended == trio.current_time())
         if not (drains or instance.cancelled_at is not None or all(item.lost for item in items)):
             told = [run.receipt for run, item in zip(runs, items, strict=True) if not item.lost]
-            self._violated(f"21 {instance}: a batch is cancelled, although the leases of {told} are not lost")
+            self._violated(f"24 {instance}: a batch is cancelled, although the leases of {told} are not lost")
 
     def settled_as(self, run: "Running", stands: dict[str | None, str | None], *, done: bool, rejected: bool) -> None:
         """How an item is settled that had this end. `stands`: group → how what comes next of it in this batch may be settled, if
@@ -446,9 +446,9 @@ class Invariants:
                 self._violated(f"14 {instance}: a {kind} for {receipt} after a {asked.kind}")
             run = self._run_of(receipt)
             if run is not None and run.batch and kind != (run.settles or kind):
-                self._violated(f"21 {instance}: a {kind} for {receipt}, which is to be settled by {run.settles}")
+                self._violated(f"24 {instance}: a {kind} for {receipt}, which is to be settled by {run.settles}")
             if run is not None and run.batch and kind == "delete" and not run.ended:
-                self._violated(f"21 {instance}: a delete for {receipt}, which a batch is at work on")
+                self._violated(f"24 {instance}: a delete for {receipt}, which a batch is at work on")
             if kind == "change_visibility" and instance.extending[receipt]:
                 self._violated(f"14 {instance}: a {kind} for {receipt} that a heartbeat on the wire may overtake")
 
