@@ -52,6 +52,8 @@ def add(app: QuartTrio, core: Core, metrics: Metrics) -> None:
     @app.get("/health/ready")
     async def ready() -> Answer:
         state = core.manager.state()
+        if state.phase in (Phase.DRAINING, Phase.MAINTENANCE) and core.settings.ready_in_maintenance == "true":
+            return {"status": state.phase.value, "timestamp": bodies.now()}, 200
         if state.phase is not Phase.RUNNING:
             return error(503, f"not ready: {state.phase.value}")
         if not core.worker.statistics().received_once:

@@ -134,6 +134,14 @@ class Settings(BaseModel):
         "500", "a whole number from 1 to 100000",
         "connections to the API at once; beyond them those that wait longest for their client are closed", ge=1, le=100_000,
     )  # fmt: skip
+    ready_in_maintenance: Annotated[Literal["true", "false"], Lower] = _setting(
+        "false", "true or false",
+        "whether `/health/ready` answers 200 in maintenance too, so that a rollout during a maintenance goes on",
+    )  # fmt: skip
+    ecs_task_protection: Annotated[Literal["on", "off"], Lower] = _setting(
+        "off", "on or off",
+        "on: asks the agent of ECS to protect this task from scale-in and deployments while messages are in flight",
+    )  # fmt: skip
     api_token: SecretStr | None = _setting(
         None, "at least 8 characters, none of them a blank", "bearer token that every request that changes something needs",
     )  # fmt: skip

@@ -141,10 +141,10 @@ PHASES = {
 
 
 @asynccontextmanager
-async def in_phase(name: str) -> AsyncIterator[tuple[Api, Expected]]:
+async def in_phase(name: str, **variables: str) -> AsyncIterator[tuple[Api, Expected]]:
     expected = PHASES[name]
     switch = SimulatedSwitch(outages=[Outage(0, 1e9)] if name == "starting" else ())
-    async with running(expected.process, switch=switch) as held:
+    async with running(expected.process, switch=switch, **variables) as held:
         await expected.reach(held)
         assert held.core.manager.state().phase.value == expected.phase
         yield held, expected
@@ -216,6 +216,16 @@ async def test_probes_for_orchestrators(autojump_clock: MockClock, phase: str) -
             assert (status, body["status"]) == (200, "ready")
         else:
             assert expected.phase in assert_error(status, body, 503)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_ready_in_maintenance_where_that_is_asked_for(autojump_clock: MockClock, phase: str) -> None:
+    async with in_phase(phase, READY_IN_MAINTENANCE="true") as (held, expected):
+        status, body, _ = await held.get("/health/ready")
+        ready = {"running": "ready", "draining": "draining", "maintenance": "maintenance"}
+        assert (status, body.get("status")) == ((200, ready[phase]) if phase in ready else (503, None))
+        # A message is taken in neither, and what is gated stays closed.
+        assert (await held.get("/messages/stats"))[0] == (200 if phase == "running" else 503)
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -31,6 +31,8 @@ SPEC = """
 | `MAX_CONCURRENCY` | `100` | messages being processed at once in this process |
 | `MESSAGE_PROCESSOR` | `svc.processors:simulated` | `module:attribute` of the user's processor |
 | `MESSAGE_RUNTIME` | `auto` | for undecorated processors: `trio`, `asyncio`, `thread` |
+| `ECS_TASK_PROTECTION` | `off` | scale-in protection while messages are in flight |
+| `READY_IN_MAINTENANCE` | `false` | whether readiness is 200 in maintenance |
 | `SIMULATED_WORK_SECONDS` | `1-3` | range of the default processor's random work |
 | `LOG_FORMAT`, `LOG_LEVEL` | `console`, `info` | `console` or `json` |
 """
@@ -67,7 +69,7 @@ def faults_of(environ: dict[str, str]) -> list[str]:
 
 
 def test_spec_and_settings_have_the_same_variables() -> None:
-    assert len(DEFAULTS) == 24 + 2
+    assert len(DEFAULTS) == 24 + 4
     missing = set(DEFAULTS) - {variable(field) for field in Settings.model_fields}
     assert not missing
 
@@ -180,6 +182,8 @@ VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "DATABASE_TIMEOUT": ({"1s": 1.0, "5m": 300.0}, ["0", "999ms", "301s", "off"]),
     "DATABASE_APPLICATION_NAME": ({"orders": "orders"}, ["é", "a" * 64]),
     "DATABASE_FAILURE": ({"retry": "retry", "Fail": "fail"}, ["reject", "off"]),
+    "ECS_TASK_PROTECTION": ({"on": "on", "OFF": "off"}, ["yes", "true", "1"]),
+    "READY_IN_MAINTENANCE": ({"true": "true", "FALSE": "false"}, ["yes", "on", "1"]),
     "SIMULATED_WORK_SECONDS": (
         {"1-3": (1.0, 3.0), "2": (2.0, 2.0), "0": (0.0, 0.0), "100ms-1.5s": (0.1, 1.5), "1 - 3": (1.0, 3.0)},
         ["3-1", "-1", "1-", "-", "1-2-3", "a-b", "0-43201", "1–3"],
