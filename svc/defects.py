@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 Part = Literal[
     "api",
+    "backlog",
     "batches",
     "cloudwatch",
     "fence",
@@ -29,6 +30,7 @@ Part = Literal[
     "observer",
     "page",
     "probe",
+    "protection",
     "queue_attributes",
     "receive",
     "registrar",

@@ -21,7 +21,7 @@ import trio
 from svc import __version__, processors, signals
 from svc.api import app as api
 from svc.api.feed import Feed
-from svc.consumer.observer import Several
+from svc.consumer.observer import Observer, Several
 from svc.consumer.worker import LAST_RELEASE
 from svc.core import Core, worker_config
 from svc.defects import Defects
@@ -29,11 +29,15 @@ from svc.etcd.fleet import Switchboard
 from svc.etcd.registration import identity
 from svc.etcd.registration_thread import RegistrarThread
 from svc.etcd.watcher import KeyWatcher
+from svc.maintenance import orders
 from svc.maintenance.fence import STALL
+from svc.orchestrator.names import instance_name
+from svc.orchestrator.protection import protection
 from svc.settings import Settings
 from svc.sqs import queue as sqs
 from svc.switch_file import own_switch
-from svc.telemetry import logs, tracing
+from svc.telemetry import logs, scaling_metrics, tracing
+from svc.telemetry.backlog import Backlog, instances_of
 from svc.telemetry.cloudwatch import Figures, Publisher
 from svc.telemetry.loop_delay import measure_lag
 from svc.telemetry.metrics import Metrics
@@ -67,9 +71,13 @@ async def run(
         ):
             if spans is not None:
                 spans.within_envelope = partial(processors.sender_context, process)
+            name = None if settings.instance_id else await instance_name()
             metrics = Metrics(__version__)
             figures = Figures() if settings.cloudwatch_namespace else None
-            observers = [one for one in (metrics, spans, figures) if one is not None]
+            observers: list[Observer] = [one for one in (metrics, spans, figures) if one is not None]
+            protected = protection(settings, lambda: len(core.worker.ledger), defects)
+            if protected is not None:
+                observers.append(protected)
             alone = None if settings.etcd_endpoints else own_switch(settings)
             core = Core(
                 settings,
@@ -78,13 +86,17 @@ async def run(
                 KeyWatcher if alone is None else alone.watcher,
                 observer=Several(defects, *observers),
                 defects=defects,
-                identity=identity(settings),
+                identity=identity(settings, name),
                 make_registrar=RegistrarThread if alone is None else None,
                 stall=STALL,
                 clock=_clock,
             )
             feed = Feed(core)
             board = Switchboard(settings) if alone is None else alone.board(core.registration)
+            backlog = _backlog(core, board)
+            metrics.look_at_more(lambda: scaling_metrics.of_the_backlog(backlog.look()))
+            if protected is not None:
+                metrics.look_at_more(lambda: scaling_metrics.of_the_protection(protected.snapshot()))
             app = api.make(core, metrics, feed, board)
             if spans is not None:
                 app.asgi_app = spans.within(app.asgi_app)  # type: ignore[method-assign]
@@ -114,9 +126,12 @@ async def run(
                 outermost.start_soon(guard, "watchdog", measure_lag, metrics.lagged)
                 async with trio.open_nursery() as serving:
                     serving.start_soon(guard, "page", feed.run, stop_api)
+                    serving.start_soon(guard, "backlog", backlog.run)
+                    if protected is not None:
+                        serving.start_soon(guard, "protection", protected.run, stop_api)
                     if figures is not None:
                         look = lambda: (core.worker.statistics(), core.manager.state())  # noqa: E731
-                        publisher = Publisher(settings, figures, look)
+                        publisher = Publisher(settings, figures, look, backlog=backlog.look)
                         serving.start_soon(guard, "cloudwatch", publisher.run, stop_api)
                     url = await serving.start(partial(guard, "api", api.serve, app, settings, stop_api))
                     with work:
@@ -129,6 +144,14 @@ async def run(
                 outermost.cancel_scope.cancel(reason="stopped")
     log.info("stopped")
     return DRAIN_EXPIRED if work.cancel_called or core.drain_expired else CLEAN
+
+
+def _backlog(core: Core, board: orders.Switchboard) -> Backlog:
+    def done() -> int:
+        counts = core.worker.ledger.counts()
+        return counts.processed + counts.rejected
+
+    return Backlog(core.queue.attributes, instances_of(board, core.settings.sqs_queue_url), done, core.defects)
 
 
 def _clock() -> float:

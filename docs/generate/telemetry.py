@@ -13,8 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from docs.generate.markdown import code, fenced, head, joined, table
 from svc.core import Core
 from svc.maintenance.handler import DrainOutcome, DrainReport
+from svc.orchestrator.protection import ProtectionSnapshot
 from svc.processors import Message
 from svc.settings import load
+from svc.telemetry import scaling_metrics
+from svc.telemetry.backlog import BacklogFigures
 from svc.telemetry.metrics import SWITCHES, Metrics
 from svc.testing import SimulatedQueue, SimulatedSwitch
 
@@ -50,6 +53,8 @@ async def _families() -> list[Metric]:
         lambda: (core.worker.statistics(), core.gate.statistics(), state, dict.fromkeys(SWITCHES, True)),
         core.defects.counts,
     )
+    metrics.look_at_more(lambda: scaling_metrics.of_the_backlog(BacklogFigures(0, 1, 0.0)))
+    metrics.look_at_more(lambda: scaling_metrics.of_the_protection(ProtectionSnapshot(is_on=False, failures=0)))
     return list(text_string_to_metric_families(metrics.text().decode()))
 
 

@@ -137,8 +137,8 @@ DESCRIPTION: dict[str, Any] = {
         "/health/ready": {
             "get": {
                 "summary": "Readiness probe",
-                "description": "503 in maintenance and while draining for it (200 with READY_IN_MAINTENANCE), before a stop, and before the "
-                "first receive.",
+                "description": "503 in maintenance and while draining for it (with READY_IN_MAINTENANCE=true: 200), before "
+                "a stop, and before the first receive.",
                 "responses": {"200": answer("Messages are received", _PROBE, examples.READY), **errors(503)},
             }
         },

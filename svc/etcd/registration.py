@@ -80,11 +80,11 @@ class RegistrarSnapshot:
     """Why not, or what went wrong last."""
 
 
-def identity(settings: Settings) -> Registration:
-    """Who this process is."""
+def identity(settings: Settings, name: str | None = None) -> Registration:
+    """Who this process is. `name`: what it is called where it runs, if anything; INSTANCE_ID goes first."""
     host, pid, token = socket.gethostname(), os.getpid(), secrets.token_hex(8)
     return Registration(
-        id=settings.instance_id or f"{host}-{pid}-{token[:4]}",
+        id=settings.instance_id or name or f"{host}-{pid}-{token[:4]}",
         host=host,
         pid=pid,
         version=__version__,

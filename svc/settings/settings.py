@@ -118,7 +118,8 @@ class Settings(BaseModel):
         "without etcd: a file that holds what the key would, and is watched",
     )  # fmt: skip
     instance_id: str | None = _setting(
-        None, "1 to 100 letters, digits, - . and _", "name in the fleet; made of host, pid and chance when unset",
+        None, "1 to 100 letters, digits, - . and _",
+        "name in the fleet. Unset: the ECS task's id, or the pod's name; else made of host, pid and chance",
         pattern=r"^[A-Za-z0-9._-]{1,100}$",
     )  # fmt: skip
     instance_ttl: Seconds = _setting(

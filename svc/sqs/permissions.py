@@ -88,6 +88,8 @@ def policy(settings: Settings, asked: Asked) -> dict[str, Any]:
                 "Condition": {"StringEquals": {"cloudwatch:namespace": settings.cloudwatch_namespace}},
             }
         )
+    if settings.sqs_role_arn is None and "run" in asked.who:
+        statements += _of_the_task(settings, asked)
     return {"Version": "2012-10-17", "Statement": statements}
 
 
@@ -105,14 +107,19 @@ def queue_policy(settings: Settings, asked: Asked, principal: str) -> dict[str, 
 
 
 def assume_policy(settings: Settings) -> dict[str, Any]:
-    """For the identity that assumes SQS_ROLE_ARN, which needs nothing else."""
+    """For the identity that assumes SQS_ROLE_ARN, which needs nothing else for the queue."""
     assert settings.sqs_role_arn is not None
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {"Sid": "Role", "Effect": "Allow", "Action": "sts:AssumeRole", "Resource": settings.sqs_role_arn}
-        ],
-    }
+    role = {"Sid": "Role", "Effect": "Allow", "Action": "sts:AssumeRole", "Resource": settings.sqs_role_arn}
+    return {"Version": "2012-10-17", "Statement": [role, *_of_the_task(settings, Asked())]}
+
+
+def _of_the_task(settings: Settings, asked: Asked) -> list[dict[str, Any]]:
+    """What the role of an ECS task needs, whatever role the queue is used with: the agent asks AWS in the task's name."""
+    if settings.ecs_task_protection == "off":
+        return []
+    account = asked.account or "*"
+    tasks = f"arn:{partition_of(settings.aws_region)}:ecs:{settings.aws_region}:{account}:task/*"
+    return [{"Sid": "Protection", "Effect": "Allow", "Action": "ecs:UpdateTaskProtection", "Resource": tasks}]
 
 
 def _arns(settings: Settings, asked: Asked) -> tuple[str, str | None]:

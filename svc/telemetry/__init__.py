@@ -4,4 +4,4 @@ Never here: anything that the work waits for. A telemetry that fails harms no me
 Begin reading at `logs.py` or `metrics.py`. The names below are the modules that other suites may use.
 """
 
-__all__ = ["cloudwatch", "logs", "loop_delay", "metrics", "tracing", "watchdog"]
+__all__ = ["backlog", "cloudwatch", "logs", "loop_delay", "metrics", "scaling_metrics", "tracing", "watchdog"]

@@ -26,6 +26,7 @@ from svc.maintenance.manager import MaintenanceState
 from svc.maintenance.phases import Phase
 from svc.settings import Settings, queue_address
 from svc.sqs import aws_client
+from svc.telemetry.backlog import BacklogFigures
 
 log = structlog.get_logger(__name__)
 
@@ -120,7 +121,16 @@ class Figures(Unobserved):
 class Publisher:
     """Sends `figures`, and what `look` sees at that moment. `opened` opens a client of CloudWatch."""
 
-    def __init__(self, settings: Settings, figures: Figures, look: Snapshots, opened: Opener | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        figures: Figures,
+        look: Snapshots,
+        opened: Opener | None = None,
+        *,
+        backlog: Callable[[], BacklogFigures | None] = lambda: None,
+    ) -> None:
+        self._backlog = backlog
         self._namespace = settings.cloudwatch_namespace
         self._queue_name = queue_address(settings.sqs_queue_url).name
         self._figures = figures
@@ -130,6 +140,7 @@ class Publisher:
 
     async def run(self, stop: trio.Event) -> None:
         """Ends at most `LAST` seconds after `stop`. Raises nothing."""
+        self._backlog()  # so that it is known in a minute
         with trio.CancelScope() as bound:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_end_soon_after, stop, bound)
@@ -198,7 +209,20 @@ class Publisher:
                 for name, spread in minute.times.items()
                 if spread.count
             ),
+            *({**datum, **common} for datum in _of_the_backlog(self._backlog())),
         ]
+
+
+def _of_the_backlog(held: BacklogFigures | None) -> list[dict[str, Any]]:
+    """What is known. All instances tell of the same queue: the statistic Average, and not Sum."""
+    if held is None:
+        return []
+    values = (
+        ("Backlog", "Count", float(held.messages)),
+        ("BacklogPerInstance", "Count", held.per_instance),
+        ("BacklogTime", "Seconds", held.seconds),
+    )
+    return [{"MetricName": name, "Unit": unit, "Value": value} for name, unit, value in values if value is not None]
 
 
 def _statistics(spread: Spread) -> Mapping[str, float]:

@@ -109,6 +109,10 @@ class Metrics(Unobserved):
         """From now on the snapshots that `look` takes are part of the text, and so are the counts of `defects.Defects`. Once."""
         self._registry.register(_Snapshots(look, defects))
 
+    def look_at_more(self, look: Callable[[], Iterable[Metric]]) -> None:
+        """And so are these, from now on: what is there in some set-ups only."""
+        self._registry.register(_More(look))
+
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
@@ -220,6 +224,14 @@ class _Observed(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._metrics.families()
+
+
+class _More(Collector):
+    def __init__(self, look: Callable[[], Iterable[Metric]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterable[Metric]:
+        return self._look()
 
 
 class _Snapshots(Collector):

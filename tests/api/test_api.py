@@ -220,7 +220,7 @@ async def test_probes_for_orchestrators(autojump_clock: MockClock, phase: str) -
 
 @pytest.mark.parametrize("phase", PHASES)
 async def test_ready_in_maintenance_where_that_is_asked_for(autojump_clock: MockClock, phase: str) -> None:
-    async with in_phase(phase, READY_IN_MAINTENANCE="true") as (held, expected):
+    async with in_phase(phase, READY_IN_MAINTENANCE="true") as (held, _):
         status, body, _ = await held.get("/health/ready")
         ready = {"running": "ready", "draining": "draining", "maintenance": "maintenance"}
         assert (status, body.get("status")) == ((200, ready[phase]) if phase in ready else (503, None))

@@ -1,5 +1,6 @@
 """docker/kubernetes.yaml: its form against Kubernetes' own schemas, and what it says against what the service reads."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import yaml
 
 from svc import service
 from svc.settings import Settings, load, variable
+from svc.telemetry import scaling_metrics
+from svc.telemetry.backlog import BacklogFigures
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((ROOT / "docker/kubernetes.yaml").read_text()))
@@ -70,6 +73,24 @@ def test_labels_select_the_pods_and_probes_ask_what_there_is() -> None:
         "readiness": "/health/ready",
     }
     assert {asked["port"] for asked in paths.values()} == set(ports)
+
+
+def test_what_keda_scales_by_is_there() -> None:
+    """KEDA's schema is that of its cluster; what it can be held to without one: the target, its form, the metrics."""
+    scaled = yaml.safe_load((ROOT / "docker/keda.yaml").read_text())
+    assert (scaled["apiVersion"], scaled["kind"]) == ("keda.sh/v1alpha1", "ScaledObject")
+    assert scaled["spec"]["scaleTargetRef"] == {"name": document("Deployment")["metadata"]["name"]}
+    assert 0 < scaled["spec"]["minReplicaCount"] < scaled["spec"]["maxReplicaCount"]
+    known = {one.name for one in scaling_metrics.of_the_backlog(BacklogFigures(6, 3, 1.0))}
+    for trigger in scaled["spec"]["triggers"]:
+        held = trigger["metadata"]
+        assert trigger["type"] == "prometheus"
+        assert all(isinstance(value, str) for value in held.values())
+        assert float(held["threshold"]) > 0
+        assert held["ignoreNullValues"] == "false"  # what is not known scales nothing
+        assert set(re.findall(r"svc_\w+", held["query"])) <= known
+        # A total is for each pod; what is a mean already is compared as it is.
+        assert trigger["metricType"] == ("AverageValue" if "backlog_messages" in held["query"] else "Value")
 
 
 def test_it_runs_without_root_and_without_capabilities() -> None:

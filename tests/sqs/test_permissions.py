@@ -137,6 +137,20 @@ def test_the_move_task_of_aws() -> None:
     assert set(given["Statement"][1]["Action"]) == {*plain["Statement"][1]["Action"], *more}
 
 
+def test_the_protection_of_an_ecs_task_is_for_the_role_of_the_task() -> None:
+    on = {"ECS_TASK_PROTECTION": "on"}
+    wanted = {
+        "Sid": "Protection", "Effect": "Allow", "Action": "ecs:UpdateTaskProtection",
+        "Resource": "arn:aws:ecs:eu-central-1:*:task/*",
+    }  # fmt: skip
+    assert shown(**on)[0]["Statement"][-1] == wanted
+    role = {**on, "SQS_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}
+    assert wanted not in shown(**role)[0]["Statement"]
+    assert shown("--assume", **role)[0]["Statement"][-1] == wanted
+    assert wanted not in shown("--for", "dlq", **on)[0]["Statement"]
+    assert len(shown()[0]["Statement"]) == 1
+
+
 def test_who_only_consumes_needs_only_to_decrypt() -> None:
     given, _ = shown("--no-send", "--kms-key", KEY_ARN)
     assert given["Statement"][-1]["Action"] == ["kms:Decrypt"]

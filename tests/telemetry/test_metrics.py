@@ -13,7 +13,10 @@ from trio.testing import MockClock
 
 from svc import Message
 from svc.core import Core
+from svc.orchestrator.protection import ProtectionSnapshot
 from svc.settings import load
+from svc.telemetry import scaling_metrics
+from svc.telemetry.backlog import BacklogFigures
 from svc.telemetry.loop_delay import measure_lag
 from svc.telemetry.metrics import Metrics
 from svc.testing import EPOCH, Fault, ScriptedQueue, SimulatedQueue, SimulatedSwitch
@@ -176,6 +179,8 @@ def everything() -> dict[str, Metric]:
     """Every family that there can be."""
     metrics = new_metrics()
     core = Core(load({}), SimulatedQueue(), _nothing, SimulatedSwitch().watcher, observer=metrics)
+    metrics.look_at_more(lambda: scaling_metrics.of_the_backlog(BacklogFigures(0, 1, 0.0)))
+    metrics.look_at_more(lambda: scaling_metrics.of_the_protection(ProtectionSnapshot(is_on=False, failures=0)))
     return families(watched(metrics, core))
 
 
