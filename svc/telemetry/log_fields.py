@@ -26,6 +26,7 @@ FIELDS = (
     Field(("logger",), "string", "the module", "every line"),
     Field(("exception",), "string", "the traceback", "failed messages, our own failures"),
     Field(("message_id",), "string", "the message", "what is logged from within a processor, and about a message"),
+    Field(("key",), "string", "what the inbox knows the message by", "a message whose effects were committed before"),
     Field(
         ("message",),
         "string",

@@ -25,6 +25,13 @@ EVERY = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def without_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their tests, in this same process, put their folder on the path; there is an orders.py in it, and that name is taken then."""
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if Path(folder).name != "examples"])
+    monkeypatch.delitem(sys.modules, "orders", raising=False)
+
+
 def new(folder: Path, *options: str) -> Result:
     return CliRunner().invoke(cli, ["new", str(folder), *options])
 

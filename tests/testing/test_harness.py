@@ -636,7 +636,7 @@ def test_the_first_example_is_ten_lines_long() -> None:
 
 def test_what_the_page_names_exists() -> None:
     text = PAGE.read_text()
-    service = set(dir(SimulatedService)) | {"runs", "running", "endings", "switch"}
+    service = set(dir(SimulatedService)) | {"runs", "batches", "running", "endings", "switch"}
     queue = set(dir(ScriptedQueue)) | {"dead_letters", "calls", "history"}
     owners: dict[str, Callable[[str], bool]] = {"service": service.__contains__, "svc_queue": queue.__contains__}
     named = re.findall(r"\b(service|svc_queue)\.([a-z_0-9]+)", text)
