@@ -27,7 +27,7 @@ EVERY = [
 
 @pytest.fixture(autouse=True)
 def without_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their tests, in this same process, put their folder on the path; there is an orders.py in it, and that name is taken then."""
+    """Their tests put their folder on the path of this same process, with an orders.py in it: that name would be taken."""
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if Path(folder).name != "examples"])
     monkeypatch.delitem(sys.modules, "orders", raising=False)
 
