@@ -7,9 +7,9 @@ the tests run the wiring that production runs.
 import contextlib
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 import trio
@@ -22,13 +22,16 @@ from svc.consumer.worker import Worker, WorkerConfig
 from svc.defects import Defects
 from svc.maintenance.fence import Fence
 from svc.maintenance.gate import Gate
-from svc.maintenance.handler import DrainOutcome
+from svc.maintenance.handler import DrainOutcome, Handler
 from svc.maintenance.manager import Manager
 from svc.maintenance.registration import Registration, described, own_key
 from svc.maintenance.suspension import Suspensions
 from svc.processors import AnyProcess, Now, wall_clock
 from svc.settings import Settings
 from svc.wakeup import WakeUp
+
+if TYPE_CHECKING:  # it is loaded where there is a database only
+    from svc.database.handler import DatabaseHandler
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +81,8 @@ MakeRegistrar = Callable[[Settings, Callable[[], Registration], WakeUp, Callable
 
 class Core:
     """`identity` is who this instance is in the fleet; without it, it belongs to none. `stall` and `clock`: how it notices that
-    it stood still (`fence.Fence`). `now`: the time that processors are told."""
+    it stood still (`fence.Fence`). `now`: the time that processors are told. `database`: that of `DATABASE_URL`; `handlers`:
+    those of the user's own."""
 
     def __init__(
         self,
@@ -95,6 +99,8 @@ class Core:
         stall: float = math.inf,
         clock: Callable[[], float] = trio.current_time,
         now: Now = wall_clock,
+        database: "DatabaseHandler | None" = None,
+        handlers: Sequence[Handler] = (),
     ) -> None:
         self.settings = settings
         self.defects = defects or Defects()
@@ -113,8 +119,11 @@ class Core:
             now=now,
         )
         self.gate = Gate()
+        self.database = database
+        if database is not None:
+            database.hold = self.worker.intake.hold
         self.manager = Manager(
-            [self.gate, self.worker],
+            [self.gate, self.worker, *([] if database is None else [database]), *handlers],
             drain_timeout=settings.drain_timeout,
             on_drain_ended=observer.drain_ended,
             switch_name="maintenance key" if settings.etcd_endpoints else "maintenance switch",
@@ -150,6 +159,8 @@ class Core:
                     nursery.start_soon(guard, "registrar", self.registrar.run)
                 else:
                     self._check()
+                if self.database is not None:
+                    nursery.start_soon(guard, "database", self.database.run)
                 nursery.start_soon(guard, "watcher", self.watcher.run)
                 nursery.start_soon(guard, "fence", self.fence.run)
                 task_status.started()

@@ -21,6 +21,7 @@ Part = Literal[
     "backlog",
     "batches",
     "cloudwatch",
+    "database",
     "fence",
     "handler",
     "heartbeat",

@@ -2,7 +2,8 @@
 
 Read `run()` from top to bottom: what is used outlives its users, so things end in the reverse order of the lines that open them.
 
-    signals, queue, processor          outermost: settlement needs the queue to the end, messages need the processor
+    signals, database, queue,          outermost: settlement needs the queue to the end, messages need the processor, which
+      processor                          needs the database
       API                              answers during the drain, stops after it
         core                           worker, watcher, manager; ends when a stop was asked for and everything is drained
 """
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -43,6 +45,9 @@ from svc.telemetry.loop_delay import measure_lag
 from svc.telemetry.metrics import Metrics
 from svc.telemetry.watchdog import watched
 
+if TYPE_CHECKING:
+    from svc.database.opening import Opened
+
 log = structlog.get_logger(__name__)
 
 CLEAN, FAILED, UNUSABLE, DRAIN_EXPIRED = 0, 1, 2, 3
@@ -62,16 +67,22 @@ async def run(
     """
     with _signals() as told, _hard_exit() as arm_hard_exit:
         defects = Defects(on_crash=lambda: arm_hard_exit(LAST_RELEASE + CLOSING, FAILED), remedied=(api.CannotListen,))
+        name = None if settings.instance_id else await instance_name()
+        this = identity(settings, name)
         async with (
             tracing.opened(settings) as spans,
+            _database(settings, this.id) as database,
             sqs.opened(settings, polls=settings.sqs_max_receivers) as queue,
             processors.opened(
-                processor, settings, threads=settings.max_concurrency, runtime=settings.message_runtime
+                processor,
+                settings,
+                threads=settings.max_concurrency,
+                runtime=settings.message_runtime,
+                unit_of_work=None if database is None else database.unit_of_work,
             ) as process,
         ):
             if spans is not None:
                 spans.within_envelope = partial(processors.sender_context, process)
-            name = None if settings.instance_id else await instance_name()
             metrics = Metrics(__version__)
             figures = Figures() if settings.cloudwatch_namespace else None
             observers: list[Observer] = [one for one in (metrics, spans, figures) if one is not None]
@@ -82,14 +93,15 @@ async def run(
             core = Core(
                 settings,
                 queue if spans is None else spans.queue(queue),
-                process,
+                process if database is None else database.guarded(process),
                 KeyWatcher if alone is None else alone.watcher,
                 observer=Several(defects, *observers),
                 defects=defects,
-                identity=identity(settings, name),
+                identity=this,
                 make_registrar=RegistrarThread if alone is None else None,
                 stall=STALL,
                 clock=_clock,
+                database=None if database is None else database.handler,
             )
             feed = Feed(core)
             board = Switchboard(settings) if alone is None else alone.board(core.registration)
@@ -124,6 +136,8 @@ async def run(
             ):
                 outermost.start_soon(guard, "signals", _watch, told, on_stop_signal, settings.log_level)
                 outermost.start_soon(guard, "watchdog", measure_lag, metrics.lagged)
+                if database is not None and processors.unit_of_work_of(process) is not None:
+                    outermost.start_soon(guard, "database", database.forget_old)
                 async with trio.open_nursery() as serving:
                     serving.start_soon(guard, "page", feed.run, stop_api)
                     serving.start_soon(guard, "backlog", backlog.run)
@@ -152,6 +166,18 @@ def _backlog(core: Core, board: orders.Switchboard) -> Backlog:
         return counts.processed + counts.rejected
 
     return Backlog(core.queue.attributes, instances_of(board, core.settings.sqs_queue_url), done, core.defects)
+
+
+@contextlib.asynccontextmanager
+async def _database(settings: Settings, application_name: str) -> "AsyncIterator[Opened | None]":
+    """Nothing of it is loaded without `DATABASE_URL`."""
+    if settings.database_url is None:
+        yield None
+        return
+    from svc import database
+
+    async with database.opened(settings, application_name) as opened:
+        yield opened
 
 
 def _clock() -> float:

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from docs.generate.markdown import code, fenced, head, joined, table
 from svc.core import Core
+from svc.database.figures import DatabaseStatistics, PoolStatistics
 from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.orchestrator.protection import ProtectionSnapshot
 from svc.processors import Message
@@ -50,12 +51,15 @@ async def _families() -> list[Metric]:
     ended = DrainReport(cause="maintenance", began=0, deadline=30, outcome=DrainOutcome.DRAINED, ended=1)
     state = replace(core.manager.state(), drain=ended)
     metrics.look_at(
-        lambda: (core.worker.statistics(), core.gate.statistics(), state, dict.fromkeys(SWITCHES, True)),
+        lambda: (core.worker.statistics(), core.gate.statistics(), state, dict.fromkeys(SWITCHES, True), _DATABASE),
         core.defects.counts,
     )
     metrics.look_at_more(lambda: scaling_metrics.of_the_backlog(BacklogFigures(0, 1, 0.0)))
     metrics.look_at_more(lambda: scaling_metrics.of_the_protection(ProtectionSnapshot(is_on=False, failures=0)))
     return list(text_string_to_metric_families(metrics.text().decode()))
+
+
+_DATABASE = DatabaseStatistics("orders at db:5432", PoolStatistics(True, 3, 2, 1, 10, 0, 12, 4, 0.5, 1), None, None)
 
 
 async def _nothing(message: Message) -> None:

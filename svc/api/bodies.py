@@ -13,6 +13,7 @@ from svc.consumer.breaker_state import BreakerSnapshot
 from svc.consumer.queue import DeadLetterQueue, QueueError
 from svc.consumer.worker import WorkerStatistics
 from svc.core import WatcherSnapshot
+from svc.database.figures import DatabaseStatistics
 from svc.maintenance.handler import DrainReport
 from svc.maintenance.manager import MaintenanceState
 from svc.maintenance.phases import Phase
@@ -143,6 +144,27 @@ def breaker(held: BreakerSnapshot | None) -> dict[str, object] | None:
         "runs": held.runs,
         "failures": held.failures,
         "opened": held.opened,
+        "reason": held.reason,
+    }
+
+
+def database(held: DatabaseStatistics) -> dict[str, object]:
+    """The pool's figures under the names that psycopg_pool's users know, and why it is away."""
+    pool = held.pool
+    return {
+        "database": held.place,
+        "connected": pool.open,
+        "error": held.error,
+        "error_since": date(held.error_since),
+        "size": pool.size,
+        "max_size": pool.most,
+        "in_use": pool.in_use,
+        "idle": pool.idle,
+        "waiting": pool.waiting,
+        "requests": pool.requests,
+        "waits": pool.waits,
+        "wait_seconds": pool.wait_seconds,
+        "errors": pool.errors,
     }
 
 

@@ -11,7 +11,7 @@ from svc.api import openapi_examples as examples
 from svc.api import request_bodies
 from svc.api.openapi_dead_letters import DEAD_LETTERS
 from svc.api.openapi_fleet import PATHS
-from svc.api.openapi_parts import ERROR, answer, errors, events, page
+from svc.api.openapi_parts import DATABASE, ERROR, answer, errors, events, page
 from svc.telemetry import logs
 
 _HEALTH = {
@@ -38,6 +38,7 @@ _HEALTH = {
             "additionalProperties": {"type": "string"},
             "description": "message id → thread, of threads that go on although their message was given back",
         },
+        "database": DATABASE,
         "timestamp": {"type": "string", "format": "date-time"},
     },
 }
@@ -104,6 +105,7 @@ _STATS = {
                 "drain": {"type": ["object", "null"]},
             },
         },
+        "database": DATABASE,
     },
 }
 

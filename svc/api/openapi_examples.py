@@ -65,7 +65,15 @@ HEALTH: dict[str, Any] = {
     "queue_url": QUEUE_URL,
     "queue_error": None,
     "queue_error_since": None,
-    "breaker": {"state": "closed", "since": None, "until": None, "runs": 214, "failures": 1, "opened": 0},
+    "breaker": {
+        "state": "closed",
+        "since": None,
+        "until": None,
+        "runs": 214,
+        "failures": 1,
+        "opened": 0,
+        "reason": None,
+    },
     "threads": {},
     "timestamp": NOW,
 }
@@ -115,7 +123,15 @@ STATS: dict[str, Any] = {
         "receives_outstanding": 1,
         "queue_error": None,
         "queue_error_since": None,
-        "breaker": {"state": "closed", "since": None, "until": None, "runs": 214, "failures": 1, "opened": 0},
+        "breaker": {
+            "state": "closed",
+            "since": None,
+            "until": None,
+            "runs": 214,
+            "failures": 1,
+            "opened": 0,
+            "reason": None,
+        },
         "threads": {},
         "recent_errors": [
             {"timestamp": "2026-11-25T02:09:12.008Z", "message_id": MESSAGE_ID, "error": "ValueError: no such order"}

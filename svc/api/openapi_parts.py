@@ -14,6 +14,24 @@ ERROR = {
 }
 
 
+DATABASE = {
+    "type": "object",
+    "description": "The database of DATABASE_URL and the pool of connections to it, if there is one. Counts are since the start.",
+    "required": ["database", "connected", "error", "size", "in_use", "waiting"],
+    "properties": {
+        "database": {"type": "string", "description": "which, and where"},
+        "connected": {"type": "boolean", "description": "false in maintenance too"},
+        "error": {"type": ["string", "null"], "description": "why it is not there, while it is needed"},
+        "error_since": {"type": ["string", "null"], "format": "date-time"},
+        **{
+            name: {"type": "integer"}
+            for name in ("size", "max_size", "in_use", "idle", "waiting", "requests", "waits", "errors")
+        },
+        "wait_seconds": {"type": "number"},
+    },
+}
+
+
 def answer(text: str, schema: dict[str, Any] | None = None, example: Any = None) -> dict[str, Any]:
     content: dict[str, Any] = {"schema": schema or {"type": "object"}}
     if example is not None:

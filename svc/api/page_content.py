@@ -104,6 +104,12 @@ def headline(state: MaintenanceState, held: WorkerStatistics, probe_error: str |
                 "The queue is out of reach",
                 f"{_messages(count)} in flight. Receiving is tried again, less and less often, until it works.",
             )
+        case Phase.RUNNING if held.breaker is not None and held.breaker.reason is not None:
+            return (
+                "trouble",
+                "Receiving pauses",
+                f"{held.breaker.reason}. It goes on by itself. {_messages(count)} in flight.",
+            )
         case Phase.RUNNING if held.breaker is not None and held.breaker.state is not State.CLOSED:
             title = "Receiving pauses" if held.breaker.state is State.OPEN else "Trying a few messages"
             return (
@@ -182,16 +188,23 @@ def troubles(
             "" if held.queue_error_since is None else f"For {duration(trio.current_time() - held.queue_error_since)}: "
         )
         found.append({"title": "SQS does not answer as it should", "text": f"{since}{held.queue_error}"})
-    if held.breaker is not None and held.breaker.state is not State.CLOSED:
+    if held.breaker is not None and held.breaker.state is not State.CLOSED and not _is_held_in_maintenance(held, state):
         found.append(_breaker(held.breaker, state.phase))
     if state.unreadable:
         found.append({"title": "The maintenance switch's value is ignored", "text": f"{state.unreadable}."})
     return [{name: text[:LONGEST] for name, text in trouble.items()} for trouble in found]
 
 
+def _is_held_in_maintenance(held: WorkerStatistics, state: MaintenanceState) -> bool:
+    """That nothing is received is no trouble then."""
+    return held.breaker is not None and held.breaker.reason is not None and state.phase is not Phase.RUNNING
+
+
 def _breaker(held: BreakerSnapshot, phase: Phase) -> dict[str, str]:
     assert held.since is not None
     now = trio.current_time()
+    if held.reason is not None:
+        return {"title": "What processors need is away", "text": f"For {duration(now - held.since)}: {held.reason}."}
     if held.state is State.PROBING:
         text = f"Up to {PROBES} messages are tried: the first that succeeds lets receiving go on, else it pauses again."
         return {"title": "The circuit breaker is probing", "text": text}

@@ -21,6 +21,7 @@ def add(app: QuartTrio, core: Core, metrics: Metrics) -> None:
             core.gate.statistics(),
             core.manager.state(),
             bodies.switches(core.watcher.snapshot(), core.settings),
+            None if core.database is None else core.database.statistics(),
         ),
         core.defects.counts,
     )
@@ -41,6 +42,7 @@ def add(app: QuartTrio, core: Core, metrics: Metrics) -> None:
             **bodies.queue_trouble(core.worker.statistics(), core.worker.probe_trouble),
             "breaker": bodies.breaker(core.worker.statistics().breaker),
             "threads": bodies.threads(core.worker.statistics()),
+            **({} if core.database is None else {"database": bodies.database(core.database.statistics())}),
             "timestamp": bodies.now(),
         }
         return body, 503 if status in ("starting", "unhealthy") else 200

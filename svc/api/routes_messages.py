@@ -47,6 +47,7 @@ def add(app: QuartTrio, core: Core) -> None:
             "timestamp": bodies.now(),
             "handlers": [handler.name for handler in core.manager.handlers],
             "sqs": sqs,
+            **({} if core.database is None else {"database": bodies.database(core.database.statistics())}),
         }
 
     @app.post("/messages/send")

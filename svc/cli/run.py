@@ -1,6 +1,7 @@
 """`svc run`: the service against the queue and the etcd that the environment names. And what `svc dev` shares with it."""
 
 import gc
+import importlib.util
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ def run() -> None:
     gc.disable()  # what is loaded from here on stays
     settings = settings_of()
     refuse_the_simulated_one(settings)
+    check_database(settings)
     processor = processor_of(settings)  # the faults first: what follows takes a second to import
     for sentence in misspelled(os.environ, AWS_VARIABLES):
         log.warning(sentence)
@@ -79,6 +81,23 @@ def processor_of(settings: Settings) -> Callable[..., object]:
         return found_processor(settings)
     except processors.UnusableProcessor as error:
         unusable([f"MESSAGE_PROCESSOR holds {settings.message_processor!r}: {error}"])
+
+
+def check_database(settings: Settings) -> None:
+    """Ends the process when `DATABASE_URL` is set and cannot be used, whatever the database says later."""
+    if settings.database_url is None:
+        return
+    for library in ("psycopg", "psycopg_pool"):
+        if importlib.util.find_spec(library) is None:
+            unusable([f"DATABASE_URL is set, and {library} is not installed: pip install 'svc[database]'"])
+    try:
+        from svc import database
+    except ImportError as error:  # psycopg without libpq
+        unusable([f"DATABASE_URL is set, and psycopg cannot be used: {error}"])
+    try:
+        database.check(settings)
+    except database.UnusableDatabase as error:
+        unusable([f"DATABASE_URL: {error}"])
 
 
 def end(main: Callable[[], Awaitable[int]]) -> NoReturn:

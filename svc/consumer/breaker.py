@@ -20,6 +20,7 @@ class Breaker:
     def __init__(self, config: BreakerConfig | None, ledger: Ledger, rng: random.Random) -> None:
         self._machine = None if config is None else BreakerMachine(config, rng)
         self._ledger = ledger
+        self._held: tuple[str, float] | None = None
 
     def verdict(self, entry: Entry, *, failed: bool) -> None:
         """The processor has come to an end with this message."""
@@ -30,6 +31,8 @@ class Breaker:
     def grants(self) -> tuple[float, float | None]:
         """How many more messages may be on their way to us, and when to ask again, if that is a matter of time."""
         machine = self._machine
+        if self._held is not None:
+            return 0, None
         if machine is None or machine.state is State.CLOSED:
             return math.inf, None
         self._log(machine.look(trio.current_time()))
@@ -37,12 +40,28 @@ class Breaker:
         assert since is not None
         return machine.grants(probing=sum(entry.received_at >= since for entry in self._ledger)), machine.until
 
+    def hold(self, reason: str | None) -> None:
+        """What the work needs is away, for this reason: receiving pauses at once, whatever the threshold; None: it is back. What
+        has failed by its absence is no reason to pause any longer then."""
+        if reason is None:
+            if self._held is not None:
+                self._held = None
+                self.resume()
+        elif self._held is None:
+            self._held = reason, trio.current_time()
+        else:
+            self._held = reason, self._held[1]
+
     def resume(self) -> None:
         """Receiving begins, or begins again."""
         if self._machine is not None:
             self._log(self._machine.resume(trio.current_time()))
 
     def snapshot(self) -> BreakerSnapshot | None:
+        if self._held is not None:
+            reason, since = self._held
+            opened = 0 if self._machine is None else self._machine.opened
+            return BreakerSnapshot(State.OPEN, since, None, 0, 0, opened, reason)
         return None if self._machine is None else self._machine.snapshot(trio.current_time())
 
     def _log(self, event: Event | None) -> None:

@@ -80,6 +80,8 @@ class BreakerSnapshot:
     """Among them."""
     opened: int
     """How often it has opened since the start, failed probes aside."""
+    reason: str | None = None
+    """What is away that the work needs, if that is why receiving pauses."""
 
 
 class BreakerMachine:

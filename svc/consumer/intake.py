@@ -176,6 +176,11 @@ class Intake(Listener):
         """The machine has slept: what was to become visible is as much nearer to it."""
         self._waiting.slept(seconds)
 
+    def hold(self, reason: str | None) -> None:
+        """Pause receiving at once, because something that the work needs is away; None: it is back."""
+        self._breaker.hold(reason)
+        self._wake_up.notify()
+
     def open(self) -> None:
         self.is_open = True
         self._pause_until = -math.inf

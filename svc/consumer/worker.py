@@ -78,6 +78,7 @@ class Worker:
     """A `maintenance.Handler` named `sqs`."""
 
     name = "sqs"
+    after: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -31,6 +31,11 @@ def conninfo(settings: Settings, application_name: str) -> str:
         ) from None
 
 
+def check(settings: Settings) -> None:
+    """Raises `UnusableDatabase`."""
+    conninfo(settings, "svc")
+
+
 def place(settings: Settings) -> str:
     """Where the database is, in words for people: `orders at db.example:5432`. No user, no password."""
     try:

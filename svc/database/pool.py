@@ -1,6 +1,6 @@
 """The pools of connections, and how each colour of processor borrows from them.
 
-    Trio          connection()           the pool of threads' connections; calls run in threads (`connection.py`)
+    Trio          connection()           the pool of threads' connections; calls run in threads (`trio_connection.py`)
     plain def     sync_connection()      the same pool, in the processor's own thread
     asyncio       asyncio_connection()   a second pool, on the loop that asks for it
 
@@ -16,6 +16,7 @@ import contextvars
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeAlias
 
@@ -26,9 +27,10 @@ import trio
 from psycopg.pq import TransactionStatus
 
 from svc.database.checking import check, check_async
-from svc.database.connection import PATIENCE, Connection, cancel, in_thread
 from svc.database.conninfo import conninfo, place
 from svc.database.farewell import Farewell, Raw, wait_ended
+from svc.database.figures import Closed, PoolStatistics
+from svc.database.trio_connection import PATIENCE, Connection, cancel, in_thread
 from svc.settings import Settings
 from svc.wakeup import WakeUp
 
@@ -41,17 +43,18 @@ SyncPool: TypeAlias = psycopg_pool.ConnectionPool[psycopg.Connection[Any]]
 AsyncPool: TypeAlias = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 
 
+_FULL = ("too many clients already", "remaining connection slots")
+"""What PostgreSQL says when there are more connections than it takes (SQLSTATE 53300, which libpq does not hand on)."""
+
+
 class DatabaseAway(psycopg.OperationalError):
     """There is no connection to be had: the database is away, or the service has let go of it for maintenance."""
 
 
 class Database:
-    """The database of `DATABASE_URL`. Made within a Trio run, by the service or by the fixture `svc_database`.
+    """The database of `DATABASE_URL`. Made within a Trio run, by the service or by the fixture `svc_database`."""
 
-    `asyncio_processor`: the processor runs on asyncio, so that of the connections all but one are for its loop.
-    """
-
-    def __init__(self, settings: Settings, application_name: str, *, asyncio_processor: bool = False) -> None:
+    def __init__(self, settings: Settings, application_name: str) -> None:
         self.place = place(settings)
         """In words, without user and password."""
         self.timeout = settings.database_timeout
@@ -62,7 +65,8 @@ class Database:
         """Why there is no pool, while there is none."""
         self._settings = settings
         self._application_name = settings.database_application_name or application_name
-        self._asyncio_processor = asyncio_processor
+        self.for_asyncio = False
+        """The processor runs on asyncio: of the connections all but one are for its loop. To be set before `open`."""
         self._places = trio.CapacityLimiter(settings.database_max_connections)
         # Holders of a place use one thread each; a few open and close; and those that nobody waits for any more end soon.
         self._limiter = trio.CapacityLimiter(2 * settings.database_max_connections + 8)
@@ -70,6 +74,9 @@ class Database:
         self._async_pool: AsyncPool | None = None
         self._async_loop: asyncio.AbstractEventLoop | None = None
         self._async_most = 0
+        self._counted = Counter[str]()  # of pools that are closed
+        self._waits = self._refused = 0
+        self._wait_seconds = 0.0
         self._lock = threading.Lock()
         self._is_open = threading.Event()
         self._held: weakref.WeakSet[Raw] = weakref.WeakSet()
@@ -94,7 +101,7 @@ class Database:
     def _open(self, least: int, most: int) -> SyncPool:
         # The first by hand: psycopg_pool would try in the background, and tell the reason to the log only.
         self._ended_by_us(psycopg.connect(self._conninfo(), connect_timeout=max(2, round(self.timeout))))
-        if self._asyncio_processor:
+        if self.for_asyncio:
             least, most = min(least, 1), 1
         pool: SyncPool = psycopg_pool.ConnectionPool(
             self._conninfo,
@@ -129,7 +136,7 @@ class Database:
         with self._lock:
             self._held.add(raw)
 
-    async def close(self, why: str, seconds: float) -> int:
+    async def close(self, why: str, seconds: float) -> Closed:
         """Have no connection any more, and return only when the server has none of ours either, or after `seconds`. What is lent
         out then is ended, in the middle of whatever it does; returns how many that were. `why`: what those are told who ask."""
         self.away = why
@@ -137,13 +144,13 @@ class Database:
         pool, self._pool = self._pool, None
         self.changed.notify()
         if pool is None:
-            return 0
+            return Closed(0, 0, 0)
         closing = pool
         return await in_thread(
             lambda: self._close(closing, time.monotonic() + max(seconds, 2 * PATIENCE)), self._limiter
         )
 
-    def _close(self, pool: SyncPool, deadline: float) -> int:
+    def _close(self, pool: SyncPool, deadline: float) -> Closed:
         with self._lock:
             async_pool, loop, self._async_pool, self._async_loop = self._async_pool, self._async_loop, None, None
             farewells = [Farewell(raw) for raw in self._held if not raw.closed]
@@ -160,12 +167,60 @@ class Database:
             for one in lent:
                 _cancel(one.connection, loop)
                 one.stop_sending()
-            for one in wait_ended(left, max(PATIENCE, deadline - time.monotonic())):
+            unconfirmed = wait_ended(left, max(PATIENCE, deadline - time.monotonic()))
+            for one in unconfirmed:
                 one.cut()
-            return len(lent)
+            return Closed(len(farewells), len(lent), len(unconfirmed))
         finally:
             for one in farewells:
                 one.forget()
+            for closed in (pool, async_pool):
+                if closed is not None:
+                    self._counted.update(closed.get_stats())
+
+    async def ping(self) -> None:
+        """Raises `psycopg.Error` (or `OSError`) if the database does not answer. Takes `timeout` at most, or twice that when all
+        connections are in use: then it is asked by a connection of its own."""
+        pool = self._open_pool()
+        try:
+            raw = await self._borrowed(pool, self.timeout / 2)
+        except psycopg_pool.PoolTimeout:
+            await trio.to_thread.run_sync(self._knock, abandon_on_cancel=True, limiter=self._limiter)
+        else:
+            await in_thread(lambda: _give_back(pool, raw), self._limiter, raw)
+
+    def _knock(self) -> None:
+        try:
+            self._ended_by_us(psycopg.connect(self._conninfo(), connect_timeout=max(2, round(self.timeout))))
+        except psycopg.OperationalError as error:
+            # It answers, and ours are all at work: that is no reason to take them away.
+            if not (self.statistics().in_use and any(text in str(error) for text in _FULL)):
+                raise
+
+    def statistics(self) -> PoolStatistics:
+        pools = [pool for pool in (self._pool, self._async_pool) if pool is not None]
+        now, counts = Counter[str](), Counter(self._counted)
+        for pool in pools:
+            figures = pool.get_stats()
+            counts.update(figures)
+            now.update(figures)
+        size, idle = now["pool_size"], now["pool_available"]
+        queue = self._places.statistics().tasks_waiting
+        return PoolStatistics(
+            open=bool(pools),
+            size=size,
+            in_use=max(0, size - idle),
+            idle=idle,
+            most=self._settings.database_max_connections,
+            waiting=now["requests_waiting"] + queue,
+            requests=counts["requests_num"],
+            waits=counts["requests_queued"] + self._waits,
+            wait_seconds=round(counts["requests_wait_ms"] / 1000 + self._wait_seconds, 3),
+            errors=sum(
+                counts[name] for name in ("requests_errors", "connections_errors", "connections_lost", "returns_bad")
+            )
+            + self._refused,
+        )
 
     # -- Trio --
 
@@ -177,9 +232,14 @@ class Database:
         timeout = self.timeout if timeout is None else timeout
         holder = object()
         deadline = trio.current_time() + timeout
+        if not self._places.available_tokens:
+            self._waits += 1
+        came = trio.current_time()
         with trio.move_on_at(deadline) as patience:
             await self._places.acquire_on_behalf_of(holder)
+        self._wait_seconds += trio.current_time() - came
         if patience.cancelled_caught:
+            self._refused += 1
             raise psycopg_pool.PoolTimeout(f"no connection to the database was free within {timeout:g} s")
         try:
             with trio.move_on_at(deadline):

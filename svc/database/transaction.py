@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 import psycopg
 
-from svc.database.connection import Connection
+from svc.database.trio_connection import Connection
 from svc.processors import Parameters, Result
 
 T = TypeVar("T")

@@ -28,6 +28,7 @@ class Gate:
     """A `maintenance.Handler` named `http`."""
 
     name = "http"
+    after: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._open = False

@@ -4,7 +4,7 @@ A handler is anything that can stop taking new work and finish what it has: the 
 user's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, runtime_checkable
@@ -15,6 +15,10 @@ class Handler(Protocol):
 
     name: str
     """Under this name it stands in `/health` and in the drain report."""
+
+    after: tuple[str, ...]
+    """Names of handlers that it outlives, because they use it: it is entered when these have drained, in what is left of the
+    drain's time, and left before they are."""
 
     def enter(self) -> None:
         """Take nothing new from this moment on. Does not wait."""
@@ -50,6 +54,27 @@ class QuietHandler(Protocol):
 
     async def wait_quiet(self) -> None:
         """Return when it is quiet. Call it within a drain. May be cancelled."""
+
+
+def in_order(handlers: Sequence[Handler]) -> tuple[Handler, ...]:
+    """The handlers, each behind those that it outlives. Raises ValueError with a sentence where that cannot be."""
+    names = [handler.name for handler in handlers]
+    for handler in handlers:
+        if names.count(handler.name) > 1:
+            raise ValueError(f"two handlers are called {handler.name!r}")
+        if unknown := sorted(set(handler.after) - set(names)):
+            raise ValueError(
+                f"the handler {handler.name!r} is to drain after {unknown[0]!r}, and there is no such handler"
+            )
+    left, ordered = list(handlers), list[Handler]()
+    while left:
+        placed = {handler.name for handler in ordered}
+        ready = [handler for handler in left if placed.issuperset(handler.after)]
+        if not ready:
+            raise ValueError(f"the handlers {', '.join(sorted(h.name for h in left))} wait for each other to drain")
+        ordered += ready
+        left = [handler for handler in left if handler not in ready]
+    return tuple(ordered)
 
 
 class DrainOutcome(Enum):

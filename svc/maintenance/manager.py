@@ -2,7 +2,8 @@
 
 The value (`switch_value.py`) is level-triggered: what counts is the latest one. A wake-up makes the manager look at the whole
 state (phase, wanted state, stop request, drain ended); `phases.py` says what that calls for, and the manager does it. All
-handlers (`handler.py`) drain at the same time under one deadline. Nothing here knows etcd, HTTP or SQS, or reads the wall clock.
+handlers (`handler.py`) drain at the same time under one deadline; those that outlive others wait for these first. Nothing here
+knows etcd, HTTP or SQS, or reads the wall clock.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 import structlog
 import trio
 
-from svc.maintenance.handler import DrainOutcome, DrainReport, Handler, QuietHandler
+from svc.maintenance.handler import DrainOutcome, DrainReport, Handler, QuietHandler, in_order
 from svc.maintenance.phases import Event, Phase, move, next_event
 from svc.maintenance.switch_value import Switch, parse_switch
 from svc.wakeup import WakeUp
@@ -90,8 +91,8 @@ class Manager:
         on_drain_ended: Callable[[DrainReport], None] = lambda report: None,
         switch_name: str = "maintenance key",
     ) -> None:
-        """`switch_name`: how the log calls what holds the switch of all."""
-        self.handlers = tuple(handlers)
+        """`switch_name`: how the log calls what holds the switch of all. Raises ValueError when handlers wait for each other."""
+        self.handlers = in_order(handlers)
         self._on_drain_ended = on_drain_ended
         self.changed = WakeUp()
         """Notifies after every change of `state()`, drains' figures aside."""
@@ -195,7 +196,7 @@ class Manager:
             assert self._report is not None
             if self._report.ended is None:  # else it has ended in this very moment, and its report is written
                 self._end_report(DrainOutcome.REVOKED, None)
-        for handler in self.handlers:
+        for handler in reversed(self.handlers):  # what is used is back before its users
             handler.leave()
         log.info("running", after=before.value)
 
@@ -203,7 +204,8 @@ class Manager:
         now = trio.current_time()
         self._report = DrainReport(cause, began=now, deadline=now + self._drain_timeout)
         for handler in self.handlers:
-            handler.enter()
+            if not handler.after:
+                handler.enter()
             if cause == "maintenance" and isinstance(handler, QuietHandler):
                 handler.land_soon()
         log.info("drain begins", cause=cause, timeout_seconds=self._drain_timeout)
@@ -214,7 +216,8 @@ class Manager:
     async def _drain(self, scope: trio.CancelScope, deadline: float) -> None:
         errors: dict[str, str] = {}
 
-        loud = {handler.name for handler in self.handlers}
+        loud = {handler.name for handler in self.handlers if not handler.after}
+        drained = {handler.name: trio.Event() for handler in self.handlers}
 
         def is_quiet(handler: Handler) -> None:
             loud.discard(handler.name)
@@ -224,10 +227,15 @@ class Manager:
                 quieting.start_soon(self._tell_quiet)
 
         async def drain_one(handler: Handler) -> None:
+            if handler.after:
+                for name in handler.after:
+                    await drained[name].wait()
+                handler.enter()
             error = await handler.wait_drained(deadline)
+            drained[handler.name].set()
             if error is not None:
                 errors[handler.name] = error
-            elif not isinstance(handler, QuietHandler):
+            elif not handler.after and not isinstance(handler, QuietHandler):
                 is_quiet(handler)
 
         async def quiet_one(handler: Handler) -> None:

@@ -84,6 +84,13 @@ FIELDS = (
         "what the circuit breaker saw, and for how long it pauses",
         "the circuit breaker",
     ),
+    Field(("database",), "string", "which, and where", "the database was connected to, or is not there"),
+    Field(
+        ("connections", "ended_in_use", "unconfirmed"),
+        "integer",
+        "that there were; of these lent out, and ended; of these the server has not confirmed the end",
+        "the database's connections are closed",
+    ),
     Field(("blocked_seconds", "stack"), "number, string", "for how long, and where", "the event loop is blocked"),
     Field(("thread",), "string", "its name", "a thread that goes on"),
     Field(("threads",), "number", "that go on", "more threads go on than there are places"),

@@ -24,6 +24,7 @@ from svc.consumer.ledger import Entry, Outcome
 from svc.consumer.observer import Action, BatchReason, Result, Unobserved
 from svc.consumer.queue import MAX_BATCH, Received
 from svc.consumer.worker import WorkerStatistics
+from svc.database.figures import DatabaseStatistics
 from svc.defects import Part
 from svc.maintenance.gate import GateStatistics
 from svc.maintenance.handler import DrainOutcome, DrainReport
@@ -50,8 +51,8 @@ CAUSES = ("maintenance", "stop")
 ENDED = tuple(outcome.value for outcome in DrainOutcome if outcome is not DrainOutcome.RUNNING)
 BATCHED: tuple[Action, ...] = ("delete", "change_visibility")
 
-Snapshots = tuple[WorkerStatistics, GateStatistics, MaintenanceState, Mapping[str, bool]]
-"""The last: whether what holds the switch can be read, by what it is (`SWITCHES`)."""
+Snapshots = tuple[WorkerStatistics, GateStatistics, MaintenanceState, Mapping[str, bool], DatabaseStatistics | None]
+"""The last two: whether what holds the switch can be read, by what it is (`SWITCHES`); and the database, if there is one."""
 
 SWITCHES = {
     "etcd": ("svc_etcd_connected", "1 while the maintenance key is watched."),
@@ -240,13 +241,15 @@ class _Snapshots(Collector):
         self._defects = defects
 
     def collect(self) -> Iterable[Metric]:
-        worker, gate, maintenance, switches = self._look()
+        worker, gate, maintenance, switches, database = self._look()
         yield from _of_the_worker(worker)
         yield _gauge("svc_http_requests_under_way", "Gated requests without an answer yet.", gate.under_way)
         yield _counter("svc_http_requests_turned_away", "Requests answered 503 in maintenance.", gate.turned_away)
         yield from _of_the_maintenance(maintenance)
         for held_in, readable in switches.items():
             yield _gauge(*SWITCHES[held_in], readable)
+        if database is not None:
+            yield from _of_the_database(database)
         yield _counter(
             "svc_internal_errors",
             "Exceptions that nobody expected, defects of the service, by the part in which one call failed by them.",
@@ -281,6 +284,26 @@ def _of_the_worker(worker: WorkerStatistics) -> Iterable[Metric]:
         "svc_settlement_batches",
         "Batches of deletes and releases by why they left: full, waited long enough, or nothing else to wait for.",
         {(("reason", reason),): count for reason, count in worker.batches.items()},
+    )
+
+
+def _of_the_database(database: DatabaseStatistics) -> Iterable[Metric]:
+    pool = database.pool
+    yield _gauge("svc_database_reachable", "1 unless the database is needed and is not there.", database.error is None)
+    yield _gauge(
+        "svc_database_connections",
+        "Connections of the pool.",
+        {(("state", "in_use"),): pool.in_use, (("state", "idle"),): pool.idle},
+    )
+    yield _gauge("svc_database_connections_limit", "How many there may be at once.", pool.most)
+    yield _gauge("svc_database_waiting", "Who waits for a connection.", pool.waiting)
+    yield _counter("svc_database_requests", "How often a connection was asked for.", pool.requests)
+    yield _counter("svc_database_waits", "How often a connection had to be waited for.", pool.waits)
+    yield _counter("svc_database_wait_seconds", "How long connections were waited for altogether.", pool.wait_seconds)
+    yield _counter(
+        "svc_database_errors",
+        "How often no connection was free in time, or could be made, or one was lost.",
+        pool.errors,
     )
 
 

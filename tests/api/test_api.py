@@ -1011,6 +1011,7 @@ class Broken:
     """A further handler that has a fault of its own."""
 
     name = "broken"
+    after = ()
 
     def enter(self) -> None: ...
 

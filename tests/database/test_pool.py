@@ -11,6 +11,7 @@ import trio
 
 from svc import database as svc_database
 from svc.database import Database, DatabaseAway
+from svc.database.figures import Closed
 from svc.devstack.postgres import Postgres
 from tests.database.conftest import database
 
@@ -105,7 +106,7 @@ async def test_closed_it_has_no_connection_at_the_server_whoever_holds_one(
         async with opened.connection() as connection:
             await connection.execute("SELECT 1")
         assert len(seen(postgres, request.node.name)) == 2
-        assert await opened.close("maintenance", 10) == 1
+        assert await opened.close("maintenance", 10) == Closed(connections=2, ended_in_use=1, unconfirmed=0)
         assert seen(postgres, request.node.name) == []
     assert isinstance(raised[0], psycopg.OperationalError)
     with psycopg.connect(postgres.url) as other:

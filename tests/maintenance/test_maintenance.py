@@ -1,6 +1,7 @@
 """What the key's value means, the table of phases, and the manager with handlers of a test's own."""
 
 import itertools
+from functools import partial
 
 import pytest
 import trio
@@ -82,8 +83,9 @@ def test_a_stop_cannot_be_taken_back() -> None:
 class Recorder:
     """A handler that needs `takes` seconds to drain, and writes down what it is told."""
 
-    def __init__(self, name: str, takes: float) -> None:
+    def __init__(self, name: str, takes: float, *after: str) -> None:
         self.name = name
+        self.after = after
         self.takes = takes
         self.told: list[tuple[float, str]] = []
 
@@ -130,6 +132,48 @@ async def test_handlers_drain_at_the_same_time_under_one_deadline(autojump_clock
     manager.stop()
     await trio.sleep(10)
     assert manager.state().phase is Phase.STOPPED
+
+
+async def test_what_is_used_outlives_its_users_and_is_back_before_them(autojump_clock, nursery) -> None:
+    pool, sqs, cache = Recorder("pool", 1, "sqs", "cache"), Recorder("sqs", 4), Recorder("cache", 2, "sqs")
+    manager = Manager([pool, sqs, cache], drain_timeout=10)
+    nursery.start_soon(manager.run)
+    manager.on_value(b"on", 1)
+    await trio.sleep(8)
+    state = manager.state()
+    assert state.drain is not None
+    assert (state.drain.ended, state.drain.outcome, state.drain.quiet) == (7, DrainOutcome.DRAINED, 4)
+    assert [handler.told for handler in (sqs, cache, pool)] == [
+        [(0, "enter"), (4, "drained")],
+        [(4, "enter"), (6, "drained")],
+        [(6, "enter"), (7, "drained")],
+    ]
+    order: list[str] = []
+    for handler in (pool, sqs, cache):
+        handler.leave = partial(order.append, handler.name)  # type: ignore[method-assign]
+    manager.on_value(b"off", 2)
+    await trio.sleep(1)
+    assert order == ["pool", "cache", "sqs"]
+    manager.on_value(b"on", 3)
+    await trio.sleep(5)
+    manager.on_value(b"off", 4)  # before the pool was entered: it is left all the same
+    await trio.sleep(1)
+    assert pool.told[-1] == (7, "drained")
+    assert order == ["pool", "cache", "sqs"] * 2
+    manager.stop()
+
+
+@pytest.mark.parametrize(
+    ("handlers", "fault"),
+    [
+        ([("a", "b")], "the handler 'a' is to drain after 'b', and there is no such handler"),
+        ([("a", "b"), ("b", "a")], "the handlers a, b wait for each other to drain"),
+        ([("a",), ("a",)], "two handlers are called 'a'"),
+    ],
+)
+async def test_handlers_that_cannot_be_put_in_order(handlers: list[tuple[str, ...]], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        Manager([Recorder(name, 1, *after) for name, *after in handlers], drain_timeout=1)
 
 
 @pytest.mark.expects_errors

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from svc import Message
 from svc.core import Core
+from svc.database.figures import DatabaseStatistics, PoolStatistics
 from svc.orchestrator.protection import ProtectionSnapshot
 from svc.settings import load
 from svc.telemetry import scaling_metrics
@@ -29,13 +30,14 @@ def new_metrics() -> Metrics:
     return Metrics("1.2.3", clock=lambda: EPOCH.timestamp() + trio.current_time())
 
 
-def watched(metrics: Metrics, core: Core) -> Metrics:
+def watched(metrics: Metrics, core: Core, database: DatabaseStatistics | None = None) -> Metrics:
     metrics.look_at(
         lambda: (
             core.worker.statistics(),
             core.gate.statistics(),
             core.manager.state(),
             {"etcd": core.watcher.snapshot().connected, "file": True},
+            database,
         ),
         core.defects.counts,
     )
@@ -181,7 +183,8 @@ def everything() -> dict[str, Metric]:
     core = Core(load({}), SimulatedQueue(), _nothing, SimulatedSwitch().watcher, observer=metrics)
     metrics.look_at_more(lambda: scaling_metrics.of_the_backlog(BacklogFigures(0, 1, 0.0)))
     metrics.look_at_more(lambda: scaling_metrics.of_the_protection(ProtectionSnapshot(is_on=False, failures=0)))
-    return families(watched(metrics, core))
+    pool = PoolStatistics(True, 3, 2, 1, 10, 0, 12, 4, 0.5, 1)
+    return families(watched(metrics, core, DatabaseStatistics("orders at db:5432", pool, None, None)))
 
 
 async def _nothing(message: Message) -> None:

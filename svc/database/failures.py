@@ -1,0 +1,85 @@
+"""What a processor raises when the database is away, and what becomes of its message then (`DATABASE_FAILURE`)."""
+
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+
+from svc.backoff import redelivery
+from svc.processors import AnyProcess, Batch, Batching, Message, Reject, Retry
+
+
+def of_its_absence(error: BaseException) -> psycopg.OperationalError | None:
+    """The error by which an exception, or what it was raised from, says that the database is away; None if it says something
+    else. A statement that the server refuses, a lock or a conflict is the processor's own matter."""
+    return next((one for one in _within(error, set()) if _tells_absence(one)), None)
+
+
+def _tells_absence(error: psycopg.OperationalError) -> bool:
+    state = error.sqlstate
+    # Without a state it is libpq's: no connection, or it is lost. 08: connection exception, 53: insufficient resources (no
+    # connection left, disk full), 57P: it shuts down, starts, or an operator has ended the connection.
+    return state is None or state.startswith(("08", "53", "57P"))
+
+
+def _within(error: BaseException, seen: set[int]) -> Iterator[psycopg.OperationalError]:
+    if id(error) in seen:
+        return
+    seen.add(id(error))
+    if isinstance(error, psycopg.OperationalError):
+        yield error
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _within(inner, seen)
+    for cause in (error.__cause__, error.__context__):
+        if cause is not None:
+            yield from _within(cause, seen)
+
+
+class Guard:
+    """Looks at what a processor raises: `suspect` is told of errors that say that the database is away. With `retry` (the range
+    of `RETRY_BACKOFF`), their messages are then given back and tried again, which nobody counts as a failure."""
+
+    def __init__(self, suspect: Callable[[psycopg.OperationalError], None], retry: tuple[float, float] | None) -> None:
+        self._suspect = suspect
+        self._retry = retry
+        self._rng = random.Random()
+
+    def around(self, process: AnyProcess) -> AnyProcess:
+        if isinstance(process, Batching):
+            return replace(process, call=self._batches(process.call))
+
+        async def guarded(message: Message) -> None:
+            with self._looked_at(message.receive_count):
+                await process(message)
+
+        guarded.__wrapped__ = process  # type: ignore[attr-defined]  # as functools.wraps does: for processors.threads_of()
+        return guarded
+
+    def _batches(self, call: Callable[[Batch[Any]], Awaitable[None]]) -> Callable[[Batch[Any]], Awaitable[None]]:
+        async def guarded(batch: Batch[Any]) -> None:
+            with self._looked_at(max((item.message.receive_count for item in batch), default=1)):
+                await call(batch)
+
+        guarded.__wrapped__ = call  # type: ignore[attr-defined]
+        return guarded
+
+    @contextlib.contextmanager
+    def _looked_at(self, receive_count: int) -> Iterator[None]:
+        try:
+            yield
+        except (Retry, Reject):
+            raise  # a verdict, whatever brought the processor to it
+        except Exception as error:
+            absence = of_its_absence(error)
+            if absence is None:
+                raise
+            self._suspect(absence)
+            if self._retry is None:
+                raise
+            first, cap = self._retry
+            after = redelivery(receive_count, first=first, cap=cap, rng=self._rng)
+            raise Retry("the database is away", after=after) from error
