@@ -52,7 +52,7 @@ class WatcherSnapshot(Protocol):
 
 
 class Watcher(Protocol):
-    """Watches the maintenance key; `etcd.KeyWatcher` is the real one, `maintenance.own_switch.OwnSwitch` that without etcd."""
+    """Watches the maintenance key; `etcd.KeyWatcher` is the real one, `standalone.StandaloneSwitch` that without etcd."""
 
     def snapshot(self) -> WatcherSnapshot: ...
 

@@ -37,7 +37,7 @@ from svc.orchestrator.names import instance_name
 from svc.orchestrator.protection import protection
 from svc.settings import Settings
 from svc.sqs import queue as sqs
-from svc.switch_file import own_switch
+from svc.switch_file import standalone_switch
 from svc.telemetry import logs, scaling_metrics, tracing
 from svc.telemetry.backlog import Backlog, instances_of
 from svc.telemetry.cloudwatch import Figures, Publisher
@@ -89,7 +89,7 @@ async def run(
             protected = protection(settings, lambda: len(core.worker.ledger), defects)
             if protected is not None:
                 observers.append(protected)
-            alone = None if settings.etcd_endpoints else own_switch(settings)
+            alone = None if settings.etcd_endpoints else standalone_switch(settings)
             core = Core(
                 settings,
                 queue if spans is None else spans.queue(queue),

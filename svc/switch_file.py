@@ -24,7 +24,7 @@ from typing import TypeVar
 import trio
 
 from svc.maintenance.orders import CannotWrite
-from svc.maintenance.own_switch import CannotRead, OwnSwitch
+from svc.maintenance.standalone import CannotRead, StandaloneSwitch
 from svc.settings import Settings
 
 LIMIT = 65_536
@@ -34,10 +34,10 @@ MOMENT = 0.1
 """Seconds for which a file that was emptied may be on its way to hold something."""
 
 
-def own_switch(settings: Settings) -> OwnSwitch:
+def standalone_switch(settings: Settings) -> StandaloneSwitch:
     """Of an instance with these settings. Make it inside `trio.run`."""
     store = None if settings.maintenance_file is None else SwitchFile(settings.maintenance_file)
-    return OwnSwitch(store, wall=time.time, date=_rfc3339, revision=int(time.time()))
+    return StandaloneSwitch(store, wall=time.time, date=_rfc3339, revision=int(time.time()))
 
 
 def _rfc3339(moment: float) -> str:
@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 
 
 class SwitchFile:
-    """An `own_switch.Store`."""
+    """An `standalone.Store`."""
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -1,6 +1,6 @@
 """Routes of the fleet: `GET /fleet`, and `GET`, `PUT`, `DELETE /maintenance`, which do what the command does.
 
-Without etcd the fleet is this instance, and what is switched is its own (`maintenance/own_switch.py`).
+Without etcd the fleet is this instance, and what is switched is its own (`maintenance/standalone.py`).
 
 They answer in maintenance too: it is then that they are needed. Who wants to change something needs the token, and a service that
 was given none changes nothing: anybody who reaches its port could stop the fleet.

@@ -13,10 +13,10 @@ __all__ = [
     "handler",
     "manager",
     "orders",
-    "own_switch",
     "phases",
     "registration",
     "several",
+    "standalone",
     "suspension",
     "switch_value",
 ]

@@ -46,8 +46,8 @@ class CannotWrite(Exception):
 
 
 class Switchboard(Protocol):
-    """The fleet, to be seen and switched; `etcd_fleet.Switchboard` is the real one, and `own_switch.OwnBoard` that of an instance
-    without etcd. Raises `OutOfReach`."""
+    """The fleet, to be seen and switched; `etcd_fleet.Switchboard` is the real one, and
+    `standalone.StandaloneBoard` that of an instance without etcd. Raises `OutOfReach`."""
 
     async def look(self) -> Fleet: ...
 

@@ -17,8 +17,8 @@ from svc.api import page_content
 from svc.core import Core
 from svc.maintenance.fleet import Fleet, Request
 from svc.maintenance.orders import CannotWrite, Order, OutOfReach
-from svc.maintenance.own_switch import OwnSwitch
 from svc.maintenance.registration import Registration
+from svc.maintenance.standalone import StandaloneSwitch
 from svc.settings import load
 from svc.testing import SimulatedQueue, SimulatedSwitch
 from tests.described import Answered, hold_to_description
@@ -219,7 +219,7 @@ async def test_without_etcd_the_fleet_is_this_instance(autojump_clock: MockClock
             raise CannotWrite(f"{self.path} cannot be written (Read-only file system): it is switched elsewhere")
 
     for file in (None, ReadOnly()):
-        switch = OwnSwitch(file, wall=trio.current_time, date=str)
+        switch = StandaloneSwitch(file, wall=trio.current_time, date=str)
         identity = Registration("orders-1", "orders", 1, "1.0", "2026-01-01T00:00:00Z", settings.sqs_queue_url, "t")
         core = Core(settings, SimulatedQueue(), nothing, switch.watcher, identity=identity)
         app = api.make(core, switchboard=switch.board(core.registration))

@@ -16,8 +16,8 @@ from svc import Message
 from svc.api import app as api
 from svc.cli.instances import place
 from svc.core import Core
-from svc.maintenance.own_switch import OwnSwitch
 from svc.maintenance.registration import Registration
+from svc.maintenance.standalone import StandaloneSwitch
 from svc.settings import load
 from svc.testing import SimulatedQueue, SimulatedSwitch
 from tests.cli.test_cli import side_by_side, surroundings, svc
@@ -44,7 +44,11 @@ async def alone(
         {"API_TOKEN": TOKEN, "HTTP_PORT": "0", "SQS_WAIT_TIME_SECONDS": "1", "DRAIN_TIMEOUT": "1s"}
         | ({} if fleet else {"ETCD_ENDPOINTS": "off"})
     )
-    queue, own, switch = SimulatedQueue(), OwnSwitch(wall=trio.current_time, date=str, revision=70), SimulatedSwitch()
+    queue, own, switch = (
+        SimulatedQueue(),
+        StandaloneSwitch(wall=trio.current_time, date=str, revision=70),
+        SimulatedSwitch(),
+    )
     identity = Registration(id, "host", 1, "1.0", "2026-01-01T00:00:00Z", settings.sqs_queue_url, "t")
     made = switch.registrar if fleet else None
     core = Core(

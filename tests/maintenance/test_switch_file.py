@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from svc.maintenance.orders import CannotWrite
-from svc.maintenance.own_switch import CannotRead
+from svc.maintenance.standalone import CannotRead
 from svc.switch_file import LIMIT, SwitchFile, read, write
 
 

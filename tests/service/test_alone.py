@@ -1,11 +1,13 @@
 """`ETCD_ENDPOINTS=off`: real instances that run by themselves, switched over HTTP, by a file and by SIGTERM. Real time."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
 from svc.devstack.stack import Moto
+from tests.cli.test_cli import svc
 from tests.live import Instance, Stand, http_client, stand
 
 TOKEN = "a-long-secret"
@@ -80,6 +82,31 @@ async def test_a_whole_life_without_etcd(place: Stand, tmp_path: Path) -> None:
     again.signal(signal.SIGTERM)
     assert await again.exit_code() == 0
     assert await place.depth() == (0, 0)
+
+
+@pytest.mark.slow
+async def test_two_instances_are_switched_and_waited_for_together(place: Stand) -> None:
+    one, two = await place.start(INSTANCE_ID="orders-1"), await place.start(INSTANCE_ID="orders-2")
+    environ = {**os.environ, **place.environ}
+    both = "--url", one.url, "--url", two.url
+    await place.send([str(number) for number in range(40)])
+    await place.until(lambda: len(place.succeeded()) >= 4)
+    for wait in ("--wait=quiet", "--wait"):
+        ended = await svc("maintenance", "on", *both, wait, environ=environ)
+        assert (ended.code, ended.err) == (0, "")
+        done = len(place.succeeded())
+    assert "2 instances are drained after" in ended.out
+    assert await place.depth() == (40 - done, 0)
+    ended = await svc("maintenance", "off", *both, "--wait", environ=environ)
+    assert ended.code == 0
+    await place.until(lambda: len(place.succeeded()) == 40)
+    two.signal(signal.SIGKILL)
+    ended = await svc("maintenance", "on", *both, "--wait", environ=environ)
+    assert ended.code == 5
+    assert f"vanished, drained or not: {two.url}" in ended.out
+    one.signal(signal.SIGTERM)
+    assert await one.exit_code() == 0
+    place.check_no_double_processing()
 
 
 @pytest.mark.slow

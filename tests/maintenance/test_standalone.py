@@ -12,11 +12,12 @@ from trio.testing import MockClock
 
 from svc import Message
 from svc.core import Core
+from svc.maintenance.fence import STALL
 from svc.maintenance.fleet import Answer, Request, answer
 from svc.maintenance.orders import CannotWrite, NoSuchInstance, NotYours, Order, OutOfReach
-from svc.maintenance.own_switch import EVERY, PATIENCE, CannotRead, OwnSwitch
 from svc.maintenance.phases import Phase
 from svc.maintenance.registration import Registration
+from svc.maintenance.standalone import EVERY, PATIENCE, CannotRead, StandaloneSwitch
 from svc.settings import load
 from svc.testing import SimulatedQueue
 
@@ -65,7 +66,7 @@ async def nothing(message: Message) -> None: ...
 @dataclass
 class Held:
     core: Core
-    switch: OwnSwitch
+    switch: StandaloneSwitch
     queue: SimulatedQueue
 
     @property
@@ -80,12 +81,22 @@ class Held:
         return answer(Request(on, revision), fleet.entries[0])
 
 
+class Machine:
+    """Its clock goes on while the process stands still."""
+
+    stood_still = 0.0
+
+    def __call__(self) -> float:
+        return trio.current_time() + self.stood_still
+
+
 @asynccontextmanager
-async def running(file: File | None = None) -> AsyncIterator[Held]:
+async def running(file: File | None = None, machine: Machine | None = None) -> AsyncIterator[Held]:
     settings = load({"ETCD_ENDPOINTS": "off", "SQS_WAIT_TIME_SECONDS": "0", "SQS_POLL_INTERVAL": "0.25"})
-    switch, queue = OwnSwitch(file, wall=wall, date=date, revision=70), SimulatedQueue()
+    switch, queue = StandaloneSwitch(file, wall=wall, date=date, revision=70), SimulatedQueue()
     identity = Registration("orders-1", "orders", 1, "1.0", "2026-01-01T00:00:00Z", settings.sqs_queue_url, "t")
-    core = Core(settings, queue, nothing, switch.watcher, identity=identity)
+    clock = Machine() if machine is None else machine
+    core = Core(settings, queue, nothing, switch.watcher, identity=identity, stall=STALL, clock=clock)
     async with trio.open_nursery() as nursery:
         await nursery.start(core.run)
         await trio.sleep(0.4)
@@ -114,6 +125,24 @@ async def test_in_memory_it_is_off_at_the_start_and_obeys_at_once(autojump_clock
         assert await held.answers(off, on=False) is Answer.DONE
         assert await held.answers(on, on=True) is Answer.NONE
         assert held.core.worker.statistics().counts.processed == 2
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_after_a_standstill_the_file_is_read_before_the_next_receive(
+    autojump_clock: MockClock, readable: bool
+) -> None:
+    file, machine = File(), Machine()
+    async with running(file, machine) as held:
+        reads = file.reads
+        file.trouble = None if readable else "Permission denied"
+        machine.stood_still += 60
+        assert not held.core.fence.is_open
+        held.queue.put("a")
+        await trio.sleep(0.3)
+        assert held.core.fence.is_open  # the last known state stands where it cannot be read
+        assert file.reads == reads + 1
+        await trio.sleep(1)
+        assert held.core.worker.statistics().counts.processed == 1
 
 
 async def test_an_order_for_another_instance_is_none_of_ours(autojump_clock: MockClock) -> None:

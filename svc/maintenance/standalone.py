@@ -53,7 +53,7 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class OwnSnapshot:
+class StandaloneSnapshot:
     """How the switch stands; the fields of `core.WatcherSnapshot`."""
 
     connected: bool
@@ -66,7 +66,7 @@ class OwnSnapshot:
     last_error: str | None
 
 
-class OwnSwitch:
+class StandaloneSwitch:
     """`revision`: at which the counting begins; who counts on from a former process's would take its answers for ours. `wall`:
     Unix time in seconds; `date` writes it as RFC 3339. Make it inside `trio.run`."""
 
@@ -97,20 +97,22 @@ class OwnSwitch:
         own_key: str | None = None,
         on_own_value: Callable[[bytes | None, int], None] = lambda value, revision: None,
         on_looked: Callable[[float, bool], None] = lambda began, answered: None,
-    ) -> "OwnSwitch":
+    ) -> "StandaloneSwitch":
         """With the arguments of `etcd.KeyWatcher`. There is one switch, for all and for this instance alone."""
         self._on_value, self._on_looked = on_value, on_looked
         return self
 
-    def board(self, describe: Callable[[], Registration]) -> "OwnBoard":
+    def board(self, describe: Callable[[], Registration]) -> "StandaloneBoard":
         """What the API asks and orders; `describe` says what this instance makes of it."""
-        return OwnBoard(self, describe)
+        return StandaloneBoard(self, describe)
 
     # -- the watcher --
 
-    def snapshot(self) -> OwnSnapshot:
+    def snapshot(self) -> StandaloneSnapshot:
         path = self._store.path if self._store is not None else None
-        return OwnSnapshot(self._connected, path, self._revision if self._is_known else None, self._since, self._error)
+        return StandaloneSnapshot(
+            self._connected, path, self._revision if self._is_known else None, self._since, self._error
+        )
 
     def look_again(self) -> None:
         self._asked_to_look = True
@@ -231,10 +233,10 @@ class OwnSwitch:
         )
 
 
-class OwnBoard:
+class StandaloneBoard:
     """An `orders.Switchboard`."""
 
-    def __init__(self, switch: OwnSwitch, describe: Callable[[], Registration]) -> None:
+    def __init__(self, switch: StandaloneSwitch, describe: Callable[[], Registration]) -> None:
         self._switch = switch
         self._describe = describe
 
