@@ -89,7 +89,7 @@ async def run(
             protected = protection(settings, lambda: len(core.worker.ledger), defects)
             if protected is not None:
                 observers.append(protected)
-            alone = None if settings.etcd_endpoints else standalone_switch(settings)
+            alone = None if settings.etcd_endpoints else standalone_switch(settings, _clock)
             core = Core(
                 settings,
                 queue if spans is None else spans.queue(queue),

@@ -34,10 +34,10 @@ MOMENT = 0.1
 """Seconds for which a file that was emptied may be on its way to hold something."""
 
 
-def standalone_switch(settings: Settings) -> StandaloneSwitch:
-    """Of an instance with these settings. Make it inside `trio.run`."""
+def standalone_switch(settings: Settings, clock: Callable[[], float]) -> StandaloneSwitch:
+    """Of an instance with these settings; `clock` goes on while the machine sleeps. Make it inside `trio.run`."""
     store = None if settings.maintenance_file is None else SwitchFile(settings.maintenance_file)
-    return StandaloneSwitch(store, wall=time.time, date=_rfc3339, revision=int(time.time()))
+    return StandaloneSwitch(store, wall=time.time, date=_rfc3339, clock=clock, revision=int(time.time()))
 
 
 def _rfc3339(moment: float) -> str:

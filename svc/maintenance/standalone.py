@@ -68,14 +68,22 @@ class StandaloneSnapshot:
 
 class StandaloneSwitch:
     """`revision`: at which the counting begins; who counts on from a former process's would take its answers for ours. `wall`:
-    Unix time in seconds; `date` writes it as RFC 3339. Make it inside `trio.run`."""
+    Unix time in seconds; `date` writes it as RFC 3339. `clock` goes on while the machine sleeps: how long a maintenance lasts is
+    measured by it. Make it inside `trio.run`."""
 
     def __init__(
-        self, store: Store | None = None, *, wall: Callable[[], float], date: Callable[[float], str], revision: int = 1
+        self,
+        store: Store | None = None,
+        *,
+        wall: Callable[[], float],
+        date: Callable[[float], str],
+        clock: Callable[[], float] = trio.current_time,
+        revision: int = 1,
     ) -> None:
         self._store = store
         self._wall = wall
         self._date = date
+        self._clock = clock
         self._value: bytes | None = None
         self._revision = revision
         self._is_known = False
@@ -129,9 +137,12 @@ class StandaloneSwitch:
             if not started:
                 task_status.started()
                 started = True
-            if trio.current_time() >= self._ends_at:
+            if self._clock() >= self._ends_at:
                 await self._end()
-            until = self._ends_at if self._store is None else min(self._ends_at, next_tick(EVERY))
+            # Looked at again when the machine has slept: then it is told to look (the fence), and Trio's clock is behind.
+            until = trio.current_time() + self._ends_at - self._clock()
+            if self._store is not None:
+                until = min(until, next_tick(EVERY))
             with trio.CancelScope(deadline=until):
                 await self._wake_up.wait_until(lambda: self._asked_to_look)
 
@@ -171,7 +182,7 @@ class StandaloneSwitch:
         self._revision += self._is_known
         self._value, self._is_known = value, True
         ends = _ends(value)
-        self._ends_at = math.inf if ends is None else trio.current_time() + max(0.0, ends - self._wall())
+        self._ends_at = math.inf if ends is None else self._clock() + max(0.0, ends - self._wall())
         self._on_value(value, self._revision)
 
     # -- orders --
@@ -207,7 +218,7 @@ class StandaloneSwitch:
     async def _end(self) -> None:
         """The maintenance was asked for until now."""
         async with self._one_at_a_time:
-            if not await self._look() or trio.current_time() < self._ends_at:
+            if not await self._look() or self._clock() < self._ends_at:
                 return  # somebody has changed it
             self._ends_at = math.inf
             try:
@@ -221,7 +232,7 @@ class StandaloneSwitch:
         """This instance as a fleet of one. Raises `OutOfReach`: the value has not been read yet."""
         if not self._is_known:
             raise OutOfReach(self._error or "the maintenance file has not been read yet")
-        left = max(0.0, self._ends_at - trio.current_time())
+        left = max(0.0, self._ends_at - self._clock())
         return Fleet(
             value=self._value,
             mod_revision=self._revision,

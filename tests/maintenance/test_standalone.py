@@ -93,9 +93,9 @@ class Machine:
 @asynccontextmanager
 async def running(file: File | None = None, machine: Machine | None = None) -> AsyncIterator[Held]:
     settings = load({"ETCD_ENDPOINTS": "off", "SQS_WAIT_TIME_SECONDS": "0", "SQS_POLL_INTERVAL": "0.25"})
-    switch, queue = StandaloneSwitch(file, wall=wall, date=date, revision=70), SimulatedQueue()
-    identity = Registration("orders-1", "orders", 1, "1.0", "2026-01-01T00:00:00Z", settings.sqs_queue_url, "t")
     clock = Machine() if machine is None else machine
+    switch, queue = StandaloneSwitch(file, wall=wall, date=date, clock=clock, revision=70), SimulatedQueue()
+    identity = Registration("orders-1", "orders", 1, "1.0", "2026-01-01T00:00:00Z", settings.sqs_queue_url, "t")
     core = Core(settings, queue, nothing, switch.watcher, identity=identity, stall=STALL, clock=clock)
     async with trio.open_nursery() as nursery:
         await nursery.start(core.run)
@@ -169,6 +169,16 @@ async def test_it_ends_by_itself_to_the_second(autojump_clock: MockClock, file: 
         await trio.sleep(0.1)
         assert held.phase is Phase.RUNNING
         assert file is None or file.written[1:] == [None]
+
+
+async def test_it_ends_although_the_machine_slept_meanwhile(autojump_clock: MockClock) -> None:
+    machine = Machine()
+    async with running(None, machine) as held:
+        await held.ask(on=True, seconds=1800)
+        await trio.sleep(10)
+        machine.stood_still += 3600
+        await trio.sleep(2)
+        assert held.phase is Phase.RUNNING
 
 
 async def test_a_later_order_lifts_the_end(autojump_clock: MockClock) -> None:
