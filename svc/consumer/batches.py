@@ -91,6 +91,7 @@ class Batches:
     def look_again(self, entry: Entry) -> None:
         """This one has a fate, or has ended."""
         if entry in self._items:
+            self._gathering.look_again()
             self._wake_up.notify()
 
     def lost(self, entry: Entry) -> None:

@@ -52,6 +52,8 @@ class Gathering:
         self._size = size
         self._linger = linger
         self._waiting: deque[Portion] = deque()
+        self._messages = 0  # in them, with those that were decided since the last look
+        self._changed = False
         self.flushing = False
         """While true nothing lingers: set by a drain."""
 
@@ -60,30 +62,45 @@ class Gathering:
         lease = min(entry.lease.until for entry in portion.entries)
         portion.until, portion.margin = now + self._linger, now + (lease - now) / 2
         self._waiting.append(portion)
+        self._messages += len(portion.entries)
+
+    def look_again(self) -> None:
+        """One of them was decided, or has ended."""
+        self._changed = True
 
     def take(self, now: float, *, company: bool) -> tuple[list[Leaving], list[Portion], float]:
         """The batches that leave now; the portions of which nothing is left to be worked on; and when to ask again at the latest.
         `company`: more messages may come."""
-        gone = [portion for portion in self._waiting if not portion.undecided()]
-        if gone:
-            self._waiting = deque(portion for portion in self._waiting if portion.undecided())
+        gone: list[Portion] = []
+        if self._changed:
+            gone = [portion for portion in self._waiting if not portion.undecided()]
+            self._keep([portion for portion in self._waiting if portion.undecided()])
         leaving: list[Leaving] = []
         while self._waiting:
             count, full = self._first()
             reason, until = (full, now) if full is not None else self._reason(now, company)
             if reason is None:
                 return leaving, gone, until
-            leaving.append(Leaving([self._waiting.popleft() for _ in range(count)], reason))
+            portions = list(self._waiting)
+            leaving.append(Leaving(portions[:count], reason))
+            self._keep(portions[count:])
         return leaving, gone, math.inf
+
+    def _keep(self, portions: Sequence[Portion]) -> None:
+        self._waiting = deque(portions)
+        self._messages = sum(len(portion.undecided()) for portion in portions)
+        self._changed = False
 
     def take_all(self) -> list[Portion]:
         """Everything: it will not be worked on any more."""
         portions = list(self._waiting)
-        self._waiting.clear()
+        self._keep(())
         return portions
 
     def _first(self) -> tuple[int, BatchReason | None]:
         """How many portions make the next batch, and why it takes no more, if it does not."""
+        if self._messages < self._size:
+            return len(self._waiting), None
         messages = 0
         for number, portion in enumerate(self._waiting):
             messages += len(portion.undecided())
@@ -97,7 +114,7 @@ class Gathering:
         """Why everything that waits leaves now, or None and when it will at the latest."""
         if self.flushing or not company:
             return "flush", now
-        until = min(portion.until for portion in self._waiting)
+        until = self._waiting[0].until
         margin = min(portion.margin for portion in self._waiting)
         if until <= now:
             return "time", now

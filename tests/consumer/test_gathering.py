@@ -86,8 +86,10 @@ async def test_what_is_decided_while_it_waits_leaves_no_more_and_takes_those_beh
     gathering.put(whole, 0)
     gathering.put(cut, 0)
     cut.entries[1].fate = RELEASED
+    gathering.look_again()
     assert taken(gathering, 0) == []  # a and b: not full
     whole.entries[0].fate = RELEASED
+    gathering.look_again()
     leaving, gone, _ = gathering.take(2, company=True)
     assert gone == [whole]
     assert [names(batch.portions) for batch in leaving] == ["b"]
