@@ -1,0 +1,161 @@
+"""The database as a handler: it comes and goes with maintenance, and nothing is received while it is away."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+import trio
+
+from svc.database.failures import Guard, of_its_absence
+from svc.database.handler import DatabaseHandler
+from svc.devstack.postgres import Postgres
+from svc.processors import Message, Retry
+from svc.settings import load
+from tests.database.conftest import database
+from tests.database.test_pool import seen
+
+pytestmark = pytest.mark.xdist_group("postgres")
+
+
+class Held:
+    """A handler that runs, and what it has said of receiving."""
+
+    def __init__(self, url: str, name: str, **more: str) -> None:
+        self.database = database(url, name, **more)
+        held = {"DATABASE_URL": url, "DATABASE_MIN_CONNECTIONS": "1", "DATABASE_MAX_CONNECTIONS": "3"}
+        self.handler = DatabaseHandler(self.database, load(held | more))
+        self.reason: str | None = "nobody has said anything"
+        self.handler.hold = self.hold
+
+    def hold(self, reason: str | None) -> None:
+        self.reason = reason
+
+    async def until(self, *words: str) -> None:
+        """Wait until receiving is held for a reason with these words, or for none."""
+        with trio.fail_after(20):
+            while not (
+                self.reason is None if not words else self.reason and all(word in self.reason for word in words)
+            ):
+                await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(url: str, name: str, **more: str) -> AsyncIterator[Held]:
+    held = Held(url, name, **more)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(held.handler.run)
+        yield held
+        nursery.cancel_scope.cancel(reason="the test is over")
+    await held.database.close("the test is over", 5)
+
+
+async def drained(handler: DatabaseHandler) -> str | None:
+    handler.enter()
+    return await handler.wait_drained(trio.current_time() + 10)
+
+
+async def test_it_comes_and_goes_with_maintenance(postgres: Postgres) -> None:
+    async with running(postgres.url, "comes-and-goes", DATABASE_MAINTENANCE_CONNECTIONS="0") as held:
+        assert await drained(held.handler) is None  # before it was ever there
+        for _ in range(2):
+            held.handler.leave()
+            assert held.reason is not None
+            await held.until()
+            assert await held.handler.health()
+            assert held.handler.statistics().pool.idle == 1
+            assert await drained(held.handler) is None
+            assert seen(postgres, "comes-and-goes") == []
+            assert held.handler.drain() == {"connections": 1, "ended_in_use": 0, "unconfirmed": 0}
+            assert await held.handler.health()  # nobody needs it
+
+
+async def test_some_connections_may_stay_in_maintenance(postgres: Postgres) -> None:
+    async with running(postgres.url, "some-stay", DATABASE_MAINTENANCE_CONNECTIONS="2") as held:
+        held.handler.leave()
+        await held.until()
+        assert await drained(held.handler) is None
+        assert len(seen(postgres, "some-stay")) == 2
+        held.handler.leave()
+        await held.until()
+        async with held.database.connection() as connection:
+            assert (await connection.execute("SELECT 1")).fetchone() == (1,)
+
+
+@pytest.mark.slow
+async def test_while_it_is_away_nothing_is_received_and_it_goes_on_by_itself() -> None:
+    with Postgres() as server:
+        async with running(server.url, "away") as held:
+            held.handler.leave()
+            await held.until()
+            server.kill()
+            held.handler.suspect(psycopg.OperationalError("the connection is lost"))
+            assert held.reason == "the database may be away: the connection is lost"
+            await held.until("is not there", "refused")
+            assert not await held.handler.health()
+            told = held.handler.statistics()
+            assert told.error is not None
+            assert "postgres at 127.0.0.1" in told.error
+            server.start()
+            await held.until()
+            assert await held.handler.health()
+            # An operator ends all connections: the next one is a new one, and nothing stays held.
+            with psycopg.connect(server.url, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'away'")
+            held.handler.suspect(psycopg.OperationalError("terminated"))
+            await held.until()
+            async with held.database.connection() as connection:
+                assert (await connection.execute("SELECT 1")).fetchone() == (1,)
+
+
+@pytest.mark.slow
+async def test_a_frozen_database_is_found_out_and_who_uses_it_is_told() -> None:
+    with Postgres() as server:
+        async with running(server.url, "frozen-at-work", DATABASE_TIMEOUT="1") as held, trio.open_nursery() as nursery:
+            held.handler.leave()
+            await held.until()
+            failed = trio.Event()
+
+            async def work() -> None:
+                try:
+                    async with held.database.connection() as connection:
+                        await connection.execute("SELECT pg_sleep(60)")
+                except psycopg.OperationalError:
+                    failed.set()
+
+            nursery.start_soon(work)
+            while held.handler.statistics().pool.in_use == 0:
+                await trio.sleep(0.01)
+            server.freeze()
+            try:
+                with trio.fail_after(30):
+                    await held.until("is not there")
+                    await failed.wait()
+            finally:
+                server.thaw()
+            await held.until()
+
+
+async def test_what_a_processor_raises_tells_whether_the_database_is_away() -> None:
+    lost = psycopg.OperationalError("lost")
+    told: list[psycopg.OperationalError] = []
+
+    async def process(message: Message) -> None:
+        try:
+            raise lost
+        except psycopg.Error as error:
+            raise ExceptionGroup("of a nursery", [RuntimeError("no order")]) from error
+
+    retried = Guard(told.append, (5, 900)).around(process)
+    with pytest.raises(Retry, match="the database is away") as raised:
+        await retried(Message("id", "body"))  # type: ignore[operator]
+    assert 1 <= raised.value.after <= 5
+    assert told == [lost]
+    failing = Guard(told.append, None).around(process)
+    with pytest.raises(ExceptionGroup):
+        await failing(Message("id", "body"))  # type: ignore[operator]
+    assert told == [lost, lost]
+    for own in (psycopg.errors.UniqueViolation(), psycopg.errors.DeadlockDetected(), ValueError()):
+        assert of_its_absence(own) is None
+    for away in (psycopg.errors.AdminShutdown(), psycopg.errors.TooManyConnections(), psycopg.OperationalError()):
+        assert of_its_absence(away) is away
