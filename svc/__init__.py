@@ -1,8 +1,8 @@
 """svc: an SQS consumer service that can be stopped safely.
 
-What a processor's author imports lives here: `Message`, `processor`, `Retry`, `Reject`, `Batch`, `Item`, `Transaction`; and
-`Settings` for those who run the service from Python. Everything else is one module away and named after its subject. Importing
-the package itself costs nothing: the names are found on first use.
+What a processor's author imports lives here: `Message`, `processor`, `Retry`, `Reject`, `Batch`, `Item`, `Transaction`;
+`Handler`, for what drains with the service; and `Settings` for those who run it from Python. Everything else is one module away
+and named after its subject. Importing the package itself costs nothing: the names are found on first use.
 """
 
 import os
@@ -14,14 +14,27 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 
 if TYPE_CHECKING:
+    from svc.maintenance.handler import Handler
     from svc.processors import Batch, Item, Message, Reject, Retry, Transaction, processor
     from svc.settings import Settings
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "Item", "Message", "Reject", "Retry", "Settings", "Transaction", "__version__", "processor"]
+__all__ = [
+    "Batch",
+    "Handler",
+    "Item",
+    "Message",
+    "Reject",
+    "Retry",
+    "Settings",
+    "Transaction",
+    "__version__",
+    "processor",
+]
 
 _HOMES = {
     "Batch": "svc.processors",
+    "Handler": "svc.maintenance.handler",
     "Item": "svc.processors",
     "Message": "svc.processors",
     "Reject": "svc.processors",

@@ -120,6 +120,7 @@ class Core:
         )
         self.gate = Gate()
         self.database = database
+        self.user_handlers = tuple(handlers)
         if database is not None:
             database.hold = self.worker.intake.hold
         self.manager = Manager(

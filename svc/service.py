@@ -13,9 +13,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from types import MappingProxyType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
@@ -33,6 +34,8 @@ from svc.etcd.registration_thread import RegistrarThread
 from svc.etcd.watcher import KeyWatcher
 from svc.maintenance import orders
 from svc.maintenance.fence import STALL
+from svc.maintenance.handler import in_order
+from svc.maintenance.user_handler import UnusableHandler, UserHandler
 from svc.orchestrator.names import instance_name
 from svc.orchestrator.protection import protection
 from svc.settings import Settings
@@ -58,12 +61,17 @@ CLOSING = api.GRACE + 10.0
 
 
 async def run(
-    settings: Settings, processor: Callable[..., object], *, on_ready: Callable[[str], None] = lambda url: None
+    settings: Settings,
+    processor: Callable[..., object],
+    *,
+    handlers: Mapping[str, Callable[..., object]] = MappingProxyType({}),
+    on_ready: Callable[[str], None] = lambda url: None,
 ) -> int:
-    """Run the service until it is told to stop; returns the exit code. `on_ready` gets the API's URL.
+    """Run the service until it is told to stop; returns the exit code. `handlers`: those of the user's own, by where they are.
+    `on_ready` gets the API's URL.
 
     Raises, in groups, `defects.PartFailed` when a part has failed at run time, which is told by then and what was in flight given
-    back, and `server.CannotListen` when the API has no address; and `processors.UnusableProcessor`.
+    back, and `server.CannotListen` when the API has no address; `processors.UnusableProcessor`, `user_handler.UnusableHandler`.
     """
     with _signals() as told, _hard_exit() as arm_hard_exit:
         defects = Defects(on_crash=lambda: arm_hard_exit(LAST_RELEASE + CLOSING, FAILED), remedied=(api.CannotListen,))
@@ -80,6 +88,7 @@ async def run(
                 runtime=settings.message_runtime,
                 unit_of_work=None if database is None else database.unit_of_work,
             ) as process,
+            _handlers(handlers, settings, defects) as own,
         ):
             if spans is not None:
                 spans.within_envelope = partial(processors.sender_context, process)
@@ -101,7 +110,8 @@ async def run(
                 make_registrar=RegistrarThread if alone is None else None,
                 stall=STALL,
                 clock=_clock,
-                database=None if database is None else database.handler,
+                database=None if database is None else database.before(own),
+                handlers=own,
             )
             feed = Feed(core)
             board = Switchboard(settings) if alone is None else alone.board(core.registration)
@@ -166,6 +176,26 @@ def _backlog(core: Core, board: orders.Switchboard) -> Backlog:
         return counts.processed + counts.rejected
 
     return Backlog(core.queue.attributes, instances_of(board, core.settings.sqs_queue_url), done, core.defects)
+
+
+@contextlib.asynccontextmanager
+async def _handlers(
+    found: Mapping[str, Callable[..., object]], settings: Settings, defects: Defects
+) -> AsyncIterator[list[UserHandler]]:
+    """Those of the user's own, entered in the order in which they are named."""
+    async with contextlib.AsyncExitStack() as held, trio.open_nursery() as nursery:
+        opened: list[UserHandler] = []
+        names = ("http", "sqs", *(("database",) if settings.database_url is not None else ()))
+        ours: list[Any] = [SimpleNamespace(name=name, after=()) for name in names]
+        for origin, function in found.items():
+            manager: Any = function(*processors.settings_arguments(function, settings))
+            opened.append(UserHandler(await held.enter_async_context(manager), origin, nursery, defects))
+        try:
+            in_order([*ours, *opened])
+        except ValueError as error:
+            raise UnusableHandler(str(error)) from error
+        yield opened
+        nursery.cancel_scope.cancel(reason="the handlers are closed")
 
 
 @contextlib.asynccontextmanager

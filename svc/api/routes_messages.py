@@ -47,6 +47,7 @@ def add(app: QuartTrio, core: Core) -> None:
             "timestamp": bodies.now(),
             "handlers": [handler.name for handler in core.manager.handlers],
             "sqs": sqs,
+            **{handler.name: handler.statistics() for handler in core.user_handlers},
             **({} if core.database is None else {"database": bodies.database(core.database.statistics())}),
         }
 

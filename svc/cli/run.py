@@ -27,6 +27,7 @@ def run() -> None:
     settings = settings_of()
     refuse_the_simulated_one(settings)
     check_database(settings)
+    handlers = handlers_of(settings)
     processor = processor_of(settings)  # the faults first: what follows takes a second to import
     for sentence in misspelled(os.environ, AWS_VARIABLES):
         log.warning(sentence)
@@ -37,7 +38,7 @@ def run() -> None:
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
     gc.enable()
-    end(partial(service.run, settings, processor))
+    end(partial(service.run, settings, processor, handlers=handlers))
 
 
 YOUNG_OBJECTS = 20_000
@@ -83,6 +84,23 @@ def processor_of(settings: Settings) -> Callable[..., object]:
         unusable([f"MESSAGE_PROCESSOR holds {settings.message_processor!r}: {error}"])
 
 
+def handlers_of(settings: Settings) -> dict[str, Callable[..., object]]:
+    """What `MAINTENANCE_HANDLERS` names; ends the process when one cannot be used."""
+    from svc import processors
+
+    found = {}
+    for name in settings.maintenance_handlers or ():
+        try:
+            if "" not in sys.path and os.getcwd() not in sys.path:
+                sys.path.insert(0, os.getcwd())
+            found[name] = processors.find(name)
+            if not processors.opens(found[name]):
+                raise processors.UnusableProcessor("it is no async context manager function")
+        except processors.UnusableProcessor as error:
+            unusable([f"MAINTENANCE_HANDLERS names {name!r}: {error}"])
+    return found
+
+
 def check_database(settings: Settings) -> None:
     """Ends the process when `DATABASE_URL` is set and cannot be used, whatever the database says later."""
     if settings.database_url is None:
@@ -107,6 +125,7 @@ def end(main: Callable[[], Awaitable[int]]) -> NoReturn:
     from svc.consumer.queue import QueueError
     from svc.defects import PartFailed
     from svc.devstack.child import DevstackError
+    from svc.maintenance.user_handler import UnusableHandler
 
     code = FAILED
     try:
@@ -117,6 +136,8 @@ def end(main: Callable[[], Awaitable[int]]) -> NoReturn:
         code = trio.run(main)
     except* processors.UnusableProcessor as group:
         unusable([f"MESSAGE_PROCESSOR: {first(group)}"])
+    except* UnusableHandler as group:
+        unusable([f"MAINTENANCE_HANDLERS: {first(group)}"])
     except* (QueueError, DevstackError, server.CannotListen) as group:
         fail(str(first(group)))
     except* PartFailed:

@@ -1,7 +1,7 @@
 """The database of the settings as the service opens it: its handler, and processors that are looked at when they fail."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import trio
 
@@ -10,6 +10,7 @@ from svc.database.failures import Guard
 from svc.database.handler import DatabaseHandler
 from svc.database.inbox import PostgresInbox
 from svc.database.pool import Database, in_use
+from svc.maintenance.handler import Handler
 from svc.processors import AnyProcess, UnitOfWork, asyncio_loop
 from svc.settings import Settings
 
@@ -27,6 +28,14 @@ class Opened:
         self.unit_of_work = UnitOfWork(self._inbox, patience=settings.sqs_visibility_timeout_seconds)
         """For processors that say `exactly_once`."""
         self.handler = DatabaseHandler(database, settings, after=after)
+
+    def before(self, users: Sequence[Handler]) -> DatabaseHandler:
+        """The handler, which outlives these too, but for those that want to outlive it."""
+        later = {self.handler.name}
+        while more := {one.name for one in users if later & set(one.after)} - later:
+            later |= more
+        self.handler.after += tuple(one.name for one in users if one.name not in later)
+        return self.handler
 
     def guarded(self, process: AnyProcess) -> AnyProcess:
         """The processor, whose failures tell when the database is away. It has to be known before the first connection."""

@@ -19,4 +19,5 @@ __all__ = [
     "standalone",
     "suspension",
     "switch_value",
+    "user_handler",
 ]

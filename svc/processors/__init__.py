@@ -9,7 +9,7 @@ from svc.processors.arguments import InvalidMessage
 from svc.processors.batch import UNMARKED, AnyProcess, Batch, Batching, Item
 from svc.processors.calling import AsyncioLoop, asyncio_loop, opened, sender_context, threads_of
 from svc.processors.envelopes import CONTEXT_NAMES, EventBridgeEnvelope, Peeled, S3Envelope, S3Record, SnsEnvelope
-from svc.processors.finding import UnusableProcessor, check, find
+from svc.processors.finding import UnusableProcessor, check, find, opens, settings_arguments
 from svc.processors.message import Holder, Message, Now, Process, Reject, Retry, hold, wall_clock
 from svc.processors.options import Options, options_of, processor
 from svc.processors.shutdown import ShuttingDown
@@ -69,9 +69,11 @@ __all__ = [
     "find",
     "hold",
     "opened",
+    "opens",
     "options_of",
     "processor",
     "sender_context",
+    "settings_arguments",
     "simulated",
     "system",
     "threads_of",

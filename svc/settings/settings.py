@@ -16,6 +16,7 @@ from svc.settings.values import (
     FileToCome,
     HttpUrlOrEmpty,
     Lower,
+    Names,
     Namespace,
     PauseRange,
     PemFile,
@@ -212,6 +213,10 @@ class Settings(BaseModel):
     message_runtime: Annotated[Literal["auto", "trio", "asyncio", "thread"], Lower] = _setting(
         "auto", "auto, trio, asyncio or thread",
         "where a processor runs that does not say it itself (@processor); auto: an async def on Trio, a plain def in threads",
+    )  # fmt: skip
+    maintenance_handlers: Names = _setting(
+        None, "module:attribute, or several separated by commas",
+        "async context manager functions that yield a `svc.Handler`: what drains with the rest and stands in every report",
     )  # fmt: skip
     reject_without_dlq: Annotated[Literal["fail", "delete"], Lower] = _setting(
         "fail", "fail or delete",

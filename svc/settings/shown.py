@@ -30,6 +30,9 @@ def _shown(field: str, value: object) -> str:
                 for host, port, tls in value
             )
         )
+    if field == "maintenance_handlers":
+        assert isinstance(value, tuple)
+        return ",".join(value)
     if field == "breaker_failures":
         assert isinstance(value, tuple)
         return f"{round(value[0] * 100)}% of {value[1]}"

@@ -178,6 +178,15 @@ def failures(text: object) -> object:
     return int(match[1]) / 100, int(match[2])
 
 
+def names(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(re.fullmatch(r"[^\s:]+:[^\s:]+", one) for one in found):
+        raise ValueError("not module:attribute")
+    return found
+
+
 def namespace(text: object) -> object:
     if isinstance(text, str) and (
         not re.fullmatch(r"[A-Za-z0-9._/# -][A-Za-z0-9._/#: -]{0,254}", text) or text.startswith("AWS/")
@@ -200,5 +209,6 @@ SecondsRangeOrOff = Annotated[tuple[float, float] | None, BeforeValidator(range_
 ShareOrOff = Annotated[tuple[float, int] | None, BeforeValidator(failures)]
 Queue = Annotated[str, BeforeValidator(queue)]
 HttpUrlOrEmpty = Annotated[str, BeforeValidator(lambda text: http_url(text) if text else text)]
+Names = Annotated[tuple[str, ...] | None, BeforeValidator(names)]
 Namespace = Annotated[str | None, BeforeValidator(namespace)]
 Lower = BeforeValidator(lambda text: text.lower() if isinstance(text, str) else text)

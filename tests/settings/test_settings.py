@@ -169,6 +169,7 @@ VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "DRAIN_TIMEOUT": ({"1s": 1.0, "1m30s": 90.0, "12h": 43200.0, "45": 45.0}, ["0", "999ms", "12h1s", "-30s", "30 s", "1d", "s"]),
     "MAX_CONCURRENCY": ({"1": 1, "100000": 100000}, ["0", "100001", "unlimited", "-5", "1_000", "9" * 5000]),
     "MESSAGE_PROCESSOR": ({"a.b:c.d": "a.b:c.d"}, ["a", "a:", ":b", "a:b:c", "a b:c"]),
+    "MAINTENANCE_HANDLERS": ({"a.b:c": ("a.b:c",), "a:b, c:d": ("a:b", "c:d")}, ["a", "a:b,", "a:b c:d", ":b"]),
     "MESSAGE_RUNTIME": ({"auto": "auto", "Asyncio": "asyncio", "trio": "trio", "thread": "thread"}, ["gevent", "uvloop", "3"]),
     "DATABASE_URL": (
         {},
