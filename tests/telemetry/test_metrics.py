@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
-from svc import Message
+from svc import Batch, Message, processor
 from svc.core import Core
 from svc.database.figures import DatabaseStatistics, PoolStatistics
 from svc.orchestrator.protection import ProtectionSnapshot
@@ -20,7 +20,7 @@ from svc.telemetry import scaling_metrics
 from svc.telemetry.backlog import BacklogFigures
 from svc.telemetry.loop_delay import measure_lag
 from svc.telemetry.metrics import Metrics
-from svc.testing import EPOCH, Fault, ScriptedQueue, SimulatedQueue, SimulatedSwitch
+from svc.testing import EPOCH, Fault, ScriptedQueue, SimulatedQueue, SimulatedService, SimulatedSwitch
 
 REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference" / "metrics.md"
 
@@ -57,6 +57,25 @@ def samples(metrics: Metrics) -> Mapping[str, float]:
                 labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
                 found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
     return found
+
+
+async def test_batches_are_counted_by_size_and_reason_and_their_messages_as_any(autojump_clock: MockClock) -> None:
+    @processor(batch=4, linger=2)
+    async def work(batch: Batch) -> None: ...
+
+    queue, metrics = SimulatedQueue(), new_metrics()
+    for number in range(9):
+        queue.put(str(number))
+    service = SimulatedService(queue, work, make_core=lambda *args, **options: Core(*args, **options, observer=metrics))
+    async with service:
+        watched(metrics, service.core)
+        await service.idle()
+        found = samples(metrics)
+    assert found['svc_batch_messages_count{reason="size"}'] == 2
+    assert found['svc_batch_messages_sum{reason="size"}'] == 8
+    assert found['svc_batch_messages_sum{reason="time"}'] == 1
+    assert found["svc_message_processing_seconds_count"] == 9
+    assert found['svc_messages_total{outcome="processed"}'] == 9
 
 
 @pytest.mark.expects_errors  # a processor that fails, and a drain that runs out of time

@@ -24,10 +24,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from trio.testing import MockClock
 
-from svc import Message, Reject, Retry, __version__, processor, processors
+from svc import Batch, Message, Reject, Retry, __version__, processor, processors
 from svc.api import app as api
 from svc.core import Core
-from svc.processors import Process
+from svc.processors import AnyProcess
 from svc.settings import load
 from svc.sqs.wire import MAX_MESSAGE_BYTES
 from svc.telemetry import tracing
@@ -59,7 +59,7 @@ class Traced:
 
 
 @asynccontextmanager
-async def traced(process: Process, **variables: str) -> AsyncIterator[Traced]:
+async def traced(process: AnyProcess, **variables: str) -> AsyncIterator[Traced]:
     name = "orders.fifo" if variables.pop("fifo", None) else "orders"
     settings = load(
         {"SQS_QUEUE_URL": f"https://sqs.eu-central-1.amazonaws.com/123456789012/{name}", "AWS_ENDPOINT": "",
@@ -181,6 +181,26 @@ async def test_the_context_within_an_envelope_continues_the_trace(
         assert consumed.context is not None
         assert (f"{consumed.context.trace_id:032x}" == SENDER.split("-")[1]) is joined
         assert bool(consumed.links) is joined
+
+
+@pytest.mark.expects_errors
+async def test_each_message_of_a_batch_has_spans_of_its_own(autojump_clock: MockClock) -> None:
+    current: list[int] = []
+
+    @processor(batch=10, linger=1)
+    async def work(batch: Batch[str]) -> None:
+        current.append(trace.get_current_span().get_span_context().span_id)
+        await trio.sleep(2)
+        batch[1].fail(ValueError("no"))
+
+    async with processors.opened(work, None, threads=1) as process, traced(process) as held:
+        held.queue.put_all("a", "b")
+        await trio.sleep(5)
+        first, second = held.spans("process")
+        assert [span.status.status_code.name for span in (first, second)] == ["UNSET", "ERROR"]
+        assert len({span.context.trace_id for span in (first, second) if span.context}) == 2
+        assert current == [identity(first)]  # what the processor traces itself hangs below the first one's
+        held.queue.fail("receive", seconds=1e9)
 
 
 @pytest.mark.expects_errors
