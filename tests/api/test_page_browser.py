@@ -7,6 +7,7 @@ are skipped; in CI they fail then. Screenshots for the documents: `python -m tes
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,14 @@ def page(shared: Browser) -> Iterator[Browser]:
     assert found == []
 
 
+@contextmanager
+def looked_at(page: Browser) -> Iterator[None]:
+    """The page is left before its server ends: of that it would complain, or not yet."""
+    yield
+    assert page.console() == []
+    page.leave()
+
+
 def check(page: Browser) -> None:
     """Nothing that a reader with other eyes or hands would stumble over, light and dark, wide and narrow."""
     for dark, size in ((False, DESKTOP), (True, PHONE)):
@@ -55,7 +64,7 @@ def check(page: Browser) -> None:
 
 @pytest.mark.expects_errors
 def test_running(page: Browser) -> None:
-    with stage(RETRY_BACKOFF="1h-2h") as held:
+    with stage(RETRY_BACKOFF="1h-2h") as held, looked_at(page):
         held.put({"seconds": 1}, {"seconds": 2}, {"fail": HOSTILE}, {"reject": "no such article"})
         held.skip(12)
         held.put({"seconds": 600}, {"seconds": 600})
@@ -92,7 +101,7 @@ def test_running(page: Browser) -> None:
 @pytest.mark.slow
 @pytest.mark.expects_errors
 def test_the_circuit_breaker_is_open(page: Browser) -> None:
-    with stage(BREAKER_FAILURES="50% of 2", BREAKER_PAUSE="10m-10m", RETRY_BACKOFF="1h-2h") as held:
+    with stage(BREAKER_FAILURES="50% of 2", BREAKER_PAUSE="10m-10m", RETRY_BACKOFF="1h-2h") as held, looked_at(page):
         held.put({"fail": "the warehouse is away"}, {"fail": "the warehouse is away"})
         held.skip(5)
         page.open(held.url)
@@ -103,7 +112,7 @@ def test_the_circuit_breaker_is_open(page: Browser) -> None:
 
 def test_draining_then_maintenance_and_off(page: Browser) -> None:
     # Nothing here passes by itself: each state stands until the test has seen it and goes on.
-    with stage(DRAIN_TIMEOUT="10m") as held:
+    with stage(DRAIN_TIMEOUT="10m") as held, looked_at(page):
         page.open(held.url)
         page.shows("#title", "Running")
         held.put({"until": "first"}, {"until": "rest"}, {"until": "rest"})
@@ -134,7 +143,7 @@ def test_draining_then_maintenance_and_off(page: Browser) -> None:
 @pytest.mark.slow
 @pytest.mark.expects_errors
 def test_a_drain_that_expired(page: Browser) -> None:
-    with stage(DRAIN_TIMEOUT="5s", SQS_WAIT_TIME_SECONDS="1") as held:
+    with stage(DRAIN_TIMEOUT="5s", SQS_WAIT_TIME_SECONDS="1") as held, looked_at(page):
         ids = held.put({"seconds": 3600}, {"seconds": 0.1})
         held.skip(2)
         held.do(lambda: held.switch.set("on"))
@@ -150,7 +159,7 @@ def test_a_drain_that_expired(page: Browser) -> None:
 
 @pytest.mark.slow
 def test_etcd_lost(page: Browser) -> None:
-    with stage(outages=[Outage(5, 1e9)]) as held:
+    with stage(outages=[Outage(5, 1e9)]) as held, looked_at(page):
         held.skip(100)
         page.open(held.url)
         page.shows("#troubles", "etcd is out of reach")
@@ -162,7 +171,7 @@ def test_etcd_lost(page: Browser) -> None:
 @pytest.mark.slow
 def test_without_etcd_there_is_no_fleet(page: Browser, tmp_path: Path) -> None:
     file = str(tmp_path / "maintenance")
-    with stage(outages=[Outage(5, 1e9)], ETCD_ENDPOINTS="off", MAINTENANCE_FILE=file) as held:
+    with stage(outages=[Outage(5, 1e9)], ETCD_ENDPOINTS="off", MAINTENANCE_FILE=file) as held, looked_at(page):
         held.skip(100)
         page.open(held.url)
         page.shows(
@@ -178,7 +187,7 @@ def test_without_etcd_there_is_no_fleet(page: Browser, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sqs_lost_and_found(page: Browser) -> None:
-    with stage(SQS_WAIT_TIME_SECONDS="0") as held:
+    with stage(SQS_WAIT_TIME_SECONDS="0") as held, looked_at(page):
         held.faults.append(Fault("error"))
         page.open(held.url)
         page.shows("#title", "The queue is out of reach")
@@ -208,7 +217,7 @@ def test_the_service_stops_and_comes_back(page: Browser) -> None:
 
 @pytest.mark.slow
 def test_a_hidden_tab_watches_nothing(page: Browser) -> None:
-    with stage() as held:
+    with stage() as held, looked_at(page):
         page.open(held.url)
         page.shows("#link", "Live")
         first = page.driver.current_window_handle
@@ -228,7 +237,7 @@ def test_a_hidden_tab_watches_nothing(page: Browser) -> None:
 
 @pytest.mark.slow
 def test_dark_and_light_follow_the_reader(page: Browser) -> None:
-    with stage() as held:
+    with stage() as held, looked_at(page):
         page.open(held.url)
 
         def ground() -> list[int]:
@@ -242,7 +251,7 @@ def test_dark_and_light_follow_the_reader(page: Browser) -> None:
 
 
 def test_by_keyboard_alone(page: Browser) -> None:
-    with stage() as held:
+    with stage() as held, looked_at(page):
         page.open(held.url)
         page.shows("#switch-text", "/maintenance/sqs-service is off")
         page.press("TAB")
@@ -270,7 +279,7 @@ def test_by_keyboard_alone(page: Browser) -> None:
 @pytest.mark.slow
 @pytest.mark.expects_errors
 def test_the_dead_letters_are_looked_at_when_somebody_asks(page: Browser) -> None:
-    with stage() as held:
+    with stage() as held, looked_at(page):
         held.put({"reject": HOSTILE}, {"reject": "no such article", "more": "x" * 3000})
         held.skip(12)
         page.open(held.url)
@@ -297,7 +306,7 @@ def test_the_dead_letters_are_looked_at_when_somebody_asks(page: Browser) -> Non
 
 @pytest.mark.slow
 def test_on_a_phone_every_control_is_large_enough(page: Browser) -> None:
-    with stage() as held:
+    with stage() as held, looked_at(page):
         page.look(size=PHONE)
         page.open(held.url)
         page.shows("#switch-text", "is off")
@@ -313,7 +322,7 @@ def test_on_a_phone_every_control_is_large_enough(page: Browser) -> None:
 
 @pytest.mark.slow
 def test_those_who_want_no_motion_get_none(page: Browser) -> None:
-    with stage() as held:
+    with stage() as held, looked_at(page):
         page.look(still=True)
         page.open(held.url)
         assert page.run("return getComputedStyle(document.getElementById('title')).transitionDuration") == "0s"
@@ -322,7 +331,7 @@ def test_those_who_want_no_motion_get_none(page: Browser) -> None:
 
 @pytest.mark.slow
 def test_the_docs(page: Browser) -> None:
-    with stage() as held:
+    with stage() as held, looked_at(page):
         page.open(held.url + "/docs")
         page.shows("h1", "The API")
         page.click("details summary")
