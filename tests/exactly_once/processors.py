@@ -1,4 +1,4 @@
-"""One processor in three colours: two statements, a pause between them, now and then an error."""
+"""One processor in three colours, and one of batches: two statements, a pause between them, now and then an error."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ import time
 import psycopg
 import trio
 
-from svc import Message, Transaction, processor
+from svc import Batch, Message, Transaction, processor
 
 PAUSE = float(os.environ.get("PROOF_PAUSE", "0.01"))
 """Seconds at most."""
@@ -58,3 +58,17 @@ def in_a_thread(message: Message, connection: psycopg.Connection) -> None:
     time.sleep(_pause())
     _perhaps_fail()
     connection.execute(SECOND, row)
+
+
+@processor(batch=10, linger=0.1, exactly_once=key)
+async def in_batches(batch: Batch[Message], transaction: Transaction) -> None:
+    rows = []
+    for item in batch:
+        if random.random() < FAILS:
+            item.fail("now and then it fails")
+        else:
+            rows.append((int(item.payload.body), os.getpid()))
+    await transaction.executemany(FIRST, rows)
+    await trio.sleep(_pause())
+    _perhaps_fail()
+    await transaction.executemany(SECOND, rows)

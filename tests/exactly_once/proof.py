@@ -22,7 +22,7 @@ from tests.bench.stub import ACCOUNT
 from tests.bench.stubbed import Stub
 from tests.faults.proxy import Proxy
 
-COLOURS = ("on_trio", "on_asyncio", "in_a_thread")
+COLOURS = ("on_trio", "on_asyncio", "in_a_thread", "in_batches")
 
 VISIBILITY = 6
 """Seconds of a lease: after so many what a killed instance held comes back."""
