@@ -90,6 +90,9 @@ async def run(
             ) as process,
             _handlers(handlers, settings, defects) as own,
         ):
+            inbox = None if database is None or processors.unit_of_work_of(process) is None else database
+            if inbox is not None:
+                await inbox.check_inbox()
             if spans is not None:
                 spans.within_envelope = partial(processors.sender_context, process)
             metrics = Metrics(__version__)
@@ -146,8 +149,8 @@ async def run(
             ):
                 outermost.start_soon(guard, "signals", _watch, told, on_stop_signal, settings.log_level)
                 outermost.start_soon(guard, "watchdog", measure_lag, metrics.lagged)
-                if database is not None and processors.unit_of_work_of(process) is not None:
-                    outermost.start_soon(guard, "database", database.forget_old)
+                if inbox is not None:
+                    outermost.start_soon(guard, "database", inbox.forget_old)
                 async with trio.open_nursery() as serving:
                     serving.start_soon(guard, "page", feed.run, stop_api)
                     serving.start_soon(guard, "backlog", backlog.run)

@@ -8,7 +8,7 @@ import trio
 from svc.database.conninfo import conninfo
 from svc.database.failures import Guard
 from svc.database.handler import DatabaseHandler
-from svc.database.inbox import PostgresInbox
+from svc.database.inbox import PostgresInbox, check_once
 from svc.database.pool import Database, in_use
 from svc.maintenance.handler import Handler
 from svc.processors import AnyProcess, UnitOfWork, asyncio_loop
@@ -44,6 +44,10 @@ class Opened:
         return Guard(self.handler.suspect, retry if self._settings.database_failure == "retry" else None).around(
             process
         )
+
+    async def check_inbox(self) -> None:
+        """Raises `MissingInbox`, which ends the start, when its table is not there. A database that is away is no reason."""
+        await check_once(self._settings)
 
     async def forget_old(self) -> None:
         """Keep the inbox small. Ends only by cancellation."""
