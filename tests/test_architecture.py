@@ -40,7 +40,6 @@ FILES = {
     "wakeup": "shared",
     "backoff": "shared",
     "defects": "shared",
-    "printable": "shared",
     "signals": "shared",
     "switch_file": "core",
 }
@@ -89,7 +88,7 @@ def own(path: Path) -> list[tuple[str, tuple[str, ...]]]:
 def test_every_file_belongs_to_a_suite() -> None:
     assert {suite_of(path) for path in modules()} == set(SUITES)
     assert len(SUITES) <= 16
-    assert len(list(FOLDER.glob("*.py"))) <= 11
+    assert len(list(FOLDER.glob("*.py"))) <= 10
 
 
 def test_imports_between_suites_point_down() -> None:

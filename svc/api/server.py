@@ -37,7 +37,7 @@ from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr, repr_socket_addr
 
 from svc.api.connection_limit import ConnectionLimit
-from svc.printable import printable
+from svc.settings import printable
 
 log = structlog.get_logger(__name__)
 

@@ -8,8 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from svc.printable import printable
-from svc.settings import BadSettings, Profile, Settings, load
+from svc.settings import BadSettings, Profile, Settings, load, printable
 
 FAILED, UNUSABLE = 1, 2
 

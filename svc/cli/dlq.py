@@ -17,8 +17,7 @@ import trio
 from svc.cli.commands import FAILED, complain, fail, first, settings_of, unusable
 from svc.cli.dlq_selection import MOST_SCANNED, SCAN, Selection, selecting
 from svc.cli.progress import Progress
-from svc.printable import printable
-from svc.settings import Settings
+from svc.settings import Settings, printable
 
 if TYPE_CHECKING:
     from svc.consumer.queue import Received

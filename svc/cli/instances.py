@@ -19,7 +19,7 @@ from svc import __version__
 from svc.maintenance.fleet import Request, Standing
 from svc.maintenance.orders import Order
 from svc.maintenance.several import Seen, Shown, requested, shown, together
-from svc.printable import printable
+from svc.settings import printable
 
 CALL = 5.0
 """Seconds that one request may take."""

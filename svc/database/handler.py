@@ -25,8 +25,7 @@ from svc.backoff import backoff
 from svc.database.conninfo import UnusableDatabase
 from svc.database.figures import Closed, DatabaseStatistics
 from svc.database.pool import Database
-from svc.printable import printable
-from svc.settings import Settings
+from svc.settings import Settings, printable
 from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from svc.printable import printable
+from svc.settings import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from typing import Protocol
 from svc.maintenance.fleet import Fleet, Request
 from svc.maintenance.registration import own_key
 from svc.maintenance.switch_value import TEXT_LIMIT, parse_switch
-from svc.printable import printable
-from svc.settings import seconds
+from svc.settings import printable, seconds
 
 LONGEST = 30 * 86_400.0
 """Seconds that a maintenance may be asked for; a typing error should not bind it for years."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from svc.maintenance.handler import DrainOutcome, DrainReport
 from svc.maintenance.manager import MaintenanceState
 from svc.maintenance.phases import Phase
-from svc.printable import printable
+from svc.settings import printable
 
 PHASES = ("starting", "running", "draining", "drained", "expired", "stopped", "blocked")
 """What an instance may say of itself. `stopped` is its last word, after a drain in which everything was finished. `blocked`: its

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from svc.maintenance.fleet import Request, Result, Standing, Wait
 from svc.maintenance.registration import Entry, registration
-from svc.printable import printable
+from svc.settings import printable
 
 PATIENCE = 10.0
 """Seconds without an answer after which an instance has vanished: a restart takes some."""

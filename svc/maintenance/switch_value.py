@@ -6,7 +6,7 @@ The value comes from outside (an operator, a script): whatever form it has, it i
 import json
 from dataclasses import dataclass
 
-from svc.printable import printable
+from svc.settings import printable
 
 TEXT_LIMIT = 500
 """Characters of a reason or a name that are kept."""

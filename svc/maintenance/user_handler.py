@@ -17,7 +17,7 @@ import trio
 
 from svc.defects import Defects
 from svc.maintenance.handler import Handler
-from svc.printable import printable
+from svc.settings import printable
 
 log = structlog.get_logger(__name__)
 

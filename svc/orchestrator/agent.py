@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from svc.printable import printable
+from svc.settings import printable
 
 LIMIT = 65_536
 """Bytes of an answer. One is a few hundred; a task's metadata some thousand."""

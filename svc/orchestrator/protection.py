@@ -26,8 +26,7 @@ from svc.consumer.observer import Unobserved
 from svc.defects import Defects
 from svc.maintenance.handler import DrainReport
 from svc.orchestrator.agent import Agent, AgentError
-from svc.printable import printable
-from svc.settings import Settings
+from svc.settings import Settings, printable
 from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)

@@ -1,4 +1,5 @@
-"""The settings as `svc config` shows them, which is how they would be written in the environment. Secrets are masked."""
+"""The settings as `svc config` shows them, which is how they would be written in the environment; secrets are masked. And how
+other texts from outside are shown."""
 
 import re
 
@@ -59,3 +60,12 @@ def without_credentials(text: str) -> str:
 def without_user(text: str) -> str:
     """Of what should be a URL and may be none: nothing before an @ is shown."""
     return re.sub(r"(?s)\A((?:https?:/*)?).*@", r"\1********@", text)
+
+
+def printable(text: str) -> str:
+    """The text without anything that is not printable: line ends, escape sequences, what turns the direction of writing."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else _escaped(one) for one in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

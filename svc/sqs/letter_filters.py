@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from svc.consumer.queue import Received
-from svc.printable import printable
-from svc.settings import seconds
+from svc.settings import printable, seconds
 from svc.sqs import letters
 
 Holds = Callable[[Received, datetime], bool]

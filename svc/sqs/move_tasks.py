@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from svc.printable import printable
+from svc.settings import printable
 from svc.sqs import answers
 from svc.sqs.calls import Call, ask
 

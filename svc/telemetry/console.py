@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from svc.printable import printable
+from svc.settings import printable
 
 EVENT_WIDTH = 40
 
