@@ -1,6 +1,7 @@
 """The circuit breaker: its table walked by hand, and the service with it in virtual time."""
 
 import itertools
+import math
 import random
 
 import pytest
@@ -8,7 +9,7 @@ import trio
 from structlog.testing import capture_logs
 
 from svc import Message, Reject, Retry
-from svc.consumer.breaker_state import MOVES, PROBES, BreakerConfig, BreakerMachine, Event, State
+from svc.consumer.breaker_state import MOVES, PROBES, BreakerConfig, BreakerMachine, BreakerSnapshot, Event, State
 from svc.maintenance.handler import DrainOutcome
 from svc.maintenance.phases import Phase
 from svc.testing import SimulatedQueue
@@ -85,6 +86,39 @@ def test_the_pause_doubles_while_probes_fail_and_begins_anew_after_a_calm() -> N
     assert held.until is not None
     assert held.until - now - 200 <= 8
     assert held.opened == 3
+
+
+def test_trouble_that_is_back_exactly_a_window_after_the_closing_is_the_old_one() -> None:
+    held, now = breaker(), 0.0
+    fail(held, 4, now)
+    for _ in range(3):
+        now = held.until or 0.0
+        held.look(now)
+        fail(held, PROBES, now)
+    now = held.until or 0.0
+    held.look(now)
+    held.note(failed=False, began=now, now=now)
+    fail(held, 4, now + 10)
+    assert held.until is not None
+    assert held.until - now - 10 >= 16
+
+
+def test_a_snapshot_tells_how_it_stands() -> None:
+    held = breaker()
+    assert held.snapshot(0) == BreakerSnapshot(State.CLOSED, None, None, 0, 0, 0)
+    assert (held.counted, held.opened_at) == ((0, 0), -math.inf)
+    fail(held, 4, 3)
+    assert held.snapshot(4) == BreakerSnapshot(State.OPEN, 3, held.until, 0, 0, 1)
+    held.look(50)
+    fail(held, 1, 51)
+    assert held.snapshot(52) == BreakerSnapshot(State.PROBING, 50, None, 1, 1, 1)
+
+
+def test_it_keeps_one_figure_for_each_part_of_the_window() -> None:
+    held = breaker(least=1000)
+    for number in range(500):
+        held.note(failed=True, began=0, now=number / 10)
+    assert len(held._window) == 10
 
 
 def test_probing_grants_a_few_and_hears_only_probes() -> None:

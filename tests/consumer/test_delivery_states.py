@@ -66,6 +66,20 @@ def test_nothing_is_started_but_while_receiving_or_where_its_release_would_dead_
         assert landing(mode, finished=False, first=First.NONE, late=False, must_run=True) is Event.NOT_WANTED
 
 
+def test_a_copy_of_what_goes_back_waits_unless_nothing_is_worked_on_any_more() -> None:
+    for mode in Mode:
+        event = landing(mode, finished=False, first=First.GOES_BACK, late=False, must_run=False)
+        ends = mode in (Mode.REFUSING, Mode.CLOSING)
+        assert event is (Event.FIRST_GOES_BACK if ends else Event.HAS_FIRST)
+
+
+def test_a_copy_takes_the_place_of_what_was_given_back_only_while_receiving() -> None:
+    for mode, given_back in itertools.product(Mode, BOTH):
+        event = first_ended(mode, finished=False, failed=False, given_back=given_back)
+        follows = given_back and mode is Mode.RECEIVING
+        assert event is (Event.FIRST_GIVEN_BACK if follows else Event.FIRST_SETTLED)
+
+
 def test_from_every_state_a_delivery_can_end_and_then_nothing_follows() -> None:
     for state in set(State) - {State.LANDED}:
         assert move(state, Event.ENDED).state is State.ENDED

@@ -17,14 +17,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-MAINTENANCE = tuple(f"tests/maintenance/test_{name}.py" for name in ("fleet", "fence", "maintenance", "hostile_values"))
+MAINTENANCE = tuple(f"tests/maintenance/test_{name}.py" for name in ("fleet", "fence", "maintenance"))
 JOURNEY = tuple(f"tests/consumer/test_{name}.py" for name in ("drain", "quiet", "survivors", "worker"))
 
 FILES: dict[str, tuple[str, ...]] = {
     "svc/backoff.py": ("tests/consumer/test_retries.py", "tests/consumer/test_worker.py"),
     "svc/consumer/breaker_state.py": ("tests/consumer/test_breaker.py",),
     "svc/consumer/delivery_states.py": ("tests/consumer/test_delivery_states.py",),
-    "svc/consumer/drain.py": JOURNEY[:2],
+    "svc/consumer/drain.py": ("tests/consumer/test_drain_report.py",),
     "svc/consumer/ledger.py": JOURNEY,
     "svc/consumer/postponed.py": ("tests/consumer/test_postponed.py",),
     "svc/consumer/settlement_batches.py": ("tests/consumer/test_settlement_batches.py",),
@@ -33,7 +33,6 @@ FILES: dict[str, tuple[str, ...]] = {
     "svc/maintenance/fleet.py": MAINTENANCE,
     "svc/maintenance/orders.py": MAINTENANCE,
     "svc/maintenance/phases.py": MAINTENANCE,
-    "svc/maintenance/registration.py": MAINTENANCE,
     "svc/maintenance/switch_value.py": MAINTENANCE,
 }
 """Each file, and the tests that have to notice."""
