@@ -10,7 +10,7 @@ from svc.processors.threads import Threads
 
 
 @pytest.fixture
-async def ledger(autojump_clock) -> Ledger:
+async def ledger() -> Ledger:
     return Ledger()
 
 
@@ -45,7 +45,7 @@ def test_what_was_not_finished(drain: Drain, said: str) -> None:
     assert drain.error() == said
 
 
-async def test_the_figures_are_of_what_happened_since_the_begin(ledger: Ledger) -> None:
+async def test_the_figures_are_of_what_happened_since_the_begin(autojump_clock, ledger: Ledger) -> None:
     tally = DrainTally(ledger, Threads(10))
     assert (tally.running, tally.so_far()) == (False, Drain())
     (before,) = add(ledger, "before")
@@ -92,7 +92,7 @@ async def test_the_figures_are_of_what_happened_since_the_begin(ledger: Ledger) 
     assert tally.so_far() == Drain(in_flight=1, deferred=expected.deferred, deferred_count=3)
 
 
-async def test_a_message_that_is_lost_in_a_drain_is_named_in_it_alone(ledger: Ledger) -> None:
+async def test_a_message_that_is_lost_in_a_drain_is_named_in_it_alone(autojump_clock, ledger: Ledger) -> None:
     tally = DrainTally(ledger, Threads(10))
     (entry,) = add(ledger, "a")
     tally.begin(receives_outstanding=0)
