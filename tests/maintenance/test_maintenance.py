@@ -1,6 +1,7 @@
 """What the key's value means, the table of phases, and the manager with handlers of a test's own."""
 
 import itertools
+import re
 from functools import partial
 
 import pytest
@@ -46,6 +47,8 @@ def test_a_json_object() -> None:
     told = b'{"enabled": true, "reason": "upgrade", "until": "2030-01-01T00:00:00Z", "by": "ops", "other": 1}'
     assert parse_switch(told) == Switch(on=True, reason="upgrade", until="2030-01-01T00:00:00Z", by="ops")
     assert parse_switch(b'{"enabled": false}') == Switch(on=False)
+    assert parse_switch(b'{"enabled": true, "quiet": true}') == Switch(on=True, quiet=True)
+    assert parse_switch(b'{"enabled": true, "quiet": 1}') == Switch(on=True)
     assert parse_switch(b'{"enabled": true, "reason": 5, "by": ""}') == Switch(on=True)
 
 
@@ -262,3 +265,9 @@ async def test_an_off_in_the_moment_in_which_the_drain_ended_leaves_its_report(a
         assert [report.outcome for report in ended] == [DrainOutcome.DRAINED]
         assert manager.state().drain is ended[0]
         manager.stop()
+
+
+@pytest.mark.parametrize(("length", "shown"), [(80, "x" * 80), (81, "x" * 77 + "..."), (200, "x" * 77 + "...")])
+def test_a_value_that_is_no_switch_is_quoted_in_its_first_characters(length: int, shown: str) -> None:
+    with pytest.raises(ValueError, match=rf"the value '{re.escape(shown)}' is neither"):
+        parse_switch(b"x" * length)
