@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-MAINTENANCE = tuple(f"tests/maintenance/test_{name}.py" for name in ("fleet", "fence", "maintenance"))
+MAINTENANCE = tuple(f"tests/maintenance/test_{name}.py" for name in ("fleet", "fence", "maintenance", "orders"))
 JOURNEY = tuple(f"tests/consumer/test_{name}.py" for name in ("drain", "quiet", "survivors", "worker"))
 
 FILES: dict[str, tuple[str, ...]] = {
