@@ -66,6 +66,11 @@ def test_whose_it_is_is_said(held: bytes, by: str | None, said: str) -> None:
     Order(True, by=by, force=True).check(held)
 
 
+def test_which_key_it_concerns() -> None:
+    assert Order(True).key("/m") == "/m"
+    assert Order(True, instance="a").key("/m") == "/m/only/a"
+
+
 def test_a_name_that_cannot_be_printed_is_its_own() -> None:
     Order(False, by="a\x1b").check(Order(True, by="a\x1b").value(None))
 
