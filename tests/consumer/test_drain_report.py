@@ -1,6 +1,9 @@
 """The drain report: its figures out of the ledger's, and its sentence, word by word."""
 
+from collections.abc import Mapping
+
 import pytest
+import trio
 
 from svc.consumer.drain import Drain, DrainTally
 from svc.consumer.ledger import PROCESSED, Action, Entry, Fate, Ledger, Outcome
@@ -100,3 +103,30 @@ async def test_a_message_that_is_lost_in_a_drain_is_named_in_it_alone(autojump_c
     assert tally.end(receives_unlanded=0).lost_ids == ("a",)
     tally.note_lost(entry)
     assert tally.so_far().lost_ids == ("a",)
+
+
+class _LeftBehind(Threads):
+    """Two threads go on."""
+
+    @property
+    def left_behind(self) -> Mapping[str, str]:
+        return {"a": "thread 1", "t": "thread 2"}
+
+
+async def test_threads_are_stubborn_and_named_once(autojump_clock, ledger: Ledger) -> None:
+    tally = DrainTally(ledger, _LeftBehind(10))
+    entries = add(ledger, "s", "a")
+    tally.begin(receives_outstanding=0)
+    tally.note(stubborn=entries)
+    drain = tally.end(receives_unlanded=0)
+    assert drain.stubborn == ("s", "a", "t")
+    assert drain.threads == {"a": "thread 1", "t": "thread 2"}
+
+
+async def test_a_deferral_is_told_from_now_to_the_millisecond(autojump_clock, ledger: Ledger) -> None:
+    tally = DrainTally(ledger, Threads(10))
+    (entry,) = add(ledger, "a")
+    ledger.end(entry, Outcome.FAILED)
+    tally.begin(receives_outstanding=0)
+    await trio.sleep(7.12345)
+    assert tally.so_far().deferred == {"a": 22.877}

@@ -87,6 +87,20 @@ def test_what_is_kept_is_bounded_and_the_latest_go() -> None:
     for number in range(KEPT + 1):
         held.add(str(number), float(number + 1), 0)
     assert (held._kept, held._seconds[-1], held.number(0)) == (KEPT, KEPT, KEPT + 1)
+    held.move(str(KEPT), float(KEPT + 1), float(KEPT + 9), 0)  # whose id is not kept any more
+    assert held.number(0) == KEPT + 1
+    assert held.number(KEPT + 9) == 0
+
+
+@pytest.mark.parametrize("now", [1.2, 1.5])
+def test_what_was_visible_takes_nothing_with_it_when_it_is_put_off_again(now: float) -> None:
+    held = Postponed()
+    held.add("a", 1.2, 0)
+    held.add("b", 1.9, 0)
+    held.move("a", 1.2, 5.0, now)
+    assert (held.number(now), held.first(now)) == (2, {"b": 1.9, "a": 5.0})
+    held.move("never added", 10.0, 20.0, now)
+    assert held.number(now) == 3
 
 
 def test_neither_memory_nor_a_look_grows_with_how_many_wait() -> None:

@@ -158,3 +158,36 @@ async def test_a_standstill_is_told_and_its_end_too(autojump_clock) -> None:
         5,
     )
     assert (over["event"], over["after_seconds"]) == ("receives may begin again after the standstill", 1.5)
+
+
+async def test_looks_alone_do_not_open_it_before_a_registration_was_tried(autojump_clock) -> None:
+    parts = Parts()
+    for _ in range(3):
+        parts.fence.looked(trio.current_time(), True)
+        await trio.sleep(PATIENCE)
+    assert not parts.fence.is_open
+
+
+async def test_a_registration_that_is_confirmed_again_asks_for_no_later_look(autojump_clock) -> None:
+    parts = Parts()
+    parts.fence.registered(trio.current_time(), True)
+    await trio.sleep(1)
+    began = trio.current_time()
+    await trio.sleep(1)
+    parts.fence.registered(trio.current_time(), True)
+    parts.fence.looked(began, True)
+    assert parts.fence.is_open
+
+
+async def test_open_it_hears_nothing(autojump_clock) -> None:
+    parts = Parts()
+    parts.fence.registered(trio.current_time(), False)
+    parts.fence.looked(trio.current_time(), True)
+    await trio.sleep(PATIENCE)
+    parts.fence.looked(trio.current_time(), True)  # etcd answers, and has not answered the registration
+    assert parts.fence.is_open
+    for answered in (False, True):
+        parts.fence.registered(trio.current_time(), answered)
+        parts.fence.looked(trio.current_time(), answered)
+    assert parts.fence.is_open
+    assert parts.asked == ["open"]

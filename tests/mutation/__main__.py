@@ -18,14 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 MAINTENANCE = tuple(f"tests/maintenance/test_{name}.py" for name in ("fleet", "fence", "maintenance", "orders"))
-JOURNEY = tuple(f"tests/consumer/test_{name}.py" for name in ("drain", "quiet", "survivors", "worker"))
-
 FILES: dict[str, tuple[str, ...]] = {
     "svc/backoff.py": ("tests/consumer/test_retries.py", "tests/consumer/test_worker.py"),
     "svc/consumer/breaker_state.py": ("tests/consumer/test_breaker.py",),
     "svc/consumer/delivery_states.py": ("tests/consumer/test_delivery_states.py",),
     "svc/consumer/drain.py": ("tests/consumer/test_drain_report.py",),
-    "svc/consumer/ledger.py": JOURNEY,
     "svc/consumer/postponed.py": ("tests/consumer/test_postponed.py",),
     "svc/consumer/settlement_batches.py": ("tests/consumer/test_settlement_batches.py",),
     "svc/consumer/waiting_groups.py": ("tests/consumer/test_waiting_groups.py", "tests/consumer/test_fifo_poison.py"),
