@@ -244,7 +244,7 @@ class Batches:
             for portion in batch.portions:
                 self._let_go(portion)
             for entry in entries:
-                for later in self._behind.pop(entry.message.id):
+                for later in self._behind.pop(entry.message.id, ()):
                     self._restart(later)
 
     async def _run_processor(self, entries: Sequence[Entry], batch: Leaving) -> None:
