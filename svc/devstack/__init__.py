@@ -4,4 +4,4 @@ Never here: anything that production needs. Begin reading at `stack.py`.
 The names below are the modules that other suites may use.
 """
 
-__all__ = ["announcement", "child", "stack"]
+__all__ = ["announcement", "child", "postgres", "stack"]

@@ -409,11 +409,13 @@ class Dev:
 
 
 @asynccontextmanager
-async def dev(surroundings: dict[str, str], tmp_path: Path, **variables: str) -> AsyncIterator[Dev]:
+async def dev(
+    surroundings: dict[str, str], tmp_path: Path, *, arguments: tuple[str, ...] = (), **variables: str
+) -> AsyncIterator[Dev]:
     environ = {**surroundings, "HTTP_PORT": "0", "LOG_FORMAT": "json", "SIMULATED_WORK_SECONDS": "0.1", **variables}
     output = tmp_path / "output"
     with output.open("wb") as file:
-        process = preloaded.popen(["dev"], env=environ, stderr=file, stdout=file, cwd=tmp_path)
+        process = preloaded.popen(["dev", *arguments], env=environ, stderr=file, stdout=file, cwd=tmp_path)
     running = Dev(process, output)
     try:
         await running.ready()

@@ -19,7 +19,7 @@ from tests.docs.pages import ROOT, blocks
 
 COMPOSE = yaml.safe_load((ROOT / "compose.yml").read_text())
 KNOWN = {
-    "svc", "curl", "docker", "pytest", "python", "python3", "sphinx-build", "promtool", "kubectl", "etcdctl", "pip", "uv",
+    "svc", "curl", "docker", "pytest", "python", "python3", "sphinx-build", "promtool", "psql", "kubectl", "etcdctl", "pip", "uv",
     "ruff", "mypy", "pre-commit", "export", "cd", "watch", "sleep", "echo", "jq", "aws", "pip-audit", "for", "do", "done",
 }  # fmt: skip
 
