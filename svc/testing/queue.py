@@ -24,8 +24,8 @@ from svc.sqs import answers, wire
 from svc.sqs.dead_letters import look
 from svc.testing.faults import Call, CallKind, Fault, Faults, error_of, fault_for, timed_out
 from svc.testing.history import AnswerLost, CallFailed, DeadLettered, Event, ReceiveBegan, ReceiveLanded
-from svc.testing.server import Server, values
-from svc.testing.stored import IN_FLIGHT_LIMIT, Chances
+from svc.testing.server import Server
+from svc.testing.stored import IN_FLIGHT_LIMIT, Chances, values
 
 Latency = tuple[float, float]
 """Seconds, from-to; each journey draws its own."""

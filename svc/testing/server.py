@@ -18,9 +18,10 @@ from typing import Any
 
 import trio
 
-from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, MessageRefused, Received, Refusal
+from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, Received, Refusal
 from svc.processors import Message
 from svc.sqs import wire
+from svc.testing import refusals
 from svc.testing.attempts import NOT_VALID, Attempts
 from svc.testing.faults import Call, Fault
 from svc.testing.history import (
@@ -36,10 +37,7 @@ from svc.testing.history import (
     Suspended,
     VisibilityChanged,
 )
-from svc.testing.stored import DEDUPLICATION_SECONDS, Chances, Stored, moment
-
-UNNAMED = Refusal("", "the answer does not name it", gone=False, unconfirmed=True)
-"""As `svc.sqs.answers.unconfirmed` has it."""
+from svc.testing.stored import DEDUPLICATION_SECONDS, Chances, Stored, in_order, moment, values
 
 
 class Server:
@@ -95,22 +93,22 @@ class Server:
 
     def visible(self) -> list[str]:
         self._wake()
-        return [stored.id for stored in _in_order(self._waiting)]
+        return [stored.id for stored in in_order(self._waiting)]
 
     def in_flight(self) -> list[str]:
         self._wake()
-        return [stored.id for stored in _in_order(self._hidden) if stored.receipt is not None]
+        return [stored.id for stored in in_order(self._hidden) if stored.receipt is not None]
 
     def delayed(self) -> list[str]:
         self._wake()
-        return [stored.id for stored in _in_order(self._hidden) if stored.receipt is None]
+        return [stored.id for stored in in_order(self._hidden) if stored.receipt is None]
 
     def stranded(self) -> list[str]:
         self._wake()
-        return [stored.id for stored in _in_order(self._hidden) if stored.lost_answer]
+        return [stored.id for stored in in_order(self._hidden) if stored.lost_answer]
 
     def bodies(self) -> list[str]:
-        return [stored.body for stored in _in_order({**self._waiting, **self._hidden})]
+        return [stored.body for stored in in_order({**self._waiting, **self._hidden})]
 
     def known(self, message_id: str) -> Stored:
         """A message, which may be deleted. Raises KeyError."""
@@ -168,7 +166,7 @@ class Server:
     def _candidates(self, short: bool) -> list[Stored]:
         if self.fifo:
             locked = {stored.group_id for stored in self._hidden.values() if stored.receipt is not None}
-            return [stored for stored in _in_order(self._waiting) if stored.group_id not in locked]
+            return [stored for stored in in_order(self._waiting) if stored.group_id not in locked]
         found = [*self._waiting.values(), *self._copies.values()]
         if short and self._chances.miss:
             found = [stored for stored in found if self._rng.random() >= self._chances.miss]
@@ -233,7 +231,7 @@ class Server:
             else:
                 why = one(receipt) if here != "unnamed" else None
             if here in ("unnamed", "unnamed-after"):
-                refused[receipt] = UNNAMED
+                refused[receipt] = refusals.UNNAMED
             elif why is not None:
                 refused[receipt] = why
                 self.history.append(Refused(trio.current_time(), call.number, receipt, why.code))
@@ -242,13 +240,13 @@ class Server:
     def delete(self, call: Call, receipt: str) -> Refusal | None:
         message_id = self._receipts.get(receipt)
         if message_id is None:
-            return wire.refusal("ReceiptHandleIsInvalid", "The input receipt handle is not a valid receipt handle.")
+            return refusals.unknown_handle()
         now = trio.current_time()
         stored = self._hidden.get(message_id) or self._waiting.get(message_id)
         current = stored is not None and stored.receipt == receipt
         if self.fifo and stored is not None and not (current and message_id in self._hidden):
             # FIFO queues refuse the handle as soon as the lease is over (aws-sdk-js#1279 and #1750, localstack#12442).
-            return _bad_handle("The receipt handle has expired.")
+            return refusals.bad_handle("The receipt handle has expired.")
         if stored is None or not current:
             # "If you use an old ReceiptHandle, the request will succeed, but the message might not be deleted"
             # (API reference, DeleteMessage). One that is deleted already is deleted again.
@@ -268,16 +266,16 @@ class Server:
         now = trio.current_time()
         message_id = self._receipts.get(receipt)
         if message_id is None:
-            return wire.refusal("ReceiptHandleIsInvalid", "The input receipt handle is not a valid receipt handle.")
+            return refusals.unknown_handle()
         stored = self._hidden.get(message_id) or self._waiting.get(message_id)
         if stored is None or stored.receipt != receipt:
-            return _bad_handle("Message does not exist or is not available for visibility timeout change.")
+            return refusals.bad_handle("Message does not exist or is not available for visibility timeout change.")
         if message_id in self._waiting:
             return wire.refusal("MessageNotInflight", "The specified message isn't in flight.")
         if not 0 <= timeout <= MAX_VISIBILITY:
-            return _bad_timeout(timeout, f"Must be between 0 and {MAX_VISIBILITY}.")
+            return refusals.bad_timeout(timeout, f"Must be between 0 and {MAX_VISIBILITY}.")
         if now + timeout > stored.received_at + MAX_VISIBILITY:
-            return _bad_timeout(
+            return refusals.bad_timeout(
                 timeout, f"Total VisibilityTimeout for the message is beyond the limit [{MAX_VISIBILITY} seconds]"
             )
         self._hide_until(stored, now + timeout)
@@ -316,19 +314,10 @@ class Server:
     ) -> None:
         """Raise `MessageRefused` for a message that this queue does not take."""
         wire.check(body, native, delay)
-        wrong = None
         if wire.size(body, native) > self._max_message_bytes:
-            wrong = "InvalidParameterValue", f"Message must be shorter than {self._max_message_bytes} bytes."
-        elif self.fifo and group_id is None:
-            wrong = "MissingParameter", "The request must contain the parameter MessageGroupId."
-        elif self.fifo and deduplication_id is None and not self._content_deduplication:
-            wrong = "InvalidParameterValue", "MessageDeduplicationId is needed without ContentBasedDeduplication."
-        elif self.fifo and delay:
-            wrong = "InvalidParameterValue", "DelaySeconds is not valid for this queue type."
-        elif not self.fifo and deduplication_id is not None:
-            wrong = "InvalidParameterValue", "MessageDeduplicationId is not valid for this queue type."
-        if wrong is not None:
-            raise wire.message_error(*wrong) or MessageRefused(wrong[1])
+            raise refusals.too_long(self._max_message_bytes)
+        deduplicated = deduplication_id is not None or self._content_deduplication
+        refusals.check_fifo(self.fifo, delay, group_id, deduplication_id, deduplicated=deduplicated)
 
     def store(
         self,
@@ -407,20 +396,3 @@ class Server:
         """Make every long poll look again."""
         self.changed.set()
         self.changed = trio.Event()
-
-
-def _in_order(messages: Mapping[str, Stored]) -> list[Stored]:
-    return sorted(messages.values(), key=lambda stored: stored.sequence)
-
-
-def values(native: Mapping[str, Any]) -> dict[str, str | bytes]:
-    return {name: value.get("BinaryValue") or value["StringValue"] for name, value in native.items()}
-
-
-def _bad_handle(reason: str) -> Refusal:
-    return wire.refusal("InvalidParameterValue", f"The value for parameter ReceiptHandle is invalid. Reason: {reason}")
-
-
-def _bad_timeout(timeout: int, reason: str) -> Refusal:
-    text = f"Value {timeout} for parameter VisibilityTimeout is invalid. Reason: {reason}"
-    return wire.refusal("InvalidParameterValue", text)

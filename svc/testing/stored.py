@@ -71,3 +71,11 @@ class Stored:
 def moment(at: float) -> datetime:
     """A Trio time, as messages tell it."""
     return EPOCH + timedelta(seconds=at)
+
+
+def in_order(messages: Mapping[str, Stored]) -> list[Stored]:
+    return sorted(messages.values(), key=lambda stored: stored.sequence)
+
+
+def values(native: Mapping[str, Any]) -> dict[str, str | bytes]:
+    return {name: value.get("BinaryValue") or value["StringValue"] for name, value in native.items()}
