@@ -1,5 +1,6 @@
 /* Preloaded into the service: its wall clock is off by the seconds that the file $CLOCK_JUMP holds (a long), and jumps when that
-   changes. The monotonic clock is left alone, as it is when a machine's clock is set. */
+   changes. The monotonic clock is left alone, as it is when a machine's clock is set. The file $BOOT_JUMP does the same to
+   CLOCK_BOOTTIME alone, as it is when a machine has slept. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -8,23 +9,26 @@
 #include <sys/time.h>
 #include <time.h>
 
-static volatile long *jump;
+static volatile long *jump, *boot_jump;
 static int (*real_clock_gettime)(clockid_t, struct timespec *);
+
+static volatile long *mapped(const char *path) {
+    int file = path ? open(path, O_RDONLY) : -1;
+    void *at = file >= 0 ? mmap(0, sizeof(long), PROT_READ, MAP_SHARED, file, 0) : MAP_FAILED;
+    return at != MAP_FAILED ? at : NULL;
+}
 
 __attribute__((constructor)) static void begin(void) {
     real_clock_gettime = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
-    const char *path = getenv("CLOCK_JUMP");
-    int file = path ? open(path, O_RDONLY) : -1;
-    if (file >= 0) {
-        void *at = mmap(0, sizeof(long), PROT_READ, MAP_SHARED, file, 0);
-        if (at != MAP_FAILED) jump = at;
-    }
+    jump = mapped(getenv("CLOCK_JUMP"));
+    boot_jump = mapped(getenv("BOOT_JUMP"));
 }
 
 int clock_gettime(clockid_t id, struct timespec *at) {
     if (!real_clock_gettime) begin();
     int failed = real_clock_gettime(id, at);
     if (!failed && jump && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) at->tv_sec += *jump;
+    if (!failed && boot_jump && id == CLOCK_BOOTTIME) at->tv_sec += *boot_jump;
     return failed;
 }
 

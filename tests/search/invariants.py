@@ -51,6 +51,11 @@ strongest form that nothing but the service itself can break:
     in its batch behind one of its group that goes back. A batch is cancelled only by a drain, a stop, or when all its leases are
     lost, and one that is lost is told so. A message is not begun again at its instance while a batch works on it. A drain begins
     at once with what has gathered.
+22. *Threads are alone and known.* Where work cannot be stopped (a plain `def`), no run of a message begins in an instance while
+    an earlier one goes on there, and each drain names those that go on, and is not called drained.
+
+When the machine has slept, every lease is as much shorter. What a lease allows is judged by that, but for what ends in the very
+instant of the waking.
 """
 
 import math
@@ -154,8 +159,19 @@ class Invariants:
             self._violated(f"13 {instance}: drained, but {drain}")
         if report.outcome is DrainOutcome.EXPIRED and drain.error() is None:
             self._violated(f"13 {instance}: expired for no reason: {drain}")
+        if self._setup.threads:
+            self._names_threads(instance, drain)
         self._unsettled_was_tried(instance, drain, report.deadline)
         self._report_is_true(instance, drain)
+
+    def _names_threads(self, instance: "Instance", drain: Drain) -> None:
+        for message_id, runs in self._witness.runs.items():
+            for run in runs:
+                goes_on = run.instance is instance and not run.ended and run.until is not None
+                if goes_on and (message_id not in drain.threads or drain.error() is None):
+                    self._violated(
+                        f"22 {instance}: a thread is at work on {message_id} after the drain, unnamed in {drain}"
+                    )
 
     def _unsettled_was_tried(self, instance: "Instance", drain: Drain, deadline: float) -> None:
         reserve = min(2.0, self._setup.drain_timeout / 10)
@@ -256,6 +272,9 @@ class Invariants:
                     break
                 if earlier not in witness.gone and earlier not in together:
                     self._violated(f"7 {instance}: a run on {run.receipt} begins, but {earlier} comes before it")
+        here = [other for other in witness.runs.get(run.message_id, ()) if other.instance is instance]
+        if self._setup.threads and any(not other.ended for other in here):
+            self._violated(f"22 {instance}: {run.receipt} begins, but a thread is at work on its message here")
         running = sum(
             other.instance is instance and other.until is None for runs in witness.runs.values() for other in runs
         )
@@ -310,7 +329,12 @@ class Invariants:
         witness = self._witness
         assert run.until is not None
         lease = witness.leases.get(run.receipt, 0.0)
-        if run.receipt not in witness.duplicated and run.until == trio.current_time() and lease < run.until - EPSILON:
+        if (
+            run.receipt not in witness.duplicated
+            and run.until == trio.current_time()
+            and run.until > witness.slept_at + EPSILON
+            and lease < run.until - EPSILON
+        ):
             self._violated(
                 f"4 {run.instance}: the run on {run.receipt} went on after its lease, which ended at {lease:g}"
             )
@@ -334,7 +358,7 @@ class Invariants:
         core, limit = instance.core, instance.service.queue.max_receive_count
         if core is None or instance.crashed or instance.cancelled_at is not None:
             return
-        in_time = trio.current_time() < sent + self._setup.visibility - EPSILON
+        in_time = trio.current_time() < sent + self._setup.visibility - EPSILON and sent > self._witness.slept_at
         drain_runs = core.manager._report is not None and core.manager._report.ended is None
         takes = core.manager._phase is Phase.RUNNING or drain_runs
         alone = core.worker.ledger.at_work_on(delivery.message.id) is None

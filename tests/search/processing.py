@@ -83,7 +83,7 @@ class Processing:
                 raise Reject("no good")
             case "exit":
                 raise SystemExit(3)
-            case "leave" if self._on_asyncio:
+            case "leave" if self._on_asyncio or self._setup.threads:
                 raise OSError("left behind")
             case "leave":
                 nursery = await trio.open_nursery().__aenter__()

@@ -14,6 +14,7 @@ import structlog
 import trio
 import trio.testing
 
+from svc.consumer.fates import BESIDE_A_THREAD
 from svc.consumer.worker import LAST_RELEASE, LATE
 from svc.core import Core
 from svc.defects import PartFailed
@@ -23,6 +24,7 @@ from svc.maintenance.switch_value import parse_switch
 from svc.testing import SimulatedInbox, SimulatedQueue, SimulatedSwitch
 from svc.testing.faults import Call, Fault, fault_for
 from svc.testing.service import SimulatedService
+from svc.testing.threads import VirtualThreads
 
 from .defects import NotedDefects, may_fail
 from .invariants import EPSILON
@@ -171,6 +173,7 @@ class World:
             self.switch = self.troubles.switch
         self.witness = Witness(schedule, self.queue, self.switch)
         self._make_core = make_core
+        self._slept = 0.0
         self._processing = Processing(schedule, self.witness, self._instance)
         self._runs = self._processing.runs
         self._nursery: trio.Nursery | None = None
@@ -205,6 +208,7 @@ class World:
         actions += [(arrival.at, partial(self._arrive, number)) for number, arrival in enumerate(schedule.arrivals)]
         actions += [(flip.at, partial(self._flip, flip)) for flip in schedule.flips]
         actions += [(ask.at, partial(self._ask, ask)) for ask in schedule.asks]
+        actions += [(nap.at, partial(self._sleep, nap.seconds)) for nap in schedule.naps]
         if schedule.etcd is not None:
             actions += [(trouble.at, partial(self._trouble, trouble)) for trouble in schedule.etcd.troubles]
         for number, life in enumerate(schedule.lives):
@@ -245,6 +249,8 @@ class World:
             flips=len(schedule.flips),
             asks=len(schedule.asks),
             cut_short=witness.cut_short,
+            threads=witness.threads_left,
+            suspensions=len(schedule.naps),
             batches=witness.batches_counted,
             lapses=0 if self.troubles is None else self.troubles.etcd.lapsed,
             crashes=sum(life.how == "crash" for life in schedule.lives if life.end is not None),
@@ -274,6 +280,9 @@ class World:
         failures = sum(run.does in FAILS for arrival in self.schedule.arrivals for run in arrival.runs)
         failures += raising * len(arrivals)
         retries += failures * BACKED_OFF[setup.retry_backoff]
+        if setup.threads:
+            # What came back beside its own thread was put off, as often as it was received.
+            retries += sum(rounds) * (BESIDE_A_THREAD[1] + setup.visibility)
         if setup.breaker != "off":
             # After each failure a pause, and then no more than a few messages at once: the work is done as good as one by one.
             retries += sum(rounds) * (PAUSE + min(setup.wait, 20))
@@ -300,6 +309,14 @@ class World:
 
     def _flip(self, flip: Flip) -> None:
         self.switch.set(flip.value, instance=None if flip.instance is None else self._id(flip.instance))
+
+    def _sleep(self, seconds: float) -> None:
+        self._slept += seconds
+        self.queue.suspended(seconds)
+
+    def _clock(self) -> float:
+        """That goes on while the machine sleeps."""
+        return trio.current_time() + self._slept
 
     def _ask(self, ask: Ask) -> None:
         assert self._nursery is not None
@@ -370,11 +387,19 @@ class World:
         finally:
             self.witness.check.ended(instance)
             instance.ended.set()
+            if instance.threads is not None:
+                instance.threads.die()
 
-    def _build(self, number: int, settings: Any, queue: Any, *args: Any, **options: Any) -> Core:
+    def _build(self, number: int, settings: Any, queue: Any, process: Any, *args: Any, **options: Any) -> Core:
         instance = self._instance(number)
         options["defects"] = NotedDefects(self.witness, instance)
-        instance.core = self._make_core(settings, WatchedQueue(queue, self.witness, instance), *args, **options)
+        options["clock"] = self._clock
+        if self.schedule.setup.threads:
+            process = instance.threads = VirtualThreads(
+                process, settings.max_concurrency, partial(self.witness.left_behind, instance)
+            )
+        watched = WatchedQueue(queue, self.witness, instance)
+        instance.core = self._make_core(settings, watched, process, *args, **options)
         if number < len(self.schedule.lives) and (part := self.schedule.lives[number].part):
             may_fail(instance.core, part, instance.fails)
         instance.core.worker.heartbeat._queue = WatchedQueue(queue, self.witness, instance, heartbeat=True)

@@ -73,6 +73,8 @@ class Setup(_Short):
     """Seconds that a message waits for its batch."""
     asyncio: bool = False
     """The processor runs on asyncio."""
+    threads: bool = False
+    """The processor runs in threads: cancelled, it goes on to its end."""
     breaker: str = "off"
     """BREAKER_FAILURES; the window is 20 s, the pause 1 to 4 s."""
 
@@ -130,6 +132,14 @@ class Ask(_Short):
 
 
 @dataclass(frozen=True, repr=False)
+class Nap(_Short):
+    """The machine of all instances sleeps, and the queue does not."""
+
+    at: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, repr=False)
 class Life(_Short):
     """One instance, from its start to its end."""
 
@@ -153,6 +163,7 @@ class Schedule(_Short):
     lives: tuple[Life, ...] = (Life(),)
     faults: tuple[Fault, ...] = ()
     asks: tuple[Ask, ...] = ()
+    naps: tuple[Nap, ...] = ()
     write_seconds: tuple[float, float] = (0.0, 0.0)
     """How long a registration is on its way, from-to."""
     etcd: EtcdSetup | None = None
@@ -167,6 +178,7 @@ class Schedule(_Short):
         ends += [outage.end for outage in self.outages]
         ends += [life.end or life.start for life in self.lives]
         ends += [fault.end for fault in self.faults]
+        ends += [nap.at for nap in self.naps]
         ends += [self.etcd.ends] if self.etcd is not None else []
         return max(ends, default=0.0) + CALM_AFTER
 
@@ -332,8 +344,17 @@ def random_schedule(seed: int) -> Schedule:
         )
         for ask in asks
     )
+    # And from one more: work that cannot be stopped, and a machine that sleeps.
+    rng = random.Random(f"threads {seed}")
+    naps: tuple[Nap, ...] = ()
+    if rng.random() < 0.15 and not (setup.batching or setup.asyncio):
+        setup = dataclasses.replace(setup, threads=True)
+    if rng.random() < 0.15 and etcd is None:
+        lengths = (1.0, visibility * 0.5, visibility * 1.0, visibility * 3.0)
+        naps = tuple(Nap(moment(), rng.choice(lengths)) for _ in range(rng.choice((1, 1, 2))))
     return Schedule(
         seed=seed,
+        naps=tuple(sorted(naps, key=lambda nap: nap.at)),
         etcd=etcd,
         setup=setup,
         arrivals=tuple(sorted(arrivals, key=lambda arrival: arrival.at)),

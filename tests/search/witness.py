@@ -25,9 +25,11 @@ from svc.testing.history import (
     Deleted,
     Event,
     Sent,
+    Suspended,
     VisibilityChanged,
 )
 from svc.testing.service import SimulatedService
+from svc.testing.threads import VirtualThreads
 
 from .invariants import Invariants
 from .schedule import Schedule
@@ -104,6 +106,7 @@ class Instance:
     fails: trio.Event = field(default_factory=trio.Event)
     """Set when one of its parts is to fail."""
     core: Core | None = None
+    threads: VirtualThreads | None = None
     crashed: bool = False
     cancelled_at: float | None = None
     landed: dict[str, str] = field(default_factory=dict)
@@ -184,6 +187,9 @@ class Witness(trio.abc.Instrument):
             self.all_gone.set()
         self.drains = Counter[str]()
         self.runs_counted = 0
+        self.slept_at = -math.inf
+        """When the machine slept last."""
+        self.threads_left = 0
         self.cut_short = 0
         """Receives."""
         self.batches_counted = 0
@@ -243,6 +249,11 @@ class Witness(trio.abc.Instrument):
                 self.copied.add(event.message_id)
             case CallFailed():
                 self._failed.add(event.call)
+            case Suspended():
+                self.slept_at = event.at
+                self.leases = {receipt: until - event.seconds for receipt, until in self.leases.items()}
+                for held in self.held.values():
+                    held.until -= event.seconds
             case Sent():
                 self.order.setdefault(event.group_id, []).append(event.message_id)
                 self.groups[event.message_id] = event.group_id
@@ -314,6 +325,13 @@ class Witness(trio.abc.Instrument):
         while self._read < len(self.queue.history):
             self._read += 1
             self._note(self.queue.history[self._read - 1])
+
+    def left_behind(self, instance: Instance, message: Message) -> None:
+        """Its run goes on in a thread, although it was cancelled."""
+        self.threads_left += 1
+        for run in self.runs.get(message.id, ()):
+            if run.instance is instance:
+                self.interrupted(run)
 
     def interrupted(self, run: Running) -> None:
         """The processor was cancelled, and ignores it for a while."""
