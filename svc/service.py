@@ -149,11 +149,11 @@ async def run(
             ):
                 outermost.start_soon(guard, "signals", _watch, told, on_stop_signal, settings.log_level)
                 outermost.start_soon(guard, "watchdog", measure_lag, metrics.lagged)
+                outermost.start_soon(guard, "backlog", backlog.run)
                 if inbox is not None:
                     outermost.start_soon(guard, "database", inbox.forget_old)
                 async with trio.open_nursery() as serving:
                     serving.start_soon(guard, "page", feed.run, stop_api)
-                    serving.start_soon(guard, "backlog", backlog.run)
                     if protected is not None:
                         serving.start_soon(guard, "protection", protected.run, stop_api)
                     if figures is not None:

@@ -4,6 +4,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 
+from svc.api.app import GRACE
 from svc.core import Core
 from svc.defects import Defects
 from svc.devstack.stack import Etcd, Moto
@@ -253,5 +255,8 @@ async def test_a_real_service_beside_a_real_agent(
             assert "svc_task_protected 1.0" in shown
             service.signal(signal.SIGTERM)
             assert await service.exit_code() == 0
+            drained, stopped = [(await service.logged(event))["timestamp"] for event in ("drain ended", "stopped")]
+            # No part of it has to be cut off after the API's grace.
+            assert (datetime.fromisoformat(stopped) - datetime.fromisoformat(drained)).total_seconds() < GRACE
     assert agent.put == [{"ProtectionEnabled": True, "ExpiresInMinutes": MINUTES}, {"ProtectionEnabled": False}]
     assert not agent.protected

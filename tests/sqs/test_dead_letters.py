@@ -212,6 +212,16 @@ async def test_moving_some_back_leaves_the_others(autojump_clock) -> None:
     assert not any(even(delivery) for delivery in await bodies(dead))
 
 
+async def test_of_a_fifo_queue_some_are_moved_in_their_order(autojump_clock) -> None:
+    """What is not meant holds its group up in the dead-letter queue, and is given back with what is behind it."""
+    queue, dead = await pair(14, fifo=True)
+    moved = Moved()
+    await redrive(dead, queue, 100, moved, matches=lambda letter: letter.message.group_id == "1", scan=100)
+    numbers = [int(letter.message.body.split()[1]) for letter in await bodies(queue)]
+    assert numbers == [1, 3, 5, 7, 9, 11, 13]
+    assert (moved.count, moved.twice, len(dead.visible())) == (7, [], 7)
+
+
 async def test_no_more_are_moved_than_were_asked_for(autojump_clock) -> None:
     queue, dead = await pair(40)
     moved = Moved()
