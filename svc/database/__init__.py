@@ -1,10 +1,10 @@
 """The database that processors use, and its part in maintenance: it outlives those who work, and then lets its connections go.
 
-Lives here: what is connected to, and how (`conninfo.py`); the pools, for Trio, asyncio and threads alike (`pool.py`); a
-connection as it is used on Trio (`trio_connection.py`); whether one still answers (`checking.py`); the end of connections, seen
-through to the server's side (`farewell.py`); the inbox of those who do things exactly once (`inbox.py`, `sessions.py`). And what
-the service needs: the handler of maintenance (`handler.py`), what a processor's failure says of the database (`failures.py`), and
-both opened (`opening.py`).
+Lives here: what is connected to, and how (`conninfo.py`); the pools, for Trio, asyncio and threads alike (`pool.py`), and where
+processors find them (`access.py`); a connection as it is used on Trio (`trio_connection.py`); whether one still answers
+(`checking.py`); the end of connections, seen through to the server's side (`farewell.py`); the inbox of those who do things
+exactly once (`inbox.py`, `sessions.py`). And what the service needs: the handler of maintenance (`handler.py`), what a processor's
+failure says of the database (`failures.py`), and both opened (`opening.py`).
 Never here: what processors do with it, messages, receives, HTTP.
 Begin reading at `pool.py`. psycopg and psycopg_pool are imported here only, and only where `DATABASE_URL` is set.
 
@@ -26,17 +26,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from svc.database.access import asyncio_connection, connection, current, in_use, sync_connection
     from svc.database.conninfo import UnusableDatabase, check
     from svc.database.opening import opened
-    from svc.database.pool import (
-        Database,
-        DatabaseAway,
-        asyncio_connection,
-        connection,
-        current,
-        in_use,
-        sync_connection,
-    )
+    from svc.database.pool import Database, DatabaseAway
     from svc.database.trio_connection import Connection
 
 __all__ = [
@@ -60,9 +53,9 @@ _HOMES = {
     "UnusableDatabase": "svc.database.conninfo",
     "check": "svc.database.conninfo",
     "opened": "svc.database.opening",
+    **dict.fromkeys(("Database", "DatabaseAway"), "svc.database.pool"),
     **dict.fromkeys(
-        ("Database", "DatabaseAway", "asyncio_connection", "connection", "current", "in_use", "sync_connection"),
-        "svc.database.pool",
+        ("asyncio_connection", "connection", "current", "in_use", "sync_connection"), "svc.database.access"
     ),
 }
 

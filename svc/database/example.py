@@ -2,7 +2,7 @@
 
 import structlog
 
-from svc.database.pool import connection
+from svc.database.access import connection
 from svc.processors import Message
 
 log = structlog.get_logger(__name__)

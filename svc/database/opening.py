@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Sequence
 
 import trio
 
+from svc.database.access import in_use
 from svc.database.conninfo import conninfo
 from svc.database.failures import Guard
 from svc.database.handler import DatabaseHandler
 from svc.database.inbox import PostgresInbox, check_once
-from svc.database.pool import Database, in_use
+from svc.database.pool import Database
 from svc.maintenance.handler import Handler
 from svc.processors import AnyProcess, UnitOfWork, asyncio_loop
 from svc.settings import Settings
