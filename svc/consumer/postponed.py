@@ -32,6 +32,9 @@ class Postponed:
         if until <= now:
             return
         second = math.ceil(until)
+        if message_id in (held := self._ids.get(second, {})):  # of another copy: the last counts
+            held[message_id] = max(held[message_id], until)
+            return
         if second not in self._ends:
             heapq.heappush(self._coming, second)
         self._ends[second] += 1
@@ -40,7 +43,7 @@ class Postponed:
         if ids is None:
             ids = self._ids[second] = {}
             bisect.insort(self._seconds, second)
-        if len(ids) < SHOWN and message_id not in ids:
+        if len(ids) < SHOWN:
             ids[message_id] = until
             self._kept += 1
             if self._kept > KEPT:
@@ -50,7 +53,8 @@ class Postponed:
         """It was added with the time `before`, and is invisible until another one."""
         self.number(now)
         second = math.ceil(before)
-        if before > now and self._ends[second] > 0:
+        another = self._ids.get(second, {}).get(message_id, before) > before
+        if before > now and self._ends[second] > 0 and not another:
             self._ends[second] -= 1
             self._number -= 1
             if self._ids.get(second, {}).pop(message_id, None) is not None:

@@ -47,6 +47,18 @@ def test_of_two_copies_the_last_counts() -> None:
     assert held.first(15) == {"a": 20}
 
 
+def test_two_copies_in_one_second_are_one_message_until_the_later_time() -> None:
+    held = Postponed()
+    held.add("a", 6.9, 0)
+    held.add("a", 6.2, 0)
+    assert (held.number(6.5), held.first(6.5)) == (1, {"a": 6.9})
+    held.move("a", 6.2, 6.0, 6.5)  # the earlier copy: the later one is still there
+    assert (held.number(6.5), held.first(6.5)) == (1, {"a": 6.9})
+    held.add("a", 7.0, 6.5)
+    assert (held.number(6.5), held.first(6.5)) == (1, {"a": 7.0})
+    assert (held.number(7), held.first(7)) == (0, {})
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_it_is_as_a_plain_list_would_be(seed: int) -> None:
     """Each message once; times on a grid, so that several fall together, on whole seconds and on the moment of the look."""
