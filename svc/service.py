@@ -36,16 +36,16 @@ from svc.maintenance import orders
 from svc.maintenance.fence import STALL
 from svc.maintenance.handler import in_order
 from svc.maintenance.user_handler import UnusableHandler, UserHandler
-from svc.orchestrator.names import instance_name
-from svc.orchestrator.protection import protection
 from svc.settings import Settings
 from svc.sqs import queue as sqs
 from svc.switch_file import standalone_switch
 from svc.telemetry import logs, scaling_metrics, tracing
 from svc.telemetry.backlog import Backlog, instances_of
 from svc.telemetry.cloudwatch import Figures, Publisher
+from svc.telemetry.instance_name import instance_name
 from svc.telemetry.loop_delay import measure_lag
 from svc.telemetry.metrics import Metrics
+from svc.telemetry.task_protection import protection
 from svc.telemetry.watchdog import watched
 
 if TYPE_CHECKING:

@@ -23,7 +23,6 @@ SUITES: dict[str, tuple[int, set[str]]] = {
     "sqs": (4, {"aiobotocore", "botocore", "aiohttp", "asyncio", "trio_asyncio", "httptools"}),
     "etcd": (4, {"etcd3", "grpc"}),
     "database": (4, {"psycopg", "psycopg_pool", "asyncio"}),
-    "orchestrator": (4, set()),
     "consumer": (3, set()),
     "maintenance": (2, set()),
     "processors": (1, {"pydantic", "asyncio", "uvloop"}),
@@ -87,7 +86,7 @@ def own(path: Path) -> list[tuple[str, tuple[str, ...]]]:
 
 def test_every_file_belongs_to_a_suite() -> None:
     assert {suite_of(path) for path in modules()} == set(SUITES)
-    assert len(SUITES) <= 16
+    assert len(SUITES) <= 15
     assert len(list(FOLDER.glob("*.py"))) <= 10
 
 

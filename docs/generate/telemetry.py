@@ -14,12 +14,12 @@ from docs.generate.markdown import code, fenced, head, joined, table
 from svc.core import Core
 from svc.database.figures import DatabaseStatistics, PoolStatistics
 from svc.maintenance.handler import DrainOutcome, DrainReport
-from svc.orchestrator.protection import ProtectionSnapshot
 from svc.processors import Message
 from svc.settings import load
 from svc.telemetry import scaling_metrics
 from svc.telemetry.backlog import BacklogFigures
 from svc.telemetry.metrics import SWITCHES, Metrics
+from svc.telemetry.task_protection import ProtectionSnapshot
 from svc.testing import SimulatedQueue, SimulatedSwitch
 
 ALERTS = Path(__file__).parent.parent.parent / "docker" / "alerts.yml"

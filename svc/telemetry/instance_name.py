@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from svc.orchestrator.agent import Agent, AgentError
+from svc.telemetry.ecs_agent import Agent, AgentError
 
 log = structlog.get_logger(__name__)
 

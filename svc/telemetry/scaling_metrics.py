@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from svc.orchestrator.protection import ProtectionSnapshot
 from svc.telemetry.backlog import BacklogFigures
+from svc.telemetry.task_protection import ProtectionSnapshot
 
 
 def of_the_backlog(held: BacklogFigures | None) -> Iterable[Metric]:

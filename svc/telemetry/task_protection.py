@@ -25,8 +25,8 @@ from svc.consumer.ledger import Entry
 from svc.consumer.observer import Unobserved
 from svc.defects import Defects
 from svc.maintenance.handler import DrainReport
-from svc.orchestrator.agent import Agent, AgentError
 from svc.settings import Settings, printable
+from svc.telemetry.ecs_agent import Agent, AgentError
 from svc.wakeup import WakeUp
 
 log = structlog.get_logger(__name__)

@@ -6,9 +6,9 @@ import pytest
 import trio
 
 from svc.etcd.registration import identity
-from svc.orchestrator.names import PATIENCE, instance_name
 from svc.settings import load
-from tests.orchestrator.small_agent import small_agent
+from svc.telemetry.instance_name import PATIENCE, instance_name
+from tests.telemetry.small_agent import small_agent
 
 LONG = "x" * 101
 

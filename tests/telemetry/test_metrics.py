@@ -14,12 +14,12 @@ from trio.testing import MockClock
 from svc import Batch, Message, processor
 from svc.core import Core
 from svc.database.figures import DatabaseStatistics, PoolStatistics
-from svc.orchestrator.protection import ProtectionSnapshot
 from svc.settings import load
 from svc.telemetry import scaling_metrics
 from svc.telemetry.backlog import BacklogFigures
 from svc.telemetry.loop_delay import measure_lag
 from svc.telemetry.metrics import Metrics
+from svc.telemetry.task_protection import ProtectionSnapshot
 from svc.testing import EPOCH, Fault, ScriptedQueue, SimulatedQueue, SimulatedService, SimulatedSwitch
 
 REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference" / "metrics.md"

@@ -18,15 +18,15 @@ from svc.api.app import GRACE
 from svc.core import Core
 from svc.defects import Defects
 from svc.devstack.stack import Etcd, Moto
-from svc.orchestrator import protection as module
-from svc.orchestrator.agent import AgentError
-from svc.orchestrator.protection import IDLE, LAST, MINUTES, PATIENCE, Protection, protection
 from svc.settings import load
 from svc.telemetry import scaling_metrics
+from svc.telemetry import task_protection as module
+from svc.telemetry.ecs_agent import AgentError
+from svc.telemetry.task_protection import IDLE, LAST, MINUTES, PATIENCE, Protection, protection
 from svc.testing import SimulatedQueue
 from svc.testing.service import SimulatedService
 from tests.live import stand
-from tests.orchestrator.small_agent import small_agent
+from tests.telemetry.small_agent import small_agent
 
 HALF = MINUTES * 60 / 2
 
