@@ -8,6 +8,7 @@ out.
 An error that has a remedy is no defect and never comes here: it has a class of its own at its border.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Literal, get_args
 
@@ -107,3 +108,14 @@ class Defects:
         if isinstance(raised, BaseExceptionGroup):
             return raised.split(self._known)[1]
         return None if isinstance(raised, self._known) else raised
+
+
+def its_own(raised: BaseException) -> BaseException:
+    """What code of the user's raised. When the task that called it is cancelled, a cancellation that is part of it is raised on
+    instead; any other one is that code's own mistake (a stored one, one that left its scope), and an error like any other."""
+    if trio.current_effective_deadline() == -math.inf:
+        if isinstance(raised, trio.Cancelled):
+            raise raised
+        if isinstance(raised, BaseExceptionGroup) and (cancelled := raised.split(trio.Cancelled)[0]) is not None:
+            raise cancelled
+    return raised

@@ -23,9 +23,9 @@ from svc.consumer.fates import Fates
 from svc.consumer.gathering import Gathering, Leaving, Portion
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger
 from svc.consumer.observer import Observer
-from svc.consumer.running import close_what_was_left_open, its_own
+from svc.consumer.running import close_what_was_left_open
 from svc.consumer.settlement import Settlement
-from svc.defects import Defects
+from svc.defects import Defects, its_own
 from svc.processors import UNMARKED, Batch, Batching, Item, Threads
 from svc.wakeup import WakeUp
 

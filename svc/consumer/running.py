@@ -1,19 +1,6 @@
-"""Around a call of the processor: what it raised, and what it left behind."""
-
-import math
+"""Around a call of the processor: what it left behind."""
 
 import trio
-
-
-def its_own(raised: BaseException) -> BaseException:
-    """What the processor raised. When the whole worker is cancelled, a cancellation that is part of it is raised on instead; any
-    other one is the processor's own mistake (a stored one, one that left its scope) and fails its message like any error."""
-    if trio.current_effective_deadline() == -math.inf:
-        if isinstance(raised, trio.Cancelled):
-            raise raised
-        if isinstance(raised, BaseExceptionGroup) and (cancelled := raised.split(trio.Cancelled)[0]) is not None:
-            raise cancelled
-    return raised
 
 
 def close_what_was_left_open(error: BaseException | None = None) -> None:

@@ -16,9 +16,9 @@ from svc.consumer.fates import Fates
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger, Listener, Outcome
 from svc.consumer.observer import Observer
 from svc.consumer.queue import RedrivePolicy, is_fifo
-from svc.consumer.running import close_what_was_left_open, its_own
+from svc.consumer.running import close_what_was_left_open
 from svc.consumer.settlement import Settlement
-from svc.defects import Defects
+from svc.defects import Defects, its_own
 from svc.processors import AnyProcess, Batching, Threads
 
 LOGGED_ID = ContextVar[str](f"{STRUCTLOG_KEY_PREFIX}message_id")

@@ -1,6 +1,7 @@
 """From the settings to what psycopg connects with. The password is put in for each connection, and stands nowhere else."""
 
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -21,7 +22,10 @@ def conninfo(settings: Settings, application_name: str) -> str:
     if settings.database_password is not None:
         more["password"] = settings.database_password.get_secret_value()
     elif settings.database_password_file is not None:
-        more["password"] = Path(settings.database_password_file).read_text().strip()
+        try:
+            more["password"] = Path(settings.database_password_file).read_text().strip()
+        except UnicodeDecodeError:
+            raise UnusableDatabase(f"{settings.database_password_file} holds no text") from None
     try:
         return make_conninfo(settings.database_url.get_secret_value(), **more)
     except psycopg.ProgrammingError:
@@ -29,6 +33,14 @@ def conninfo(settings: Settings, application_name: str) -> str:
         raise UnusableDatabase(
             "libpq cannot read it as a connection URI (it is not shown: it may hold a password)"
         ) from None
+
+
+def connect(info: str, seconds: float) -> "psycopg.Connection[Any]":
+    """One connection, for which so many seconds are waited. Raises `psycopg.Error`, and `UnusableDatabase`."""
+    try:
+        return psycopg.connect(info, connect_timeout=max(2, round(seconds)))
+    except UnicodeError:  # of Python's look-up of names, which psycopg lets through
+        raise UnusableDatabase("a part of its host's name is empty, or longer than 63 characters") from None
 
 
 def check(settings: Settings) -> None:

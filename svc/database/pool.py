@@ -27,7 +27,7 @@ import trio
 from psycopg.pq import TransactionStatus
 
 from svc.database.checking import check, check_async
-from svc.database.conninfo import conninfo, place
+from svc.database.conninfo import connect, conninfo, place
 from svc.database.farewell import Farewell, Raw, wait_ended
 from svc.database.figures import Closed, PoolStatistics
 from svc.database.trio_connection import PATIENCE, Connection, cancel, in_thread
@@ -100,7 +100,7 @@ class Database:
 
     def _open(self, least: int, most: int) -> SyncPool:
         # The first by hand: psycopg_pool would try in the background, and tell the reason to the log only.
-        self._ended_by_us(psycopg.connect(self._conninfo(), connect_timeout=max(2, round(self.timeout))))
+        self._ended_by_us(connect(self._conninfo(), self.timeout))
         if self.for_asyncio:
             least, most = min(least, 1), 1
         pool: SyncPool = psycopg_pool.ConnectionPool(
@@ -191,7 +191,7 @@ class Database:
 
     def _knock(self) -> None:
         try:
-            self._ended_by_us(psycopg.connect(self._conninfo(), connect_timeout=max(2, round(self.timeout))))
+            self._ended_by_us(connect(self._conninfo(), self.timeout))
         except psycopg.OperationalError as error:
             # It answers, and ours are all at work: that is no reason to take them away.
             if not (self.statistics().in_use and any(text in str(error) for text in _FULL)):

@@ -7,6 +7,7 @@ ignores its cancellation. What blocks the event loop (a `time.sleep` in `enter`)
 watchdog names the place. Work that blocks belongs into `trio.to_thread.run_sync`, within `wait_drained`.
 """
 
+import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import structlog
 import trio
 
-from svc.defects import Defects
+from svc.defects import Defects, its_own
 from svc.maintenance.handler import Handler
 from svc.settings import printable
 
@@ -59,6 +60,9 @@ class UserHandler:
         for method in ("enter", "wait_drained", "leave", "health", "statistics", "drain"):
             if not callable(getattr(handler, method, None)):
                 raise UnusableHandler(f"the handler {name!r} has no method {method}() (see svc.Handler)")
+        for method in ("enter", "leave", "statistics", "drain"):
+            if inspect.iscoroutinefunction(getattr(handler, method)):
+                raise UnusableHandler(f"the handler {name!r}: {method}() must be a plain def, nobody awaits it")
         self.name = name
         self.after = tuple(after or ())
         self._handler = handler
@@ -77,27 +81,36 @@ class UserHandler:
         answer = await self._within(deadline + LATE, lambda: self._handler.wait_drained(deadline))
         if answer is _NONE:
             answer = f"wait_drained() had not returned {LATE:g} s after its deadline"
+        if not isinstance(answer, str | None):
+            answer = f"wait_drained() returned a {type(answer).__name__}, neither None nor a sentence"
         told = self._failure or answer
-        return None if told is None else printable(str(told)[:500])
+        return None if told is None else printable(told[:500])
 
     async def health(self) -> bool:
         return await self._within(trio.current_time() + PATIENCE, self._handler.health) is True
 
     def statistics(self) -> Mapping[str, object]:
-        return _shown(self._call("statistics"))
+        return self._call("statistics", _shown)
 
     def drain(self) -> Mapping[str, object]:
-        return _shown(self._call("drain"))
+        return self._call("drain", _shown)
 
-    def _call(self, method: str) -> object:
+    def _call(
+        self, method: str, shown: Callable[[object], Mapping[str, object]] = lambda answer: {}
+    ) -> Mapping[str, object]:
         try:
-            return getattr(self._handler, method)()
-        except Exception as error:
+            answer = getattr(self._handler, method)()
+            if inspect.iscoroutine(answer):
+                answer.close()
+                raise TypeError(f"{method}() must be a plain def: nobody awaits what it returns")
+            return shown(answer)
+        except BaseException as error:  # a SystemExit, or asyncio's CancelledError, would end the service
             self._failed(method, error)
-            return None
+            return {}
 
-    def _failed(self, method: str, error: Exception) -> None:
-        self._failure = f"{method}() raised {type(error).__name__}"
+    def _failed(self, method: str, error: BaseException) -> None:
+        if method in ("enter", "wait_drained"):  # a look at its figures, or at its health, changes nothing
+            self._failure = f"{method}() raised {type(error).__name__}"
         self._defects.note("handler", error, handler=self.name)
 
     async def _within(self, deadline: float, ask: Callable[[], Awaitable[object]]) -> object:
@@ -110,7 +123,8 @@ class UserHandler:
             try:
                 with scope:
                     answer.append(await ask())
-            except Exception as error:
+            except BaseException as raised:  # as above
+                error = its_own(raised)
                 answer.append(None)
                 self._failed("wait_drained" if ask != self._handler.health else "health", error)
             finally:

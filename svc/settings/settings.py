@@ -227,7 +227,8 @@ class Settings(BaseModel):
         "1-3", "a duration, or a range of two such as 1-3, up to 12h", "range of the default processor's random work"
     )
     database_url: DatabaseUrl = _setting(
-        None, "a URL that begins with postgresql://, without a password in its query",
+        None,
+        "a URL that begins with postgresql://, without a password in its query; in a password, @ is written %40 and / %2F",
         "the PostgreSQL database that processors use (extra `database`); unset: none, and nothing of it is loaded",
     )  # fmt: skip
     database_password: SecretStr | None = _setting(

@@ -109,6 +109,11 @@ def database_url(text: object) -> object:
         # The rest of a query may be shown, and a password is none of it.
         if {"password", "sslpassword", "passfile"} & {name.lower() for name in parse_qs(parts.query)}:
             raise ValueError("a password in the query")
+        # libpq ends a password at its first @ or /: the rest would be part of a host's name, which is shown.
+        whole = text.partition("://")[2]
+        user, _, place = whole.partition("@")
+        if "@" in (whole if "/" in user else place).partition("?")[0]:
+            raise ValueError("a password that is not percent-encoded")
     return text
 
 

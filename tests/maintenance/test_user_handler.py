@@ -1,5 +1,6 @@
 """Handlers of the user's own: whatever one does, it is bounded and named, and harms no other."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,6 +105,75 @@ async def test_one_that_raises_and_one_that_hangs_are_named_and_harm_no_other(au
         nursery.cancel_scope.cancel(reason="the test is over")
 
 
+def with_methods(**methods: Any) -> Any:
+    handler: Any = Good()
+    handler.after = ()
+    vars(handler).update(methods)
+    return handler
+
+
+def raising(error: BaseException) -> Any:
+    def method(*_: object) -> None:
+        raise error
+
+    return method
+
+
+async def drained(handler: Any) -> Any:
+    """The report of a drain, in which its figures and its health are asked for."""
+    async with trio.open_nursery() as nursery:
+        made = UserHandler(handler, "m:a", nursery, Defects())
+        manager = Manager([made], drain_timeout=10)
+        nursery.start_soon(manager.run)
+        manager.on_value(None, 1)
+        await trio.sleep(1)
+        manager.on_value(b"on", 2)
+        manager.state()
+        await made.health()
+        await trio.sleep(20)
+        nursery.cancel_scope.cancel(reason="the test is over")
+    return manager.state().drain
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise AttributeError
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), BaseExceptionGroup("", [GeneratorExit()])])
+@pytest.mark.parametrize("method", ["enter", "wait_drained", "leave", "health", "statistics", "drain"])
+async def test_whatever_one_raises_ends_nothing(autojump_clock: Any, method: str, error: BaseException) -> None:
+    report = await drained(with_methods(**{method: raising(error)}))
+    failed = method in ("enter", "wait_drained")
+    assert report.outcome is (DrainOutcome.EXPIRED if failed else DrainOutcome.DRAINED)
+    assert (f"{method}() raised {type(error).__name__}" in str(report.error)) is failed
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("figures", [{"a": Unspeakable()}, {Unspeakable(): 1}, {"a": 10**5000}])
+async def test_figures_that_cannot_be_shown_are_none(autojump_clock: Any, figures: object) -> None:
+    report = await drained(with_methods(drain=lambda: figures, statistics=lambda: figures))
+    assert (report.outcome, report.handlers) == (DrainOutcome.DRAINED, {"cache": {}})
+
+
+@pytest.mark.expects_errors
+async def test_what_must_not_wait_and_would_is_not_taken_for_done(autojump_clock: Any) -> None:
+    """Its coroutine would never be run: it would take work in maintenance."""
+    report = await drained(with_methods(enter=lambda: Good().health()))
+    assert report.outcome is DrainOutcome.EXPIRED
+    assert report.error.endswith("cache: enter() raised TypeError")
+
+
+@pytest.mark.expects_errors
+async def test_an_answer_that_is_no_sentence_is_named(autojump_clock: Any) -> None:
+    async def wait_drained(deadline: float) -> Any:
+        return Unspeakable()
+
+    report = await drained(with_methods(wait_drained=wait_drained))
+    assert report.error.endswith("cache: wait_drained() returned a Unspeakable, neither None nor a sentence")
+
+
 @pytest.mark.parametrize(
     ("handler", "fault"),
     [
@@ -112,6 +182,7 @@ async def test_one_that_raises_and_one_that_hangs_are_named_and_harm_no_other(au
         (SimpleNamespace(name="my cache"), "has the name 'my cache'"),
         (SimpleNamespace(name="cache", after="sqs"), "must be a tuple of names"),
         (SimpleNamespace(name="cache"), "the handler 'cache' has no method enter"),
+        (with_methods(enter=Good().health), r"the handler 'cache': enter\(\) must be a plain def"),
     ],
 )
 async def test_what_is_no_handler_is_told(handler: Any, fault: str) -> None:

@@ -173,7 +173,10 @@ VALUES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "MESSAGE_RUNTIME": ({"auto": "auto", "Asyncio": "asyncio", "trio": "trio", "thread": "thread"}, ["gevent", "uvloop", "3"]),
     "DATABASE_URL": (
         {},
-        ["http://h/sesame", "h:5432", "postgresql://h/d?password=sesame", "postgresql://h/a b", "mysql://h/d", "postgresql://[h/d"],
+        [
+            "http://h/sesame", "h:5432", "postgresql://h/d?password=sesame", "postgresql://h/a b", "mysql://h/d", "postgresql://[h/d",
+            "postgresql://u:a@sesame@h/d", "postgresql://u:a/sesame@h/d",
+        ],
     ),
     "DATABASE_PASSWORD": ({}, []),
     "DATABASE_PASSWORD_FILE": ({PEM: PEM}, ["/nowhere/password", "/", "/dev/null", "a\0b"]),
