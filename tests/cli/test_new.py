@@ -27,9 +27,9 @@ EVERY = [
 
 @pytest.fixture(autouse=True)
 def without_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their tests put their folder on the path of this same process, with an orders.py in it: that name would be taken."""
+    """Their tests put their folder on the path of this same process, with an mails.py in it: that name would be taken."""
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if Path(folder).name != "examples"])
-    monkeypatch.delitem(sys.modules, "orders", raising=False)
+    monkeypatch.delitem(sys.modules, "mails", raising=False)
 
 
 def new(folder: Path, *options: str) -> Result:
@@ -103,29 +103,29 @@ def test_a_name_that_cannot_be(name: str, tmp_path: Path) -> None:
 
 
 def test_options_that_cannot_be(tmp_path: Path) -> None:
-    said = new(tmp_path / "orders", "--envelope", "s3", "--envelope", "sns")
+    said = new(tmp_path / "mails", "--envelope", "s3", "--envelope", "sns")
     assert said.exit_code == 2
     assert "no project is known for the envelopes s3, sns" in said.output
-    assert new(tmp_path / "orders", "--batch", "0").exit_code == 2
-    assert new(tmp_path / "orders", "--runtime", "gevent").exit_code == 2
+    assert new(tmp_path / "mails", "--batch", "0").exit_code == 2
+    assert new(tmp_path / "mails", "--runtime", "gevent").exit_code == 2
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
-    folder = tmp_path / "orders"
+    folder = tmp_path / "mails"
     folder.mkdir()
     assert new(folder).exit_code == 0  # it was empty
-    (folder / "orders.py").write_text("mine")
+    (folder / "mails.py").write_text("mine")
     said = new(folder)
     assert said.exit_code == 2
     assert "not empty" in said.output
-    assert (folder / "orders.py").read_text() == "mine"
+    assert (folder / "mails.py").read_text() == "mine"
     (tmp_path / "file").write_text("mine")
     assert new(tmp_path / "file").exit_code == 2
-    said = new(tmp_path / "file" / "orders")
+    said = new(tmp_path / "file" / "mails")
     assert said.exit_code == 1
     assert "could not be written" in said.output
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "orders"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mails"]
 
 
 @pytest.mark.slow
@@ -134,9 +134,9 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 )
 def test_a_new_project_runs_and_drains(tmp_path: Path, options: tuple[str, ...]) -> None:
     """What its README says, typed by a user."""
-    folder = tmp_path / "orders"
+    folder = tmp_path / "mails"
     assert new(folder, *options).exit_code == 0
-    environ = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "MESSAGE_PROCESSOR": "orders:handle", "HTTP_PORT": "0"}
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "MESSAGE_PROCESSOR": "mails:handle", "HTTP_PORT": "0"}
     sample = json.loads((folder / "sample.json").read_text())
     dev = [*SVC, "dev", "--messages", "0"]
     with subprocess.Popen(

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from svc.testing import Outage
 from svc.testing.faults import Fault
 from tests.search.run import muted, run_schedule
-from tests.search.schedule import Arrival, Ask, Flip, Life, Schedule, Setup, Work, random_schedule, schedules
+from tests.search.schedule import Arrival, Ask, Flip, Life, Nap, Schedule, Setup, Work, random_schedule, schedules
 from tests.search.troubles import EtcdSetup, EtcdTrouble
 
 SEEDS = [range(30), pytest.param(range(30, 600), marks=pytest.mark.slow)]
@@ -51,7 +51,7 @@ def test_a_schedule_runs_in_the_same_way_each_time():
 def test_a_schedule_prints_as_what_makes_it():
     names = {
         cls.__name__: cls
-        for cls in (Schedule, Setup, Arrival, Ask, Work, Flip, Life, Outage, Fault, EtcdSetup, EtcdTrouble)
+        for cls in (Schedule, Setup, Arrival, Ask, Work, Flip, Life, Nap, Outage, Fault, EtcdSetup, EtcdTrouble)
     }
     for seed in range(50):
         schedule = random_schedule(seed)
