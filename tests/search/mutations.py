@@ -44,6 +44,12 @@ from .mutations_defects import (
     unconfirmed_extends_the_lease,
     unconfirmed_is_confirmed,
 )
+from .mutations_time import (
+    begun_beside_its_thread,
+    leases_do_not_count_sleep,
+    threads_are_forgotten,
+    what_a_thread_finished_is_forgotten,
+)
 from .run import muted, run_schedule
 from .schedule import random_schedule
 
@@ -474,6 +480,10 @@ MUTATIONS: Mapping[str, Spoil] = {
         unconfirmed_extends_the_lease,
         a_failed_call_is_a_crash,
         defects_are_not_backed_off,
+        leases_do_not_count_sleep,
+        begun_beside_its_thread,
+        threads_are_forgotten,
+        what_a_thread_finished_is_forgotten,
         marks_are_forgotten,
         items_share_one_outcome,
         the_rest_of_the_group_passes,

@@ -16,6 +16,7 @@ RARE = {
     "no_release_without_settlement": 700,
     "unconfirmed_extends_the_lease": 500,
     "membership_ends_with_the_lease": 700,
+    "what_a_thread_finished_is_forgotten": 1200,
 }
 """So many, of those that few schedules can catch."""
 
@@ -46,6 +47,10 @@ FIRST_SEEDS = {
     "retry_forgets_the_deferral": 7,
     "places_after_the_receive": 6,
     "defects_are_not_backed_off": 13,
+    "leases_do_not_count_sleep": 17,
+    "begun_beside_its_thread": 31,
+    "threads_are_forgotten": 31,
+    "what_a_thread_finished_is_forgotten": 1116,
     "one_lost_lease_cancels_all": 38,
     "a_lost_item_is_begun_again_beside_its_batch": 57,
     "a_drain_lets_linger": 111,
