@@ -219,7 +219,14 @@ class Batches:
 
     # -- the call --
 
+    def _lose_late(self, batch: Leaving) -> None:
+        """The process stood still (another processor has blocked it), and the heartbeat's turn comes after this."""
+        for entry in [entry for portion in batch.portions for entry in portion.undecided()]:
+            if entry.lease.until <= trio.current_time():
+                self._ledger.lose(entry, "its lease ran out before its turn came")
+
     async def _work_on(self, batch: Leaving) -> None:
+        self._lose_late(batch)
         scope = trio.CancelScope()
         parts = [(portion, portion.undecided()) for portion in batch.portions]
         self._calls[scope] = entries = [entry for _, part in parts for entry in part]

@@ -239,6 +239,9 @@ class Settlement:
                 "message deleted when its lease was over: another consumer may have had it meanwhile",
                 message_id=entry.message.id,
             )
+            self._ledger.remember(
+                entry.message.id
+            )  # SQS may confirm the delete by an old receipt, and keep the message
         self._yielded.discard(entry.delivery.receipt)
         self._ledger.end(entry, entry.fate.outcome)
 

@@ -91,6 +91,30 @@ async def test_a_batch_larger_than_the_places_ends_the_start(autojump_clock) -> 
         await SimulatedService(SimulatedQueue(), sized(11), MAX_CONCURRENCY="10").run()
 
 
+@pytest.mark.parametrize("fifo", [False, True])
+async def test_a_batch_does_not_begin_with_leases_that_are_over(autojump_clock, fifo: bool) -> None:
+    """The first of three batches blocks the event loop for a minute; the two others were about to begin."""
+    called: list[tuple[str, bool]] = []
+
+    @processor(batch=1, linger=0)
+    async def handle(batch: Batch) -> None:
+        (body,) = (item.message.body for item in batch)
+        (entry,) = (one for one in service.core.worker.ledger if one.message.body == body)
+        called.append((body, entry.lease.until > trio.current_time()))
+        if len(called) == 1:
+            autojump_clock.jump(60)
+
+    queue = SimulatedQueue(fifo=fifo)
+    for body in "abc":
+        queue.put(body, **({"group_id": body, "deduplication_id": body} if fifo else {}))
+    async with SimulatedService(queue, handle) as service:
+        await service.idle()
+        assert sorted(body for body, _ in called) == ["a", "b", "c"]  # each once: the first is remembered as finished
+        assert all(is_ours for _, is_ours in called)
+        lost = {one.body for one in service.endings if one.outcome == "lost"}
+        assert lost >= {"a", "b", "c"} - {called[0][0]}
+
+
 # -- what becomes of each item --
 
 
