@@ -17,8 +17,9 @@ from svc.settings import Settings, load, seconds, variable
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = ("sqs-service", "sqs-init")
+OURS = ("sqs-service", "sqs-init", "sqs-orders", "sqs-orders-init")
 OBSERVE = ("prometheus", "grafana")
+DATABASE = ("sqs-orders", "sqs-orders-init", "postgres")
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
 (IMAGE_PYTHON,) = set(re.findall(r"^FROM python:(3\.\d+)-slim", DOCKERFILE, re.MULTILINE))
 OTEL_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -46,7 +47,9 @@ def pins(file: str) -> dict[str, str]:
 
 
 def test_the_services_are_those_that_the_documented_commands_name() -> None:
-    assert set(SERVICES) == {"sqs-service", "sqs-front", "sqs-init", "localstack", "sqs-etcd", "queue-debug", *OBSERVE}
+    plain = {"sqs-service", "sqs-front", "sqs-init", "localstack", "sqs-etcd", "queue-debug"}
+    assert set(SERVICES) == {*plain, *OBSERVE, *DATABASE}
+    assert {name for name in SERVICES if SERVICES[name].get("profiles") == ["database"]} == set(DATABASE)
     assert {name for name in SERVICES if SERVICES[name].get("profiles") == ["observe"]} == set(OBSERVE)
     assert "etcd" in SERVICES["sqs-etcd"]["networks"]["default"]["aliases"]
 
@@ -86,6 +89,16 @@ def test_init_creates_the_queue_of_the_service_and_a_dead_letter_queue() -> None
     assert SERVICES["sqs-init"]["restart"] == "no"
 
 
+def test_orders_have_a_queue_a_key_and_a_database_of_their_own() -> None:
+    settings = load(image_environ() | environ("sqs-orders"))
+    assert settings.sqs_queue_url == load(environ("sqs-orders-init")).sqs_queue_url
+    assert settings.sqs_queue_url != load(environ("sqs-service")).sqs_queue_url
+    assert settings.maintenance_key != load(environ("sqs-service")).maintenance_key
+    assert settings.database_url is not None
+    assert environ("sqs-orders")["DATABASE_PASSWORD"] == environ("postgres")["POSTGRES_PASSWORD"]
+    assert SERVICES["sqs-orders"]["build"]["args"] == {"EXTRA": "database"}
+
+
 def test_the_service_has_more_time_to_stop_than_a_drain_and_its_end_take() -> None:
     settings = load(environ("sqs-service"))
     grace = seconds(SERVICES["sqs-service"]["stop_grace_period"])
@@ -96,7 +109,7 @@ def test_the_service_has_more_time_to_stop_than_a_drain_and_its_end_take() -> No
     assert SERVICES["sqs-service"]["environment"]["DRAIN_TIMEOUT"] is not None
 
 
-@pytest.mark.parametrize("name", [*OURS, "sqs-etcd", "queue-debug", *OBSERVE])
+@pytest.mark.parametrize("name", [*OURS, "sqs-etcd", "queue-debug", "postgres", *OBSERVE])
 def test_hardened(name: str) -> None:
     assert SERVICES[name]["read_only"] is True
     assert SERVICES[name]["cap_drop"] == ["ALL"]
@@ -134,7 +147,7 @@ def test_nothing_stands_in_the_way_of_a_second_instance() -> None:
 
 def test_images_are_pinned_and_volumes_named() -> None:
     for name, parts in SERVICES.items():
-        assert re.search(r":(v?\d+\.\d+\.\d+|local)$", parts["image"]), name
+        assert re.search(r":(v?\d+\.\d+(\.\d+)?|local)$", parts["image"]), name
     assert SERVICES["localstack"]["image"] == "localstack/localstack:4.14.0"
     etcd = re.fullmatch(r"quay\.io/coreos/etcd:v3\.5\.(\d+)", SERVICES["sqs-etcd"]["image"])
     assert etcd is not None
@@ -150,7 +163,9 @@ def test_images_are_pinned_and_volumes_named() -> None:
 # -- docker/ --
 
 
-@pytest.mark.parametrize("file", ["constraints.txt", "constraints-otel.txt", "build-constraints.txt"])
+@pytest.mark.parametrize(
+    "file", ["constraints.txt", "constraints-otel.txt", "constraints-database.txt", "build-constraints.txt"]
+)
 def test_constraints_hold_nothing_but_pins(file: str) -> None:
     for line in (ROOT / "docker" / file).read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
@@ -170,11 +185,12 @@ def test_every_dependency_is_pinned_within_its_range(table: str, file: str) -> N
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
 
 
-def test_the_extra_for_traces_is_pinned_beside_the_rest() -> None:
+@pytest.mark.parametrize("extra", ["otel", "database"])
+def test_the_extras_of_the_image_are_pinned_beside_the_rest(extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    more = pins("constraints-otel.txt")
+    more = pins(f"constraints-{extra}.txt")
     assert not set(more) & set(pins("constraints.txt"))
-    for requirement in map(Requirement, project["optional-dependencies"]["otel"]):
+    for requirement in map(Requirement, project["optional-dependencies"][extra]):
         assert requirement.specifier.contains(more[canonicalize_name(requirement.name)]), requirement
 
 
