@@ -59,6 +59,8 @@ def _option(option: click.Option) -> str:
     names = ", ".join(option.opts)
     if option.is_flag:
         return code(names)
-    return code(f"{names} {'NUMBER' if isinstance(option.type, click.types.IntParamType) else 'TEXT'}") + (
-        f" (default {option.default})" if option.show_default else ""
-    )
+    if isinstance(option.type, click.Choice):
+        value = " / ".join(map(str, option.type.choices))
+    else:
+        value = "NUMBER" if isinstance(option.type, click.types.IntParamType) else "TEXT"
+    return code(f"{names} {value}") + (f" (default {option.default})" if option.show_default else "")

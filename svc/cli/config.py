@@ -5,8 +5,8 @@ import os
 import click
 
 from svc.cli.commands import profile_of, settings_of
-from svc.cli.run import found_processor
-from svc.settings import Settings, is_aws, masked, origins
+from svc.cli.run import AWS_VARIABLES, found_processor
+from svc.settings import Settings, is_aws, masked, misspelled, origins
 
 
 @click.command()
@@ -18,6 +18,8 @@ def config() -> None:
     for variable, value in shown.items():
         click.echo(f"{variable}={value}")
     # As comments, so that all of it can be an environment again.
+    for sentence in misspelled(os.environ, AWS_VARIABLES):
+        click.echo(f"# {sentence}")
     for variable, origin in from_where.items():
         if origin != "default":
             click.echo(f"# {variable}: {'set' if origin == 'set' else f'from {origin}'}")

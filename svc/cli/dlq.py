@@ -111,7 +111,8 @@ def purge(selection: Selection, most: int | None, everything: bool, yes: bool) -
     settings = _settings()
     there, url = _ask(partial(_depth, settings))
     if not yes:
-        _confirm(f"{url}: about {there.visible} messages. Delete {selection.told() or 'all of them'} for good?")
+        limit = "" if most is None else f", {most} at most,"
+        _confirm(f"{url}: about {there.visible} messages. Delete {selection.told() or 'all of them'}{limit} for good?")
     sys.exit(_ask(partial(_purge, settings, selection, most)))
 
 

@@ -135,7 +135,8 @@ class DatabaseHandler:
             if not self._wanted:
                 failures = 0
                 await self._let_go()
-                await self._wake_up.wait_until(lambda: self._wanted)
+                # A stop that comes in maintenance drains once more.
+                await self._wake_up.wait_until(lambda: self._wanted or not self._settled)
             elif self._gone:
                 await self._database.close(f"{self._error}", 0)
                 self._gone = False

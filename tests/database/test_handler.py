@@ -68,6 +68,9 @@ async def test_it_comes_and_goes_with_maintenance(postgres: Postgres) -> None:
             assert seen(postgres, "comes-and-goes") == []
             assert held.handler.drain() == {"connections": 1, "ended_in_use": 0, "unconfirmed": 0}
             assert await held.handler.health()  # nobody needs it
+            with trio.fail_after(5):  # a stop in maintenance: there is nothing left to close
+                assert await drained(held.handler) is None
+            assert held.handler.drain() == {"connections": 0, "ended_in_use": 0, "unconfirmed": 0}
 
 
 async def test_some_connections_may_stay_in_maintenance(postgres: Postgres) -> None:
@@ -76,6 +79,8 @@ async def test_some_connections_may_stay_in_maintenance(postgres: Postgres) -> N
         await held.until()
         assert await drained(held.handler) is None
         assert len(seen(postgres, "some-stay")) == 2
+        with trio.fail_after(5):  # a stop in maintenance
+            assert await drained(held.handler) is None
         held.handler.leave()
         await held.until()
         async with held.database.connection() as connection:
