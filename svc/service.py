@@ -186,18 +186,20 @@ async def _handlers(
     found: Mapping[str, Callable[..., object]], settings: Settings, defects: Defects
 ) -> AsyncIterator[list[UserHandler]]:
     """Those of the user's own, entered in the order in which they are named."""
-    async with contextlib.AsyncExitStack() as held, trio.open_nursery() as nursery:
-        opened: list[UserHandler] = []
-        names = ("http", "sqs", *(("database",) if settings.database_url is not None else ()))
-        ours: list[Any] = [SimpleNamespace(name=name, after=()) for name in names]
-        for origin, function in found.items():
-            manager: Any = function(*processors.settings_arguments(function, settings))
-            opened.append(UserHandler(await held.enter_async_context(manager), origin, nursery, defects))
-        try:
-            in_order([*ours, *opened])
-        except ValueError as error:
-            raise UnusableHandler(str(error)) from error
-        yield opened
+    # The nursery is outside: what they hold may be nurseries of their own, which Trio wants closed before it.
+    async with trio.open_nursery() as nursery:
+        async with contextlib.AsyncExitStack() as held:
+            opened: list[UserHandler] = []
+            names = ("http", "sqs", *(("database",) if settings.database_url is not None else ()))
+            ours: list[Any] = [SimpleNamespace(name=name, after=()) for name in names]
+            for origin, function in found.items():
+                manager: Any = function(*processors.settings_arguments(function, settings))
+                opened.append(UserHandler(await held.enter_async_context(manager), origin, nursery, defects))
+            try:
+                in_order([*ours, *opened])
+            except ValueError as error:
+                raise UnusableHandler(str(error)) from error
+            yield opened
         nursery.cancel_scope.cancel(reason="the handlers are closed")
 
 

@@ -1,6 +1,8 @@
 """Handlers of the user's own: whatever one does, it is bounded and named, and harms no other."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,8 @@ from svc.defects import Defects
 from svc.maintenance.handler import DrainOutcome
 from svc.maintenance.manager import Manager
 from svc.maintenance.user_handler import UnusableHandler, UserHandler
+from svc.service import _handlers
+from svc.settings.loading import load
 
 
 class Good:
@@ -189,3 +193,22 @@ async def test_what_is_no_handler_is_told(handler: Any, fault: str) -> None:
     async with trio.open_nursery() as nursery:
         with pytest.raises(UnusableHandler, match=fault):
             UserHandler(handler, "m:a", nursery, Defects())
+
+
+async def test_what_yields_a_handler_may_hold_a_nursery_and_clean_up() -> None:
+    """As what works in the background does on Trio. Closed in the wrong order, it would end the service by an error."""
+    told: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def cache() -> AsyncIterator[Good]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            yield Good()
+            await trio.lowlevel.checkpoint()
+            told.append("clean")
+            nursery.cancel_scope.cancel(reason="it is over")
+
+    async with _handlers({"m:cache": cache}, load({"SQS_QUEUE_URL": "http://h/1/q"}), Defects()) as handlers:
+        assert [one.name for one in handlers] == ["cache"]
+        assert await handlers[0].health()
+    assert told == ["clean"]
