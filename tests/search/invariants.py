@@ -53,6 +53,8 @@ strongest form that nothing but the service itself can break:
     at once with what has gathered.
 22. *Threads are alone and known.* Where work cannot be stopped (a plain `def`), no run of a message begins in an instance while
     an earlier one goes on there, and each drain names those that go on, and is not called drained.
+23. *Nobody is robbed.* No call by an old receipt that was made when the message had a new holder shortens the lease of that one
+    (where the queue lets it). Exempt are duplicates, and errors that are answered after the deed.
 
 When the machine has slept, every lease is as much shorter. What a lease allows is judged by that, but for what ends in the very
 instant of the waking.
@@ -75,6 +77,7 @@ from svc.maintenance.handler import DrainOutcome
 from svc.maintenance.phases import Phase
 from svc.testing.history import DeadLettered, Deleted
 
+from .old_receipts import TakenAway
 from .troubles import LAST_WORD
 
 if TYPE_CHECKING:
@@ -213,6 +216,17 @@ class Invariants:
             and message_id not in witness.succeeded
         ):
             self._violated(f"1 {message_id} did not succeed and is deleted, but the dead-letter queue has no copy")
+
+    def taken_away(self, event: TakenAway) -> None:
+        witness = self._witness
+        hold = witness.held.get(event.message_id)
+        if hold is None or hold.until <= event.at + EPSILON or event.until >= hold.until - EPSILON:
+            return
+        late = event.began <= witness.assigned_at.get(event.holder, math.inf) + EPSILON
+        if not late and not witness.duplicated & {event.holder, event.receipt}:
+            self._violated(
+                f"23 {event.receipt}, an old receipt, takes {event.message_id} from its holder, {event.holder}"
+            )
 
     def redriven(self, event: DeadLettered) -> None:
         last = f"{event.message_id}#{self._setup.max_receives}"

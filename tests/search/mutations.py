@@ -47,6 +47,7 @@ from .mutations_defects import (
 from .mutations_time import (
     begun_beside_its_thread,
     leases_do_not_count_sleep,
+    releases_without_answer_are_repeated,
     threads_are_forgotten,
     what_a_thread_finished_is_forgotten,
 )
@@ -484,6 +485,7 @@ MUTATIONS: Mapping[str, Spoil] = {
         begun_beside_its_thread,
         threads_are_forgotten,
         what_a_thread_finished_is_forgotten,
+        releases_without_answer_are_repeated,
         marks_are_forgotten,
         items_share_one_outcome,
         the_rest_of_the_group_passes,

@@ -1,4 +1,4 @@
-"""Seeded mistakes about threads that go on, and about a machine that sleeps (`mutations.py`)."""
+"""Seeded mistakes about what outlasts its lease: threads that go on, a machine that sleeps, old receipts (`mutations.py`)."""
 
 from svc.consumer.ledger import Entry
 from svc.core import Core
@@ -27,3 +27,8 @@ def threads_are_forgotten(core: Core) -> None:
 def what_a_thread_finished_is_forgotten(core: Core) -> None:
     """Nobody learns that a thread which was left behind has finished its message."""
     core.worker.threads.on_finished = lambda message_id: None
+
+
+def releases_without_answer_are_repeated(core: Core) -> None:
+    """A release that may have acted is sent again until the lease of its receipt is over."""
+    core.worker.settlement._may_be_visible = lambda entry, sent: None  # type: ignore[method-assign]

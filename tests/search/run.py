@@ -28,6 +28,7 @@ from svc.testing.threads import VirtualThreads
 
 from .defects import NotedDefects, may_fail
 from .invariants import EPSILON
+from .old_receipts import let_old_receipts_act
 from .processing import FAILS, RAISES, Processing
 from .schedule import Ask, Flip, Life, Schedule
 from .troubles import LAST_WORD, PUT_RIGHT, EtcdTrouble, Troubles
@@ -149,9 +150,12 @@ class World:
             duplicates=setup.duplicates,
             disorder=setup.disorder,
             missed=setup.missed,
+            resurrections=setup.resurrections,
             faults=self._fault,
             rng=self._rng,
         )
+        if setup.old_receipts:
+            let_old_receipts_act(self.queue)
         self.switch = SimulatedSwitch(
             "off",
             notices=schedule.notices,
@@ -250,11 +254,13 @@ class World:
             asks=len(schedule.asks),
             cut_short=witness.cut_short,
             threads=witness.threads_left,
+            resurrections=witness.resurrections,
             suspensions=len(schedule.naps),
             batches=witness.batches_counted,
             lapses=0 if self.troubles is None else self.troubles.etcd.lapsed,
             crashes=sum(life.how == "crash" for life in schedule.lives if life.end is not None),
             drains=sum(witness.drains.values()),
+            **{"old receipts": witness.old_receipts},
             **{f"drains {outcome}": count for outcome, count in witness.drains.items()},
         )
 

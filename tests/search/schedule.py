@@ -73,6 +73,9 @@ class Setup(_Short):
     """Seconds that a message waits for its batch."""
     asyncio: bool = False
     """The processor runs on asyncio."""
+    resurrections: float = 0.0
+    old_receipts: bool = False
+    """A change of visibility by an old receipt acts."""
     threads: bool = False
     """The processor runs in threads: cancelled, it goes on to its end."""
     breaker: str = "off"
@@ -352,6 +355,17 @@ def random_schedule(seed: int) -> Schedule:
     if rng.random() < 0.15 and etcd is None:
         lengths = (1.0, visibility * 0.5, visibility * 1.0, visibility * 3.0)
         naps = tuple(Nap(moment(), rng.choice(lengths)) for _ in range(rng.choice((1, 1, 2))))
+    if not fifo and rng.random() < 0.15:
+        setup = dataclasses.replace(setup, resurrections=rng.choice((0.2, 0.6)))
+    if not fifo and rng.random() < 0.3:
+        setup = dataclasses.replace(setup, old_receipts=True)
+        # An error after the deed is the risk that is taken: what answers is taken not to have acted.
+        faults = tuple(
+            dataclasses.replace(fault, what="timeout-after") if fault.what == "error-after" else fault
+            for fault in faults
+        )
+        if rng.random() < 0.5:
+            faults += (Fault("timeout-after", "change_visibility", rng.randrange(1, 4), end=float(span)),)
     return Schedule(
         seed=seed,
         naps=tuple(sorted(naps, key=lambda nap: nap.at)),

@@ -17,6 +17,7 @@ RARE = {
     "unconfirmed_extends_the_lease": 500,
     "membership_ends_with_the_lease": 700,
     "what_a_thread_finished_is_forgotten": 1200,
+    "releases_without_answer_are_repeated": 400,
 }
 """So many, of those that few schedules can catch."""
 
@@ -51,6 +52,7 @@ FIRST_SEEDS = {
     "begun_beside_its_thread": 31,
     "threads_are_forgotten": 31,
     "what_a_thread_finished_is_forgotten": 1116,
+    "releases_without_answer_are_repeated": 385,
     "one_lost_lease_cancels_all": 38,
     "a_lost_item_is_begun_again_beside_its_batch": 57,
     "a_drain_lets_linger": 111,

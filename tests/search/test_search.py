@@ -1,12 +1,14 @@
 """The bounded slice of the search that every test run does; `python -m tests.search --schedules 100000` is the long one."""
 
 import datetime
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from svc.testing import Outage
 from svc.testing.faults import Fault
+from tests.search.long_search import search
 from tests.search.run import muted, run_schedule
 from tests.search.schedule import Arrival, Ask, Flip, Life, Nap, Schedule, Setup, Work, random_schedule, schedules
 from tests.search.troubles import EtcdSetup, EtcdTrouble
@@ -56,3 +58,10 @@ def test_a_schedule_prints_as_what_makes_it():
     for seed in range(50):
         schedule = random_schedule(seed)
         assert eval(repr(schedule), names) == schedule
+
+
+def test_the_search_says_what_it_tried(capsys: pytest.CaptureFixture[str]):
+    assert search(3, 0, None, 1) == 0
+    said = capsys.readouterr().out
+    for what in ("lapses", "threads", "suspensions", "resurrections", "old receipts"):
+        assert re.search(rf"\d+ {what}\b", said), what

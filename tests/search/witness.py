@@ -32,6 +32,7 @@ from svc.testing.service import SimulatedService
 from svc.testing.threads import VirtualThreads
 
 from .invariants import Invariants
+from .old_receipts import TakenAway
 from .schedule import Schedule
 
 STEPS_AT_ONCE = 20_000
@@ -190,6 +191,10 @@ class Witness(trio.abc.Instrument):
         self.slept_at = -math.inf
         """When the machine slept last."""
         self.threads_left = 0
+        self.resurrections = 0
+        """Deliveries of messages that were deleted before."""
+        self.old_receipts = 0
+        """Changes of visibility by receipts that had a successor."""
         self.cut_short = 0
         """Receives."""
         self.batches_counted = 0
@@ -230,6 +235,7 @@ class Witness(trio.abc.Instrument):
                 self.held[event.message_id] = Hold(event.receipt, event.until)
                 self.leases[event.receipt] = event.until
                 self.assigned_at[event.receipt] = event.at
+                self.resurrections += event.message_id in self.gone
             case AssignedAgain():
                 self.held[event.message_id] = Hold(event.receipt, event.until)
                 self.leases[event.receipt] = event.until
@@ -249,6 +255,12 @@ class Witness(trio.abc.Instrument):
                 self.copied.add(event.message_id)
             case CallFailed():
                 self._failed.add(event.call)
+            case TakenAway():
+                self.old_receipts += 1
+                self.check.taken_away(event)
+                self.duplicated.add(event.holder)
+                self.held[event.message_id] = Hold(event.holder, event.until, late=True)
+                self.leases[event.holder] = event.until
             case Suspended():
                 self.slept_at = event.at
                 self.leases = {receipt: until - event.seconds for receipt, until in self.leases.items()}
