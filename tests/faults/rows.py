@@ -15,7 +15,7 @@ MakeEtcd = Callable[[Path], AbstractContextManager[Sequence[Etcd]]]
 
 Run = Callable[[Trial], Awaitable[None]]
 
-GROUPS = ("SQS", "credentials", "etcd", "switch", "process", "processor", "HTTP", "crash")
+GROUPS = ("SQS", "credentials", "etcd", "switch", "process", "processor", "database", "HTTP", "crash")
 
 
 @dataclass(frozen=True)

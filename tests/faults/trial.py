@@ -182,6 +182,8 @@ class Trial:
     """The etcd of this trial's own, if it has one."""
     memory_growth: float = MEMORY_GROWTH
     settled: bool = False
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Lines of the log that say why their message is processed again, by what stands in the table for them."""
     last_words: list[str] = field(default_factory=list)
     """What an instance may say at level critical."""
     _loading: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -419,13 +421,15 @@ class Trial:
         first, *_ = self.record.processed_by(body)
         if first in self.record.stopped or self.record.stopped_while_at_work_on(body):
             return "process killed or frozen between its work and its delete"
-        if any(
-            line.get("message_id") == id_ and line["event"].startswith(LATE)
+        told = [
+            line["event"]
             for instance in self.stand.instances
             for line in instance.logs
-        ):
+            if line.get("message_id") == id_
+        ]
+        if any(event.startswith(LATE) for event in told):
             return "delete not confirmed within the lease"
-        return "unexplained"
+        return next((self.reasons[event] for event in told if event in self.reasons), "unexplained")
 
     def _judge(self, visible: int) -> None:
         row = self.row
