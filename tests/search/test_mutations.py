@@ -14,7 +14,7 @@ WITHIN = 150
 RARE = {
     "a_lost_item_is_begun_again_beside_its_batch": 300,
     "no_release_without_settlement": 700,
-    "unconfirmed_extends_the_lease": 500,
+    "unconfirmed_extends_the_lease": 1400,
     "membership_ends_with_the_lease": 700,
     "what_a_thread_finished_is_forgotten": 1200,
     "releases_without_answer_are_repeated": 400,
@@ -41,7 +41,7 @@ FIRST_SEEDS = {
     "group_ends_with_its_poison": 116,
     "no_release_without_settlement": 315,
     "unconfirmed_is_confirmed": 95,
-    "unconfirmed_extends_the_lease": 205,
+    "unconfirmed_extends_the_lease": 1228,
     "a_failed_call_is_a_crash": 89,
     "acknowledge_before_landing": 33,
     "back_off_unknown_to_the_queue": 16,
