@@ -170,6 +170,9 @@ def heartbeat_skips_waiting(core: Core) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(ledger, name)
 
+        def __iter__(self) -> Iterator[Entry]:
+            return iter(ledger)
+
         def lose(self, entry: Entry, why: str) -> None:
             if entry.scope is not None:
                 ledger.lose(entry, why)
