@@ -516,6 +516,28 @@ async def test_a_lost_item_stops_its_group_and_no_other(autojump_clock) -> None:
     assert {"a2", "a3"} <= set(service.processed)
 
 
+@pytest.mark.expects_errors
+async def test_what_comes_back_beside_its_batch_begins_when_that_has_ended(autojump_clock) -> None:
+    @processor(batch=10, linger=0)
+    async def handle(batch: Batch[str]) -> None:
+        if batch[0].message.receive_count == 1:
+            await trio.sleep(60)
+            for item in batch:
+                item.fail("not yet")
+
+    queue = ScriptedQueue()
+    queue.put_all("a", "b")
+    async with SimulatedService(queue, handle) as service:
+        await service.at_work("a", seconds=1)
+        queue.let_lease_run_out("a")
+        assert await service.outcome("a") == "lost"
+        with trio.move_on_after(1000):
+            await service.idle()
+        assert not service.core.worker.ledger
+    assert sorted(service.processed) == ["a", "b"]
+    assert calls(service)[:2] == [(0, "a b"), (60, "a")]
+
+
 # -- the parts fail --
 
 

@@ -5,9 +5,9 @@ import trio
 
 from svc.consumer.worker import LAST_RELEASE
 from svc.maintenance.handler import DrainOutcome
-from svc.processors import Message, Retry
+from svc.processors import Message, Reject, Retry
 from svc.testing import Fault, Outage, SimulatedQueue
-from svc.testing.history import Deleted, ReceiveBegan, VisibilityChanged
+from svc.testing.history import Assigned, Deleted, ReceiveBegan, VisibilityChanged
 from svc.testing.service import SimulatedService
 from tests.search.run import muted, run_schedule
 from tests.search.schedule import Arrival, Ask, Flip, Life, Schedule, Setup, Work
@@ -369,3 +369,25 @@ async def test_followers_went_untried_behind_a_head_that_ignored_its_cancellatio
         await service.idle()
         assert service.processed == ["good"]
     assert dead.bodies == ["bad"]
+
+
+async def test_a_copy_that_landed_while_the_instance_closed_waited_for_a_dead_letter_without_an_answer(autojump_clock):
+    # The first delivery is rejected at 0 and gets no answer until 10, its lease ends at 4. The second is received at 4, while the
+    # instance is ending since 3.5: it was kept until its own lease ended.
+    dead = SimulatedQueue("dead")
+    faults = [Fault("timeout-before", "dead_letter", end=10)]
+    queue = SimulatedQueue(dead_letters=dead, max_receive_count=5, faults=faults)
+
+    async def reject(message: Message) -> None:
+        raise Reject
+
+    queue.put("bad")
+    settings = {"SQS_VISIBILITY_TIMEOUT_SECONDS": "4", "SQS_WAIT_TIME_SECONDS": "1"}
+    async with trio.open_nursery() as nursery:
+        service = SimulatedService(queue, reject, **settings)
+        nursery.start_soon(service.run)
+        await trio.sleep(3.5)
+        nursery.cancel_scope.cancel(reason="second signal")
+    assert [event.receive_count for event in queue.history if isinstance(event, Assigned)] == [1, 2]
+    assert trio.current_time() <= 3.5 + LAST_RELEASE
+    assert not queue.in_flight()

@@ -17,10 +17,12 @@ strongest form that nothing but the service itself can break:
 5.  *Never twice at the same time.* Two runs of a message do not overlap, at whatever instances, with the exemption of 4 between
     instances. Within one instance there is none: copies wait for the first.
 6.  *Finished is finished.* An instance does not run a message again that it finished and could not delete. (If its delete was
-    confirmed but came too late for the lease, it cannot know.)
+    confirmed but came too late for the lease, it cannot know. In a FIFO batch, what stands behind one that is not done is not
+    finished.)
 7.  *FIFO.* When a run begins, every earlier message of its group is deleted or dead-lettered.
 8.  *The figures add up.* At every step, received is what landed, and is the sum of the outcomes and of what is in flight.
-9.  *In flight ≤ MAX_CONCURRENCY*, at every step; so are running processors, those that ignored a cancellation aside.
+9.  *In flight ≤ MAX_CONCURRENCY*, at every step; so are running processors, those that ignored a cancellation and lost items of
+    a batch aside.
 10. *No receive begins* but in the phase running; one that has ended without an answer may be asked for again by its id.
 11. *The poll is not aborted*: a receive on the wire is cancelled only when the bound of a stop (`LAST_RELEASE`) is used up; or
     when a maintenance begins and it can be asked for again by its id, which it is.
@@ -235,11 +237,10 @@ class Invariants:
                 continue
             if event.message_id in instance.named_dead_letters:
                 continue
-            if (
-                instance.core is not None
-                and event.message_id in instance.core.worker.tally.so_far().last_receives_returned
-            ):
-                continue
+            if instance.core is not None:
+                drain = instance.core.worker.tally.so_far()
+                if event.message_id in (*drain.next_receive_dead_letters, *drain.last_receives_returned):
+                    continue
             asked = instance.asked.get(last)
             run = next((run for run in self._witness.runs.get(event.message_id, ()) if run.receipt == last), None)
             if run is None:
@@ -262,8 +263,10 @@ class Invariants:
         return all(gone.get(one, math.inf) <= (received_at if one in lost else at) for one in earlier)
 
     def _in_time(self, run: "Running") -> bool:
-        """Whether it ended under its lease."""
-        return run.until is not None and run.until < self._witness.leases[run.receipt] - EPSILON
+        """Whether it ended under its lease, as far as the instance could know, and its turn came under it too."""
+        if self._is_behind(run) and self._is_lost(run):
+            return False
+        return run.until is not None and run.until < min(run.known_until, self._witness.leases[run.receipt]) - EPSILON
 
     # -- the processor --
 
@@ -276,7 +279,7 @@ class Invariants:
         if run.receipt not in witness.duplicated and witness.leases.get(run.receipt, 0.0) < now - EPSILON:
             self._violated(f"4 {instance}: a run begins on {run.receipt}, whose lease is over")
         finished = instance.finished.get(run.message_id)
-        if finished is not None and not ((asked := instance.asked.get(finished)) and asked.confirmed):
+        if finished is not None and not self._may_run_again(instance, finished):
             self._violated(f"6 {instance}: {run.message_id} runs again, although {finished} was finished here")
         group = witness.groups[run.message_id]
         if self._setup.fifo:
@@ -290,10 +293,32 @@ class Invariants:
         if self._setup.threads and any(not other.ended for other in here):
             self._violated(f"22 {instance}: {run.receipt} begins, but a thread is at work on its message here")
         running = sum(
-            other.instance is instance and other.until is None for runs in witness.runs.values() for other in runs
+            other.instance is instance and other.until is None and not (other.batch and self._is_lost(other))
+            for runs in witness.runs.values()
+            for other in runs
         )
         if running + 1 > self._setup.concurrency:
             self._violated(f"9 {instance}: {running + 1} processors run, but {self._setup.concurrency} are allowed")
+
+    def _may_run_again(self, instance: "Instance", finished: str) -> bool:
+        asked, was = instance.asked.get(finished), self._run_of(finished)
+        if asked is not None and (asked.confirmed or asked.kind == "delete"):
+            return asked.confirmed
+        # Done in a batch, but behind one of its group that was not: it was to go back.
+        return self._setup.fifo and was is not None and was.settles != "delete" and self._is_behind(was)
+
+    def _is_behind(self, run: "Running") -> bool:
+        """Whether another one of its group stands before it in its batch."""
+        groups = self._witness.groups
+        before = run.batch[: run.batch.index(run)] if run.batch else ()
+        return any(groups[one.message_id] == groups[run.message_id] for one in before)
+
+    def _is_lost(self, run: "Running") -> bool:
+        """Whether the lease of its delivery was lost since it began."""
+        endings = run.instance.service.endings
+        return any(
+            one.message_id == run.message_id and one.outcome == "lost" and one.at >= run.began for one in endings
+        )
 
     def batch_begins(self, runs: "Sequence[Running]") -> None:
         witness, now = self._witness, trio.current_time()

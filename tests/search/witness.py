@@ -82,6 +82,8 @@ class Running:
     """Those that are called together, this one included, in their order; none, if it was called alone."""
     settles: str | None = None
     """How this delivery has to be settled by what its processor did: delete or change_visibility; None: either is right."""
+    known_until: float = math.inf
+    """When it ended: until when its lease lasted, as far as its instance knew."""
     failed: bool = False
     """It raised something else (an error, `Retry`), and was not cancelled before."""
 
@@ -113,6 +115,8 @@ class Instance:
     landed: dict[str, str] = field(default_factory=dict)
     """Receipt → message id, of everything that it was ever handed."""
     landed_at: dict[str, float] = field(default_factory=dict)
+    known_until: dict[str, float] = field(default_factory=dict)
+    """Receipt → until when its lease lasts, as far as an answer has told: a heartbeat without one may have acted."""
     receive_ended_at: float = -1.0
     figures: tuple[int, int] = (0, 0)
     """How many had landed and were in flight when the figures were looked at last."""
@@ -266,6 +270,9 @@ class Witness(trio.abc.Instrument):
                 self.leases = {receipt: until - event.seconds for receipt, until in self.leases.items()}
                 for held in self.held.values():
                     held.until -= event.seconds
+                for instance in self.instances:
+                    known = instance.known_until
+                    instance.known_until = {receipt: until - event.seconds for receipt, until in known.items()}
             case Sent():
                 self.order.setdefault(event.group_id, []).append(event.message_id)
                 self.groups[event.message_id] = event.group_id
@@ -318,6 +325,7 @@ class Witness(trio.abc.Instrument):
             done = mark is None or (mark is UNMARKED and returned)
             rejected = isinstance(mark, Reject)
             if item.lost:
+                stands[self.groups[run.message_id]] = None  # what comes next may go back
                 run.until = min(run.until or math.inf, self._lost_at(run))
             elif run.until is None:
                 self.check.settled_as(run, stands, done=done, rejected=rejected)
@@ -354,6 +362,7 @@ class Witness(trio.abc.Instrument):
         run.failed = failed and run.until is None
         self.interrupted(run)
         run.ended = True
+        run.known_until = run.instance.known_until.get(run.receipt, math.inf)
         if run.instance.crashed:
             return
         if finished:
@@ -433,6 +442,7 @@ class WatchedQueue:
             self._witness.check.lands(instance, delivery, sent)
             instance.landed[delivery.receipt] = delivery.message.id
             instance.landed_at[delivery.receipt] = trio.current_time()
+            instance.known_until[delivery.receipt] = sent + visibility
         return deliveries
 
     async def delete(self, receipts: Sequence[str]) -> Mapping[str, Refusal]:
@@ -446,8 +456,12 @@ class WatchedQueue:
             return await self._settling("change_visibility", tuple(timeouts), call)
         self._witness.check.extends(self._instance, tuple(timeouts))
         self._instance.extending.update(timeouts)
+        sent = trio.current_time()
         try:
-            return await call
+            refused = await call
+            known = {receipt: sent + seconds for receipt, seconds in timeouts.items() if receipt not in refused}
+            self._instance.known_until.update(known)
+            return refused
         except Exception:
             self._instance.failed_calls += 1
             raise
