@@ -256,6 +256,8 @@ class Worker:
     async def _everything_settled(self) -> None:
         while self.ledger or self.intake.outstanding:
             await self.intake.changed.wait_until(lambda: not self.intake.outstanding)
+            # A copy that has landed by now waits for the first delivery, whose call may stay without an answer for longer.
+            self.deliveries.release_undecided()
             await self.ledger.changed.wait_until(lambda: not self.ledger)
 
     def drain(self) -> Mapping[str, object]:
