@@ -22,7 +22,7 @@ from typing import Self
 
 import trio
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = 60.0
 """Seconds that a child may take until it is ready. Half a second is usual; a loaded machine takes many times that."""
 
 STOP_TIMEOUT = 5.0
@@ -65,7 +65,7 @@ class Child:
         return self._leash is not None and self._leash.poll() is None
 
     def start(self) -> None:
-        """Start it and wait until it is ready, 30 s at most. Raises `DevstackError`."""
+        """Start it and wait until it is ready, 60 s at most. Raises `DevstackError`."""
         start_all(self)
 
     def stop(self) -> None:

@@ -64,12 +64,15 @@ async def served(limit: int) -> AsyncIterator[Held]:
         start = partial(server.serve, held.app, "127.0.0.1", 0, held.stop, max_connections=limit)  # type: ignore[arg-type]
         url = await nursery.start(start)
         held.port = int(url.rsplit(":", 1)[1])
-        with trio.fail_after(20):
-            yield held
-        held.go.set()
-        held.stop.set()
-        for stream in held.streams:
-            await stream.aclose()
+        try:
+            with trio.fail_after(60):
+                yield held
+        finally:
+            held.go.set()
+            held.stop.set()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                for stream in held.streams:
+                    await stream.aclose()
 
 
 async def closed(stream: trio.SocketStream) -> None:
