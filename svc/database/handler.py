@@ -97,7 +97,7 @@ class DatabaseHandler:
 
     def leave(self) -> None:
         self._wanted = True
-        if not self._database.is_open:
+        if self._is_kept or not self._database.is_open:  # what is kept in maintenance gives way to the pools
             self.hold("the database is being connected to")
         self._wake_up.notify()
 

@@ -82,6 +82,7 @@ async def test_some_connections_may_stay_in_maintenance(postgres: Postgres) -> N
         with trio.fail_after(5):  # a stop in maintenance
             assert await drained(held.handler) is None
         held.handler.leave()
+        assert held.reason == "the database is being connected to"
         await held.until()
         async with held.database.connection() as connection:
             assert (await connection.execute("SELECT 1")).fetchone() == (1,)
