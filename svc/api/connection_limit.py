@@ -3,7 +3,8 @@
 Who waits longest for its client gives way: an idle connection, a head or a body that does not come on, an unread answer. A
 connection whose request is being answered never does. When nobody can give way, a few more are let in that may ask for /health
 and nothing else, so that an orchestrator does not take a crowded service for a dead one; beyond these, connections wait to be
-accepted. When the process is out of descriptors, the place comes from the same connections, or else from a spare descriptor.
+accepted. The last descriptors of the process are not for the API's clients, because SQS and etcd may have to be connected to
+anew. When only these are left, the place comes from the same connections; when there is none at all, from a spare descriptor.
 
 Trouble is told twice in the log: when it begins and when it is over.
 """
@@ -11,6 +12,7 @@ Trouble is told twice in the log: when it begins and when it is over.
 import errno
 import math
 import os
+import resource
 from collections.abc import Callable
 from typing import Protocol
 
@@ -29,6 +31,9 @@ LARGE_BODIES = 32
 
 SHORT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What accept(2) fails with although the listener is well."""
+
+RESERVED = 16
+"""Descriptors of the process that the API leaves to what works: some more than the connections to SQS and etcd."""
 
 RETRY = 0.1
 """Seconds between two attempts to accept when there is no descriptor."""
@@ -110,9 +115,16 @@ class ConnectionLimit:
             while True:
                 await self._wait_for_a_place()
                 try:
+                    few_left = False
                     with trio.move_on_after(LOOK if self._short.lasts or self._full.lasts else math.inf) as patience:
-                        start(await listener.accept())
-                    if patience.cancelled_caught and spare.have() and self._short.ends():
+                        stream = await listener.accept()
+                        few_left = _is_among_the_last(stream.socket.fileno())
+                        start(stream)
+                    if few_left:
+                        self._tell_short()
+                        if not self._make_room("out of file descriptors"):
+                            await trio.sleep(RETRY)
+                    if patience.cancelled_caught and spare.is_enough() and self._short.ends():
                         log.info("there are file descriptors again")
                     if trio.current_time() - self._full_at >= QUIET and self._full.ends():
                         log.info("connections to the API: there is room again", closed_to_make_room=self._gave_way)
@@ -120,17 +132,20 @@ class ConnectionLimit:
                 except OSError as error:
                     if error.errno not in SHORT_OF_DESCRIPTORS:
                         raise
-                    if self._short.begins():
-                        log.error(
-                            "the API cannot accept connections: the process is out of file descriptors; raise its limit "
-                            "(ulimit -n), or find what keeps them open",
-                            error=str(error),
-                        )
+                    self._tell_short()
                     # What becomes free is for the next accept: nothing runs in between.
                     if not self._make_room("out of file descriptors") and not spare.give_up():
                         await trio.sleep(RETRY)
         finally:
             spare.give_up()
+
+    def _tell_short(self) -> None:
+        if self._short.begins():
+            log.error(
+                "the API cannot accept connections: the process is out of file descriptors (the last are kept for SQS and etcd); "
+                "raise its limit (ulimit -n), or find what keeps them open",
+                limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            )
 
     async def _wait_for_a_place(self) -> None:
         while len(self._open) >= self._limit + FOR_HEALTH and not self._make_room("too many connections"):
@@ -170,6 +185,11 @@ class _Spare:
                 return False
         return True
 
+    def is_enough(self) -> bool:
+        """Whether one can be had that is not among the last."""
+        self.give_up()
+        return self.have() and self._descriptor is not None and not _is_among_the_last(self._descriptor)
+
     def give_up(self) -> bool:
         """Make it free for something else; False when it is gone already."""
         if self._descriptor is None:
@@ -177,6 +197,12 @@ class _Spare:
         os.close(self._descriptor)
         self._descriptor = None
         return True
+
+
+def _is_among_the_last(descriptor: int) -> bool:
+    """Whether hardly any are left: a new descriptor is always the lowest that was free."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit != resource.RLIM_INFINITY and descriptor >= limit - RESERVED
 
 
 class _Trouble:

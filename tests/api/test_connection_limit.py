@@ -4,7 +4,7 @@ import logging
 import os
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -182,30 +182,43 @@ def seconds_of_cpu(pid: int) -> float:
 async def test_out_of_file_descriptors(
     moto: Moto, etcd: Etcd, queue_name: str, key_prefix: str, tmp_path: Path
 ) -> None:
-    """The real service, whose limit is taken down to what it holds: messages go on, /health is answered, nothing spins, and
-    all is well when the limit is up again. It wants a quiet machine: a connection to SQS that ends while the limit is down
-    cannot be made anew."""
+    """The real service, whose limit is taken down: clients of the API do not get the last descriptors, so messages go on; when
+    there is none at all /health is answered all the same; nothing spins; and all is well when the limit is up again."""
     async with stand(
         moto, etcd.endpoint, queue_name, f"{key_prefix}maintenance", tmp_path / "record", WORK_SECONDS="0.1"
     ) as place:
         service = await place.start()
         port = int(service.url.rsplit(":", 1)[1])
         await service.reaches("healthy")
-        before = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (descriptors(service.pid), before[1]))
+        limit = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
+        enough = descriptors(service.pid) + connection_limit.RESERVED + 5
+        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (enough, limit[1]))
         cpu, began = seconds_of_cpu(service.pid), trio.current_time()
-        idle = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(30)]
-        await service.logged_like("out of file descriptors")
-        for _ in range(5):
+        async with idle_connections(port, 30):
+            await service.logged_like("out of file descriptors")
+            assert descriptors(service.pid) < enough - connection_limit.RESERVED // 2
+            await place.send([str(number) for number in range(20)])
+            await place.until(lambda: len(place.succeeded()) == 20)
             assert (await service.get("/health/live")).status_code == 200
-        await place.send([str(number) for number in range(20)])
-        await place.until(lambda: len(place.succeeded()) == 20)
-        # It tries to accept ten times a second, no more: far from a core.
-        assert seconds_of_cpu(service.pid) - cpu < 0.5 * (trio.current_time() - began) + 1
-        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, before)
-        await service.logged("there are file descriptors again")
+
+            resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (descriptors(service.pid), limit[1]))
+            async with idle_connections(port, 30):
+                for _ in range(5):
+                    assert (await service.get("/health/live")).status_code == 200
+                # It tries to accept ten times a second, no more: far from a core.
+                assert seconds_of_cpu(service.pid) - cpu < 0.5 * (trio.current_time() - began) + 1
+            resource.prlimit(service.pid, resource.RLIMIT_NOFILE, limit)
+            await service.logged("there are file descriptors again")
         assert (await service.get("/health")).status_code == 200
         await place.empty()
-        for stream in idle:
-            await stream.aclose()
         assert sorted(place.succeeded(), key=int) == [str(number) for number in range(20)]
+
+
+@asynccontextmanager
+async def idle_connections(port: int, number: int) -> AsyncIterator[None]:
+    """So many, which never say anything."""
+    async with AsyncExitStack() as open_ones:
+        for _ in range(number):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            open_ones.push_async_callback(trio.aclose_forcefully, stream)
+        yield
