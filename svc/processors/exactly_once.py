@@ -101,18 +101,17 @@ def _nothing(result: object) -> None:
         raise TypeError(f"the processor returned {kind(result)}: say what becomes of an item at the item")
 
 
-def _by_key(batch: Batch[Any], options: Options) -> dict[str, Item[Any]]:
-    """The items by their keys. One that can have none has failed; one whose key another item has comes back after it."""
+def _by_key(batch: Batch[Any], options: Options) -> dict[str, list[Item[Any]]]:
+    """The items by their keys. One that can have none has failed."""
     of: Any = options.exactly_once
-    items: dict[str, Item[Any]] = {}
+    items: dict[str, list[Item[Any]]] = {}
     for item in batch:
         try:
             key = item.message.id if of is True else key_text(of(item.payload))
         except Exception as error:
             item.fail(error)
             continue
-        if items.setdefault(key, item) is not item:
-            item.retry("another message of its batch has its key")
+        items.setdefault(key, []).append(item)
     return items
 
 

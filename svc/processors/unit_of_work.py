@@ -29,6 +29,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two looks at a key that another transaction holds; each pause is twice the one before."""
 
 
+Items = Mapping[str, Sequence[Item[Any]]]
+"""Of a batch, by their keys, in its order: of one key several, where a message came twice, or business says that they are one."""
+
+
 class Claim(Enum):
     """What has come of an attempt to put the key into the inbox."""
 
@@ -175,11 +179,12 @@ class UnitOfWork:
         self,
         open_session: Callable[[], Session],
         sleep: Callable[[float], Awaitable[object]],
-        items: Mapping[str, Item[Any]],
+        items: Items,
         work: Callable[[Batch[Any], Any], Awaitable[object]],
     ) -> None:
         """Call `work` with those of the items, by their keys, that are not known, and one transaction for all of them. The keys
-        of items that are marked as anything but done are taken back, and so their messages may come again."""
+        of items that are marked as anything but done are taken back, and so their messages may come again. Of several with one
+        key the first is worked on, and the others are its duplicates once it is committed."""
         for pause in self._pauses(self._clock):
             session = open_session()
             try:
@@ -187,8 +192,8 @@ class UnitOfWork:
                 if ours is not None:
                     fresh = self._fresh(items, ours)
                     if fresh:
-                        with _rolled_back_together(fresh):
-                            await work(Batch(list(fresh.values())), session.transaction)
+                        with self._committed_together(fresh):
+                            await work(_firsts(fresh), session.transaction)
                             if failed := _failed(fresh):
                                 await session.forget(failed)
                             await session.commit(functools.partial(self._check_any, fresh))
@@ -198,7 +203,7 @@ class UnitOfWork:
             await sleep(pause)
         raise self._gives_up(", ".join(list(items)[:3]))
 
-    def run_batch_in_thread(self, items: Mapping[str, Item[Any]], work: Callable[[Batch[Any], Any], object]) -> None:
+    def run_batch_in_thread(self, items: Items, work: Callable[[Batch[Any], Any], object]) -> None:
         """The same in a worker thread."""
         for pause in self._pauses(time.monotonic):
             self._check_any(items)
@@ -208,8 +213,8 @@ class UnitOfWork:
                 if ours is not None:
                     fresh = self._fresh(items, ours)
                     if fresh:
-                        with _rolled_back_together(fresh):
-                            work(Batch(list(fresh.values())), session.transaction)
+                        with self._committed_together(fresh):
+                            work(_firsts(fresh), session.transaction)
                             if failed := _failed(fresh):
                                 session.forget(failed)
                             session.commit(functools.partial(self._check_any, fresh))
@@ -219,19 +224,41 @@ class UnitOfWork:
             time.sleep(pause)
         raise self._gives_up(", ".join(list(items)[:3]))
 
-    def _fresh(self, items: Mapping[str, Item[Any]], ours: Sequence[str]) -> dict[str, Item[Any]]:
+    def _fresh(self, items: Items, ours: Sequence[str]) -> dict[str, Sequence[Item[Any]]]:
         """Those whose keys are ours, in the order of the batch. The others are done."""
         mine = set(ours)
-        for key, item in items.items():
+        for key, known in items.items():
             if key not in mine:
-                item.done()
-                self._was_done(item.message, key)
-        return {key: item for key, item in items.items() if key in mine}
+                self._are_done(known, key)
+        return {key: same for key, same in items.items() if key in mine}
 
-    def _check_any(self, items: Mapping[str, Item[Any]]) -> None:
+    def _check_any(self, items: Items) -> None:
         """A batch is given up when nothing of it is ours. What was lost of it is committed with the rest: its key says so."""
-        if not any(self.is_ours(item.message) for item in items.values()):
+        if not any(self.is_ours(item.message) for same in items.values() for item in same):
             raise NotOurs("rolled back: the leases of all messages of the batch are over, or they were given back")
+
+    @contextlib.contextmanager
+    def _committed_together(self, items: Items) -> Iterator[None]:
+        """What is raised within undoes what was done for the items: those that were marked as done are not. Else they are
+        committed, and those that have their keys are duplicates; of one that was not, another message of its key comes again."""
+        try:
+            yield
+        except BaseException:
+            for first, *_ in items.values():
+                if first.mark is None:
+                    first.mark = UNMARKED
+            raise
+        for key, (first, *others) in items.items():
+            if isinstance(first.mark, BaseException):
+                for item in others:
+                    item.retry("another message of its batch has its key, and was not committed")
+            else:
+                self._are_done(others, key)
+
+    def _are_done(self, items: Sequence[Item[Any]], key: str) -> None:
+        for item in items:
+            item.done()
+            self._was_done(item.message, key)
 
     def _pauses(self, clock: Callable[[], float]) -> Iterator[float]:
         pause, ends = FIRST_PAUSE, clock() + self._patience
@@ -251,20 +278,12 @@ class UnitOfWork:
         return Retry(f"another transaction holds the key {key!r}, and has not ended", after=self._patience)
 
 
-@contextlib.contextmanager
-def _rolled_back_together(items: Mapping[str, Item[Any]]) -> Iterator[None]:
-    """What is raised within undoes what was done for the items: those that were marked as done are not."""
-    try:
-        yield
-    except BaseException:
-        for item in items.values():
-            if item.mark is None:
-                item.mark = UNMARKED
-        raise
+def _firsts(items: Items) -> Batch[Any]:
+    return Batch([same[0] for same in items.values()])
 
 
-def _failed(items: Mapping[str, Item[Any]]) -> list[str]:
-    return [key for key, item in items.items() if isinstance(item.mark, BaseException)]
+def _failed(items: Items) -> list[str]:
+    return [key for key, (first, *_) in items.items() if isinstance(first.mark, BaseException)]
 
 
 def unit_of_work_of(process: AnyProcess) -> UnitOfWork | None:

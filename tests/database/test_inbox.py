@@ -356,6 +356,23 @@ async def test_a_batch_is_one_transaction(bench: Bench, function: Callable[..., 
     assert bench.unit.duplicates == 3
 
 
+@pytest.mark.parametrize("function", [batch_on_trio, batch_on_asyncio, batch_in_a_thread])
+async def test_a_message_that_is_twice_in_a_batch_is_a_duplicate(bench: Bench, function: Callable[..., object]) -> None:
+    def twice(id: str, *bodies: str) -> Batch[Any]:
+        return Batch([item for body in bodies if (item := process.read(Message(id, body))) is not None])
+
+    async with bench.process(function) as process:
+        await process.call(done := twice("a", "go", "go", "go"))
+        assert [item.mark for item in done] == [UNMARKED, None, None]
+        await process.call(failed := twice("b", "fail", "go"))
+        assert [type(item.mark) for item in failed] == [RuntimeError, Retry]
+        with pytest.raises(ZeroDivisionError):
+            await process.call(raised := twice("c", "all", "go"))
+        assert [item.mark for item in raised] == [UNMARKED, UNMARKED]
+    assert await bench.rows() == (["a"], ["a"])
+    assert bench.unit.duplicates == 2
+
+
 async def test_a_batch_with_a_key_that_somebody_keeps_goes_back(bench: Bench, postgres: Postgres) -> None:
     bench.unit = UnitOfWork(bench.inbox, patience=0.5)
     with psycopg.connect(postgres.url) as other:
