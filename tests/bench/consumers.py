@@ -38,6 +38,12 @@ class Place:
         return f"{self.endpoint}/000000000000/{self.queue}"
 
 
+PLAIN_BODY = (
+    '{"order": {n}, "customer": "0123456789", "items": [{"sku": "A-1", "quantity": 2}, {"sku": "B-22", "quantity": 1}]}'
+)
+"""A hundred bytes or so of JSON, which nobody parses: the peers' own envelopes are larger, and theirs to parse."""
+
+
 @dataclass(frozen=True)
 class Consumer:
     """One of those that are measured."""
@@ -46,6 +52,8 @@ class Consumer:
     title: str
     how: str
     """The configuration, in a few words."""
+    body: str = field(default=PLAIN_BODY, kw_only=True)
+    """What it gets where it puts no first message of its own; `{n}` becomes a number."""
 
     def prepare(self) -> None:
         """Install what it needs. Raises `CannotRun`."""

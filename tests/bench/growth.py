@@ -5,9 +5,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from .consumers import CannotRun, Place, Svc
+from .consumers import PLAIN_BODY, CannotRun, Place, Svc
 from .processes import Process
-from .saturation import PLAIN_BODY, START_SECONDS, saturate
+from .saturation import START_SECONDS, saturate
 from .stubbed import Stub
 
 SIZES = (1, 10, 100, 1_000, 10_000)

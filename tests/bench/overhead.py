@@ -1,11 +1,14 @@
 """CPU per message of `svc run` in several variants: what it costs to be seen (nobody looking, metrics, traces, CloudWatch), and
 what the kinds of processors cost. In turn, within one run, so that the ratios can be trusted where the figures cannot."""
 
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .consumers import SVC, CannotRun, Place, Svc
+from svc.testing import event_body, s3_body, sns_body
+
+from .consumers import PLAIN_BODY, SVC, CannotRun, Place, Svc
 from .saturation import saturate
 from .stubbed import Stub
 
@@ -36,9 +39,16 @@ VARIANTS: list[Variant] = [
 ]  # fmt: skip
 
 
-def _processor(title: str, name: str) -> Variant:
-    return title, SVC, {"MESSAGE_PROCESSOR": f"tests.bench.processors:{name}", "MAX_CONCURRENCY": "200"}
+def _processor(title: str, name: str, body: str = PLAIN_BODY) -> Variant:
+    return (
+        title,
+        replace(SVC, body=body),
+        {"MESSAGE_PROCESSOR": f"tests.bench.processors:{name}", "MAX_CONCURRENCY": "200"},
+    )
 
+
+EVENT = event_body(json.loads(PLAIN_BODY.replace("{n}", "0")))
+"""A detail is JSON, not text: all of them have the same number."""
 
 PROCESSORS: list[Variant] = [
     _processor("one message, on Trio", "nothing"),
@@ -49,6 +59,12 @@ PROCESSORS: list[Variant] = [
     _processor("batches of 100, on asyncio", "hundred_on_asyncio"),
     _processor("one message, in a thread", "nothing_in_a_thread"),
     _processor("batches of 100, in a thread", "hundred_in_a_thread"),
+    _processor("a dict", "a_dict"),
+    _processor("a Pydantic model", "a_model"),
+    _processor("batches of 100 Pydantic models", "hundred_models"),
+    _processor("a Pydantic model from SNS", "from_sns", sns_body(PLAIN_BODY)),
+    _processor("a Pydantic model from EventBridge", "from_eventbridge", EVENT),
+    _processor("an event of S3", "from_s3", s3_body("orders/1.csv")),
 ]
 
 

@@ -4,6 +4,7 @@ import os
 import random
 import time
 
+import pydantic
 import trio
 
 from svc import Batch, Message, processor
@@ -38,6 +39,39 @@ async def hundred_on_asyncio(batch: Batch) -> None: ...
 
 @processor(batch=100, linger=0.1)
 def hundred_in_a_thread(batch: Batch) -> None: ...
+
+
+class Item(pydantic.BaseModel):
+    sku: str
+    quantity: int
+
+
+class Order(pydantic.BaseModel):
+    order: int
+    customer: str
+    items: list[Item]
+
+
+async def a_dict(order: dict[str, object]) -> None: ...
+
+
+async def a_model(order: Order) -> None: ...
+
+
+@processor(batch=100, linger=0.1)
+async def hundred_models(batch: Batch[Order]) -> None: ...
+
+
+@processor(envelope="sns")
+async def from_sns(order: Order) -> None: ...
+
+
+@processor(envelope="eventbridge")
+async def from_eventbridge(order: Order) -> None: ...
+
+
+@processor(envelope="s3")
+async def from_s3(message: Message) -> None: ...
 
 
 async def sleep(message: Message) -> None:

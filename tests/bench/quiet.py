@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from .consumers import CannotRun, Consumer, Place
+from .consumers import PLAIN_BODY, CannotRun, Consumer, Place
 from .processes import Process
-from .saturation import PLAIN_BODY, START_SECONDS
+from .saturation import START_SECONDS
 from .stubbed import Stub
 
 WINDOW = 60.0

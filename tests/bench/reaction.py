@@ -14,10 +14,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from .consumers import CannotRun, Place, Svc
+from .consumers import PLAIN_BODY, CannotRun, Place, Svc
 from .latency import percentile
 from .processes import Process
-from .saturation import PLAIN_BODY, START_SECONDS
+from .saturation import START_SECONDS
 from .stubbed import Stub
 
 SETTINGS = {

@@ -81,14 +81,8 @@ def fill(consumer: Consumer, stub: Stub, place: Place, backlog: int) -> None:
     if sent:
         stub.control("multiply", queue=place.queue, count=backlog - 1)
     else:
-        stub.control("load", queue=place.queue, count=backlog, body=PLAIN_BODY)
+        stub.control("load", queue=place.queue, count=backlog, body=consumer.body)
     stub.control("reset", queue=place.queue)
-
-
-PLAIN_BODY = (
-    '{"order": {n}, "customer": "0123456789", "items": [{"sku": "A-1", "quantity": 2}, {"sku": "B-22", "quantity": 1}]}'
-)
-"""A hundred bytes or so of JSON, which nobody parses: the peers' own envelopes are larger, and theirs to parse."""
 
 
 def _until(process, stub, place, reached, seconds, give_up=True):  # type: ignore[no-untyped-def]
