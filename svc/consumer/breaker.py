@@ -22,11 +22,14 @@ class Breaker:
         self._ledger = ledger
         self._held: tuple[str, float] | None = None
 
-    def verdict(self, entry: Entry, *, failed: bool) -> None:
-        """The processor has come to an end with this message."""
-        if self._machine is not None:
-            began = entry.received_at if entry.began_at is None else entry.began_at
-            self._log(self._machine.note(failed=failed, began=began, now=trio.current_time()))
+    def verdict(self, entry: Entry, *, failed: bool) -> bool:
+        """The processor has come to an end with this message. Returns whether that changes the state."""
+        if self._machine is None:
+            return False
+        began = entry.received_at if entry.began_at is None else entry.began_at
+        event = self._machine.note(failed=failed, began=began, now=trio.current_time())
+        self._log(event)
+        return event is not None
 
     def grants(self) -> tuple[float, float | None]:
         """How many more messages may be on their way to us, and when to ask again, if that is a matter of time."""

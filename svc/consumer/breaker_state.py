@@ -90,7 +90,7 @@ class BreakerMachine:
     def __init__(self, config: BreakerConfig, rng: random.Random) -> None:
         self._config = config
         self._rng = rng
-        self._window: deque[tuple[int, int, int]] = deque()  # part of time, runs, failures
+        self._window: deque[list[int]] = deque()  # part of time, runs, failures
         self._runs = 0
         self._failures = 0
         self._pauses = 0  # in a row
@@ -145,7 +145,8 @@ class BreakerMachine:
         return self._until if self.state is State.OPEN else None
 
     def snapshot(self, now: float) -> BreakerSnapshot:
-        runs, failures = self._within(now) if self.state is State.CLOSED else (self._probes_failed, self._probes_failed)
+        failed = self._probes_failed
+        runs, failures = self._within(self._part(now)) if self.state is State.CLOSED else (failed, failed)
         return BreakerSnapshot(self.state, self.since, self.until, runs, failures, self.opened)
 
     def _move(self, event: Event, now: float) -> Event:
@@ -164,19 +165,22 @@ class BreakerMachine:
         return event
 
     def _count(self, failed: bool, now: float) -> tuple[int, int]:
-        part = math.floor(now * BUCKETS / self._config.window)
-        if self._window and self._window[-1][0] == part:
-            _, runs, failures = self._window.pop()
-        else:
-            runs = failures = 0
-        self._window.append((part, runs + 1, failures + failed))
+        part = self._part(now)
+        if not self._window or self._window[-1][0] != part:
+            self._window.append([part, 0, 0])
+        latest = self._window[-1]
+        latest[1] += 1
+        latest[2] += failed
         self._runs += 1
         self._failures += failed
-        return self._within(now)
+        return self._within(part)
 
-    def _within(self, now: float) -> tuple[int, int]:
-        oldest = math.floor(now * BUCKETS / self._config.window) - BUCKETS
-        while self._window and self._window[0][0] <= oldest:
+    def _part(self, now: float) -> int:
+        return math.floor(now * BUCKETS / self._config.window)
+
+    def _within(self, part: int) -> tuple[int, int]:
+        """Runs and failures within the window that ends with this part of time."""
+        while self._window and self._window[0][0] <= part - BUCKETS:
             _, runs, failures = self._window.popleft()
             self._runs -= runs
             self._failures -= failures

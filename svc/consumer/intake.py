@@ -169,8 +169,8 @@ class Intake(Listener):
 
     def verdict(self, entry: Entry, *, failed: bool) -> None:
         """The processor has failed with this message, or it has succeeded or asked for a retry or a rejection."""
-        self._breaker.verdict(entry, failed=failed)
-        self._wake_up.notify()
+        if self._breaker.verdict(entry, failed=failed):
+            self._wake_up.notify()
 
     def slept(self, seconds: float) -> None:
         """The machine has slept: what was to become visible is as much nearer to it."""
