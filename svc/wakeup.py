@@ -1,9 +1,10 @@
 """A wake-up that carries no data and means "look again"; and when those look whom nobody tells (`next_tick`).
 
-Whoever waits looks at the state first and waits after; whoever changes the state notifies after. The event is replaced before the
+Whoever waits looks at the state first and waits after; whoever changes the state notifies after. The event is there before the
 waiter looks, so a notification between the look and the wait is not lost, and a thousand of them cost one look.
 """
 
+import math
 from collections.abc import Callable
 
 import trio
@@ -11,12 +12,13 @@ import trio
 
 class WakeUp:
     def __init__(self) -> None:
-        self._event = trio.Event()
+        self._event: trio.Event | None = None  # None: nobody has looked since the last notification
 
     def notify(self) -> None:
         """Make everybody who waits look again."""
-        if not self._event.is_set():
+        if self._event is not None:
             self._event.set()
+            self._event = None
 
     async def wait_until(self, satisfied: Callable[[], bool]) -> None:
         """Return as soon as `satisfied()` holds, looking again at every notification."""
@@ -30,11 +32,14 @@ class WakeUp:
         """`look()` once, then wait for a notification, or until the Trio time that `look` returned (None: no such time)."""
         event = self._fresh()
         until = look()
-        with trio.CancelScope(deadline=until if until is not None else float("inf")):
+        if until is None or until == math.inf:  # a scope costs as much as all the rest here
+            await event.wait()
+            return
+        with trio.CancelScope(deadline=until):
             await event.wait()
 
     def _fresh(self) -> trio.Event:
-        if self._event.is_set():
+        if self._event is None:
             self._event = trio.Event()
         return self._event
 
