@@ -119,12 +119,6 @@ class Metrics(Unobserved):
 
     # -- the observer's side --
 
-    def landed(self, entry: Entry) -> None:
-        sent_at = entry.message.sent_at
-        if sent_at is not None:
-            # SQS's clock against ours: a small difference must not count as a negative time.
-            self.waited.observe(max(0.0, self._clock() - sent_at.timestamp()))
-
     def batch_begins(self, messages: int, reason: BatchReason) -> None:
         self.batches[reason].observe(messages)
 
@@ -149,6 +143,11 @@ class Metrics(Unobserved):
 
     def received(self, deliveries: Sequence[Received]) -> None:
         self.brought.observe(len(deliveries))
+        now = self._clock()
+        for delivery in deliveries:
+            if (sent_at := delivery.message.sent_at) is not None:
+                # SQS's clock against ours: a small difference must not count as a negative time.
+                self.waited.observe(max(0.0, now - sent_at.timestamp()))
 
     def drain_ended(self, report: DrainReport) -> None:
         assert report.ended is not None
