@@ -151,7 +151,7 @@ class Deliveries(Listener):
             self.mode,
             finished=self._ledger.is_finished(entry.message.id),
             first=_standing(first),
-            late=entry.lease.until <= trio.current_time(),
+            late=entry.lease.until <= entry.landed_at,
             must_run=self._release_would_dead_letter(entry),
         )
         if event is Event.COMES_BACK:

@@ -201,9 +201,8 @@ class MessageTasks(Listener):
         await self._apart_from_its_thread(entry)
         if not entry.is_undecided():
             return  # its fate was sealed before its turn came
-        if (
-            entry.lease.until <= trio.current_time()
-        ):  # the process stood still, and the heartbeat's turn comes after this
+        now = trio.current_time()
+        if entry.lease.until <= now:  # the process stood still, and the heartbeat's turn comes after this
             self._ledger.lose(entry, "its lease ran out before its turn came")
             return
         if self._ledger.is_finished(entry.message.id):
@@ -212,6 +211,7 @@ class MessageTasks(Listener):
             return
         LOGGED_ID.set(entry.message.id)
         error: BaseException | None = None
+        entry.began_at = now
         entry.scope = scope = trio.CancelScope()
         try:
             try:
@@ -232,7 +232,6 @@ class MessageTasks(Listener):
                 self._settlement.settle(entry, RELEASED)
 
     async def _run_processor(self, entry: Entry) -> None:
-        entry.began_at = trio.current_time()
         self.running[entry] = None
         try:
             self._observer.begins(entry)

@@ -183,7 +183,8 @@ def _named(doing: str, answer: Mapping[str, Any], name: str, count: int) -> list
     """The entries of a list whose `Id` is one that was sent."""
     found = []
     for entry in listed(doing, answer, name):
-        position = whole(entry.get("Id")) if isinstance(entry, Mapping) else None
+        # The first is what JSON makes, and told at once.
+        position = whole(entry.get("Id")) if type(entry) is dict or isinstance(entry, Mapping) else None
         if position is not None and position < count:
             found.append((position, entry))
     return found
