@@ -91,18 +91,21 @@ class SqsQueue:
         return messages.received(answer)
 
     async def delete(self, receipts: Sequence[str]) -> Mapping[str, Refusal]:
-        return await self._batch(
-            "deleting", "delete_message_batch", [{"ReceiptHandle": receipt} for receipt in receipts]
-        )
+        entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
+        return await self._batch("deleting", "delete_message_batch", receipts, entries)
 
     async def change_visibility(self, timeouts: Mapping[str, int]) -> Mapping[str, Refusal]:
-        entries = [{"ReceiptHandle": receipt, "VisibilityTimeout": timeouts[receipt]} for receipt in timeouts]
-        return await self._batch("changing visibility", "change_message_visibility_batch", entries)
+        entries = [
+            {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
+            for number, (receipt, seconds) in enumerate(timeouts.items())
+        ]
+        return await self._batch("changing visibility", "change_message_visibility_batch", list(timeouts), entries)
 
-    async def _batch(self, doing: str, operation: str, entries: Sequence[dict[str, Any]]) -> Mapping[str, Refusal]:
-        numbered = [{"Id": str(number), **entry} for number, entry in enumerate(entries)]
-        answer = await ask(self._call, doing, operation, QueueUrl=self._url, Entries=numbered)
-        return answers.unconfirmed(doing, answer, [entry["ReceiptHandle"] for entry in entries])
+    async def _batch(
+        self, doing: str, operation: str, receipts: Sequence[str], entries: Sequence[dict[str, Any]]
+    ) -> Mapping[str, Refusal]:
+        answer = await ask(self._call, doing, operation, QueueUrl=self._url, Entries=entries)
+        return answers.unconfirmed(doing, answer, receipts)
 
     async def send(
         self,
