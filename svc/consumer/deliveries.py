@@ -121,13 +121,14 @@ class Deliveries(Listener):
     def land(self, deliveries: Sequence[Received], sent: float) -> None:
         """A receive has landed: enter what it brought, and choose the way of each. No checkpoint."""
         landed: list[Entry] = []
+        lease_until = sent + self._visibility
         spoilt: set[str | None] = set()  # FIFO groups of which one could not be routed: nobody passes it
         for delivery in deliveries:
             if delivery.receipt in self._ledger:
                 log.warning("the queue handed out one receipt handle twice", message_id=delivery.message.id)
                 continue
             first = self._ledger.at_work_on(delivery.message.id)
-            entry = self._ledger.add(delivery, received_at=sent, lease_until=sent + self._visibility, receive=landed)
+            entry = self._ledger.add(delivery, received_at=sent, lease_until=lease_until, receive=landed)
             hold(delivery.message, self._holder)
             landed.append(entry)
             if spoilt and self._fifo and delivery.message.group_id in spoilt:

@@ -8,6 +8,7 @@ Times are Trio seconds. A lease is counted from the moment the receive was *sent
 This file decides nothing, waits for nothing and calls nobody but its listeners.
 """
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class Lease:
         """A heartbeat for it is on the wire: a change of visibility sent now could be overtaken by it."""
         self.group: dict[Entry, None] | None = None
         """The entries whose lease is extended together with this one."""
-        self.next_try = float("-inf")
+        self.next_try = -math.inf
         """Not before then is it extended."""
         self.attempts = 0
         """How many extensions in a row have failed."""
