@@ -4,8 +4,8 @@ import argparse
 import sys
 
 from .long_search import search
+from .random_schedules import random_schedule
 from .run import Result, muted, run_schedule
-from .schedule import random_schedule
 
 
 def main() -> int:

@@ -28,8 +28,9 @@ from svc.testing.inbox import Open, Trouble
 
 from .invariants import EPSILON, Invariants
 from .processing import AFTERWARDS
+from .random_schedules import random_schedule
 from .run import MakeCore, Result, World, muted, run_schedule
-from .schedule import Schedule, Work, random_schedule
+from .schedule import Schedule, Work
 from .witness import Instance, Running
 
 RETENTION = 100_000.0

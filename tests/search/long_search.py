@@ -5,8 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
+from .random_schedules import random_schedule
 from .run import muted, run_schedule
-from .schedule import random_schedule
 
 CHUNK = 200
 """Schedules per piece of work."""

@@ -51,8 +51,8 @@ from .mutations_time import (
     threads_are_forgotten,
     what_a_thread_finished_is_forgotten,
 )
+from .random_schedules import random_schedule
 from .run import muted, run_schedule
-from .schedule import random_schedule
 
 Spoil = Callable[[Core], None]
 

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from svc.testing import Outage
 from svc.testing.faults import Fault
 from tests.search.long_search import search
+from tests.search.random_schedules import random_schedule, schedules
 from tests.search.run import muted, run_schedule
-from tests.search.schedule import Arrival, Ask, Flip, Life, Nap, Schedule, Setup, Work, random_schedule, schedules
+from tests.search.schedule import Arrival, Ask, Flip, Life, Nap, Schedule, Setup, Work
 from tests.search.troubles import EtcdSetup, EtcdTrouble
 
 SEEDS = [range(30), pytest.param(range(30, 600), marks=pytest.mark.slow)]
