@@ -23,6 +23,7 @@ CallKind = Literal["receive", "delete", "change_visibility", "dead_letter", "sen
 
 What = Literal[
     "delay",
+    "delay-after",
     "throttle",
     "error",
     "error-after",
@@ -75,6 +76,7 @@ class Fault:
     """
     - `delay`: the request takes `seconds` longer (and the client gives up after 5 s, or for a receive 5 s after its
     wait).
+    - `delay-after`: the answer takes `seconds` longer: the server acts in time.
     - `throttle`, `error` (a 500), `denied`, `no-queue`: the server answers with an error and does not act.
     - `error-after`: the server acts, then answers with a 500.
     - `timeout-before`: the request is lost; the server never acts, the client gives up.

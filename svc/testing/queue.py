@@ -342,7 +342,7 @@ class SimulatedQueue:
                 if what == "timeout-after":
                     return
                 answer = _Answer(error=error)
-        await self._travel(self._answer_seconds, 0.0)
+        await self._travel(self._answer_seconds, fault.seconds if fault and what == "delay-after" else 0.0)
         if exchange.abandoned:
             self._answer_lost(call, answer)
         else:

@@ -1,6 +1,7 @@
 """The search for counter-examples: thousands of schedules in virtual time, each held against what the service promises.
 
-- `schedule.py`: what a schedule is (plain data), and how one is drawn, by Hypothesis or from a seed.
+- `schedule.py`: what a schedule is (plain data). `random_schedules.py`: how one is drawn, by Hypothesis or from a seed.
+  `shapes.py`: those of a shape of their own, for what is rare.
 - `run.py`: runs one schedule; the same schedule always runs the same way.
 - `witness.py`: what is seen of a run. `invariants.py`: what must hold, at each step and at the end.
 - `mutations.py`: seeded mistakes, to show that the search finds them.

@@ -41,7 +41,7 @@ def inbox_schedule(seed: int) -> Schedule:
     """`random_schedule(seed)`, and in half of them leases that are lost to processors that ignore it."""
     schedule, draw = random_schedule(seed), random.Random(f"leases {seed}")
     # Transactions are held by tasks of Trio: threads in virtual time are no place for them (tests/database has real ones).
-    schedule = replace(schedule, setup=replace(schedule.setup, threads=False))
+    schedule = replace(schedule, setup=replace(schedule.setup, threads=False, typed=False))
     if draw.random() < 0.5:
         return schedule
     start = draw.uniform(0, 5)

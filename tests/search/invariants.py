@@ -4,9 +4,9 @@ A queue that delivers at least once, and calls whose answer may be lost, leave s
 strongest form that nothing but the service itself can break:
 
 1.  *No message vanishes.* A message is deleted only after a run of its processor, at whatever instance, succeeded or rejected
-    it, or, on a FIFO queue, failed on it after the last receive; if it did not succeed and there is a dead-letter queue, a copy
-    is there first. (Its own delivery need not be the one that was finished: a remembered redelivery and a copy of a delivery in
-    flight are deleted without a run.)
+    it, or, on a FIFO queue, failed on it after the last receive, or if its body is not what the processor takes; if it did not
+    succeed and there is a dead-letter queue, a copy is there first. (Its own delivery need not be the one that was finished: a
+    remembered redelivery and a copy of a delivery in flight are deleted without a run.)
 2.  *Nothing is stranded by a drain.* When a drain has ended, expired or not, everything that ever landed at this instance and
     that it still holds invisible is named in the report: deferred, unsettled or lost. Exempt is what a call did after its client
     had given it up (5 s): nobody can know of it. What never landed (an answer lost on the way) was not handed to the instance.
@@ -57,6 +57,9 @@ strongest form that nothing but the service itself can break:
     an earlier one goes on there, and each drain names those that go on, and is not called drained.
 23. *Nobody is robbed.* No call by an old receipt that was made when the message had a new holder shortens the lease of that one
     (where the queue lets it). Exempt are duplicates, and errors that are answered after the deed.
+25. *However often it is handed out.* Of the copies of a message, in one answer or in several, one runs at a time in an instance
+    (5), no two stand in a batch (24), and none runs when another was finished (6). A receipt that comes again while it is in
+    flight there is no second delivery: it is received (8), run and settled (14) once.
 
 When the machine has slept, every lease is as much shorter. What a lease allows is judged by that, but for what ends in the very
 instant of the waking.
@@ -118,6 +121,8 @@ class Invariants:
         if report.ended is not None:
             instance.drain_seen = report
             self._witness.drains[report.outcome.value] += 1
+            if report.outcome is DrainOutcome.REVOKED and instance.on_the_wire > 1:
+                self._witness.drains["revoked with several receives out"] += 1
             drain = core.worker.tally.so_far()
             instance.named_dead_letters |= {*drain.next_receive_dead_letters, *drain.last_receives_returned}
             if report.outcome is not DrainOutcome.REVOKED:
@@ -210,7 +215,8 @@ class Invariants:
 
     def deleted(self, event: Deleted) -> None:
         witness, message_id = self._witness, event.message_id
-        if message_id not in witness.finished and message_id not in witness.given_up:
+        done = message_id in witness.finished or message_id in witness.unreadable
+        if not done and message_id not in witness.given_up:
             self._violated(f"1 {message_id} is deleted, but no processor succeeded on it, rejected it or gave it up")
         elif (
             self._setup.max_receives is not None
@@ -278,6 +284,8 @@ class Invariants:
             self._violated(f"4 {instance}: a run on {run.receipt}, which it was never handed")
         if run.receipt not in witness.duplicated and witness.leases.get(run.receipt, 0.0) < now - EPSILON:
             self._violated(f"4 {instance}: a run begins on {run.receipt}, whose lease is over")
+        if any(one.receipt == run.receipt for one in witness.runs.get(run.message_id, ())):
+            self._violated(f"25 {instance}: a second run begins on {run.receipt}")
         finished = instance.finished.get(run.message_id)
         if finished is not None and not self._may_run_again(instance, finished):
             self._violated(f"6 {instance}: {run.message_id} runs again, although {finished} was finished here")

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import trio
 
@@ -39,14 +39,18 @@ class Processing:
         """The processor of this instance."""
         runtime: Literal["asyncio"] | None = "asyncio" if self._on_asyncio else None
         if not self._setup.batching:
-            one = partial(self._one, number)
-            return one if runtime is None else processor(runtime=runtime)(_function(one))
+            one = (_of_payload if self._setup.typed else _function)(partial(self._one, number))
+            return processor(runtime=runtime)(one)
 
         async def handle(batch: Batch) -> None:
             await self._several(number, batch)
 
+        async def handle_numbers(batch: Batch[int]) -> None:
+            await self._several(number, batch)
+
         size = min(self._setup.batching, self._setup.concurrency)
-        return processor(runtime=runtime, batch=size, linger=self._setup.lingering)(handle)
+        made = processor(runtime=runtime, batch=size, linger=self._setup.lingering)
+        return made(handle_numbers) if self._setup.typed else made(handle)
 
     def _work(self, message: Message) -> Work:
         runs, nth = self._arrivals[int(message.body)].runs, self.runs[message.id]
@@ -102,7 +106,7 @@ class Processing:
         finally:
             witness.ends(run, finished=finished, rejected=rejected, failed=failed)
 
-    async def _several(self, number: int, batch: Batch[Message]) -> None:
+    async def _several(self, number: int, batch: Batch[Any]) -> None:
         """All works at once. Every other message is marked at the beginning, if it is; what is to succeed is marked so, or left
         to the end of the function. A work that ends the function otherwise fails for all that are not marked."""
         witness, instance = self._witness, self._instance(number)
@@ -128,7 +132,7 @@ class Processing:
             witness.batch_ends(runs, batch, returned=returned, failed=failed)
 
 
-def _mark(item: Item[Message], work: Work, *, certain: bool) -> None:
+def _mark(item: Item[Any], work: Work, *, certain: bool) -> None:
     match work.does:
         case "fail":
             item.fail(ValueError("the processor failed"))
@@ -147,6 +151,14 @@ def _all(tell: Callable[[Running], None], runs: list[Running]) -> None:
 
 def _function(one: Callable[[Message], Awaitable[None]]) -> Callable[..., object]:
     async def handle(message: Message) -> None:
+        await one(message)
+
+    return handle
+
+
+def _of_payload(one: Callable[[Message], Awaitable[None]]) -> Callable[..., object]:
+    async def handle(number: int, message: Message) -> None:
+        assert number == int(message.body)
         await one(message)
 
     return handle

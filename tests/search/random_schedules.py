@@ -10,6 +10,7 @@ from svc.testing import Outage
 from svc.testing.faults import Fault, What, random_faults
 
 from .schedule import Arrival, Ask, Flip, Life, Nap, Schedule, Setup, Work
+from .shapes import shaped
 from .troubles import random_etcd
 
 PARTS = ("intake", "heartbeat", "settlement", "watcher", "registrar", "fence", "manager")
@@ -52,6 +53,10 @@ GROUPS = "abc"
 
 def random_schedule(seed: int) -> Schedule:
     """The schedule of this seed."""
+    return shaped(_drawn(seed))
+
+
+def _drawn(seed: int) -> Schedule:
     rng = random.Random(seed)
     span = rng.choice((4, 10, 20))
 
@@ -146,6 +151,9 @@ def random_schedule(seed: int) -> Schedule:
         )
     if rng.random() < 0.1:
         setup = dataclasses.replace(setup, asyncio=True)
+    if rng.random() < 0.1:
+        setup = dataclasses.replace(setup, typed=True)
+        arrivals = [dataclasses.replace(arrival, readable=rng.random() < 0.8) for arrival in arrivals]
     # And from one more: what is asked for, and every fifth on an etcd in trouble.
     rng = random.Random(f"etcd {seed}")
     etcd = None
@@ -230,6 +238,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
         batching=draw(st.sampled_from((0, 0, 2, 3, 10))),
         lingering=draw(st.sampled_from((0.0, 1.0, 20.0))),
         asyncio=draw(st.sampled_from((False, False, False, True))),
+        typed=draw(st.sampled_from((False, False, False, True))),
     )
     works = st.builds(
         lambda does, seconds, again, stubborn: Work(does, seconds, again if does == "retry" else 0, stubborn),

@@ -20,12 +20,14 @@ from svc.core import Core
 from svc.defects import PartFailed
 from svc.maintenance.fleet import Request, Wait
 from svc.maintenance.fleet import Result as FleetResult
+from svc.maintenance.handler import DrainOutcome
 from svc.maintenance.switch_value import parse_switch
 from svc.testing import SimulatedInbox, SimulatedQueue, SimulatedSwitch
 from svc.testing.faults import Call, Fault, fault_for
 from svc.testing.service import SimulatedService
 from svc.testing.threads import VirtualThreads
 
+from .copies import RepeatingQueue, let_copies_come_together
 from .defects import NotedDefects, may_fail
 from .invariants import EPSILON
 from .old_receipts import let_old_receipts_act
@@ -154,6 +156,8 @@ class World:
             faults=self._fault,
             rng=self._rng,
         )
+        if setup.together:
+            let_copies_come_together(self.queue, setup.together, random.Random(f"together {schedule.seed}"))
         if setup.old_receipts:
             let_old_receipts_act(self.queue)
         self.switch = SimulatedSwitch(
@@ -204,6 +208,7 @@ class World:
         fault = fault_for(self.schedule.faults, call)
         if fault is not None:
             self.tried["faults"] += 1
+            self.tried["landings held"] += fault.what == "delay-after"
         return fault
 
     async def run(self) -> None:
@@ -257,12 +262,27 @@ class World:
             resurrections=witness.resurrections,
             suspensions=len(schedule.naps),
             batches=witness.batches_counted,
+            **self._kinds(),
             lapses=0 if self.troubles is None else self.troubles.etcd.lapsed,
             crashes=sum(life.how == "crash" for life in schedule.lives if life.end is not None),
-            drains=sum(witness.drains.values()),
-            **{"old receipts": witness.old_receipts},
+            drains=sum(witness.drains[outcome.value] for outcome in DrainOutcome),
+            **{
+                "old receipts": witness.old_receipts,
+                "copies": witness.copies,
+                "copies in one answer": witness.copies_together,
+                "receipts twice": witness.receipts_twice,
+            },
             **{f"drains {outcome}": count for outcome, count in witness.drains.items()},
         )
+
+    def _kinds(self) -> dict[str, int]:
+        """What kind of schedule it is."""
+        setup = self.schedule.setup
+        return {
+            "schedules of batches": setup.batching > 0,
+            "schedules on asyncio": setup.asyncio,
+            "schedules of typed payloads": setup.typed,
+        }
 
     def _may_be_on(self) -> bool:
         """Whether the key holds anything but a plain off. An off that stands is not repeated: the service must know it."""
@@ -308,10 +328,14 @@ class World:
 
     def _arrive(self, number: int) -> None:
         arrival = self.schedule.arrivals[number]
+        readable = arrival.readable or not self.schedule.setup.typed
+        body = str(number) if readable else f"not {number}"
         if self.schedule.setup.fifo:
-            self.queue.put(str(number), group_id=arrival.group, deduplication_id=str(number))
+            message_id = self.queue.put(body, group_id=arrival.group, deduplication_id=str(number))
         else:
-            self.queue.put(str(number))
+            message_id = self.queue.put(body)
+        if not readable:
+            self.witness.unreadable.add(message_id)
 
     def _flip(self, flip: Flip) -> None:
         self.switch.set(flip.value, instance=None if flip.instance is None else self._id(flip.instance))
@@ -404,6 +428,9 @@ class World:
             process = instance.threads = VirtualThreads(
                 process, settings.max_concurrency, partial(self.witness.left_behind, instance)
             )
+        if repeats := self.schedule.setup.repeats:
+            rng = random.Random(f"repeats {self.schedule.seed} {number}")
+            queue = RepeatingQueue(queue, repeats, rng, in_flight=instance.has_in_flight)
         watched = WatchedQueue(queue, self.witness, instance)
         instance.core = self._make_core(settings, watched, process, *args, **options)
         if number < len(self.schedule.lives) and (part := self.schedule.lives[number].part):

@@ -56,6 +56,10 @@ class Setup(_Short):
     latency: tuple[float, float] = (0.0, 0.0)
     """Seconds, of each journey of a call, from-to."""
     duplicates: float = 0.0
+    together: float = 0.0
+    """Of the duplicates, those that come in the answer of the first delivery, if there is room."""
+    repeats: float = 0.0
+    """A delivery is handed out again by the same receipt, within one answer or by a later one while it is in flight there."""
     disorder: float = 0.0
     missed: float = 0.0
     reread: float = 10.0
@@ -69,6 +73,8 @@ class Setup(_Short):
     """Seconds that a message waits for its batch."""
     asyncio: bool = False
     """The processor runs on asyncio."""
+    typed: bool = False
+    """It takes the payload, a number, and the message."""
     resurrections: float = 0.0
     old_receipts: bool = False
     """A change of visibility by an old receipt acts."""
@@ -101,6 +107,8 @@ class Arrival(_Short):
     """Its message group, if the queue is a FIFO queue."""
     runs: tuple[Work, ...] = ()
     """Its first runs, at whatever instance. Further ones succeed after 0.1 s."""
+    readable: bool = True
+    """Its body is what a typed processor wants."""
 
 
 @dataclass(frozen=True, repr=False)

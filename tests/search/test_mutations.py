@@ -27,7 +27,7 @@ FIRST_SEEDS = {
     "lease_from_task_start": 110,
     "heartbeat_skips_waiting": 1134,
     "lost_wake_up": 1,
-    "successor_after_failure": 2,
+    "successor_after_failure": 18,
     "edge_triggered_switch": 86,
     "no_back_off": 5,
     "breaker_holds_up_the_drain": 24,
@@ -60,6 +60,9 @@ FIRST_SEEDS = {
     "a_group_is_gathered_out_of_order": 2,
     "the_rest_of_the_group_passes": 2,
     "cancelled_is_taken_for_returned": 13,
+    "copies_do_not_wait": 21,
+    "a_receipt_is_taken_twice": 21,
+    "a_closing_copy_waits_for_the_first": 3002109,
 }
 """Where an ordinary run's search for the rarer ones begins, to keep it short; `-m slow` begins with the first schedule, or, for
 those that take long to come up, so many before."""

@@ -64,5 +64,14 @@ def test_a_schedule_prints_as_what_makes_it():
 def test_the_search_says_what_it_tried(capsys: pytest.CaptureFixture[str]):
     assert search(3, 0, None, 1) == 0
     said = capsys.readouterr().out
-    for what in ("lapses", "threads", "suspensions", "resurrections", "old receipts"):
+    for what in (
+        "lapses",
+        "threads",
+        "suspensions",
+        "resurrections",
+        "old receipts",
+        "landings held",
+        "copies",
+        "receipts twice",
+    ):
         assert re.search(rf"\d+ {what}\b", said), what

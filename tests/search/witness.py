@@ -150,6 +150,10 @@ class Instance:
     def __str__(self) -> str:
         return f"instance {self.number}"
 
+    def has_in_flight(self, receipt: str) -> bool:
+        """Whether its ledger says so."""
+        return self.core is not None and receipt in self.core.worker.ledger
+
     @property
     def watched(self) -> bool:
         """Alive, and started."""
@@ -184,6 +188,8 @@ class Witness(trio.abc.Instrument):
         self.finished: set[str] = set()
         """Messages whose processor succeeded or rejected, anywhere."""
         self.succeeded: set[str] = set()
+        self.unreadable: set[str] = set()
+        """Messages whose bodies are not what the processor is annotated with."""
         self.given_up: set[str] = set()
         """Messages of a FIFO queue that failed after the last receive that the redrive policy grants."""
         self.all_gone = trio.Event()
@@ -199,10 +205,17 @@ class Witness(trio.abc.Instrument):
         """Deliveries of messages that were deleted before."""
         self.old_receipts = 0
         """Changes of visibility by receipts that had a successor."""
+        self.copies = 0
+        """Deliveries of messages that another receipt held."""
+        self.copies_together = 0
+        """Those that came in one answer with the other."""
+        self.receipts_twice = 0
+        """Deliveries that an instance was handed again by the receipt that it had."""
         self.cut_short = 0
         """Receives."""
         self.batches_counted = 0
         self._failed: set[int] = set()  # numbers of calls that had failed at their client
+        self._assigned_by: dict[str, int] = {}  # receipt → number of its receive
         self._read = 0
         self._steps = 0
         self._steps_since = -1.0
@@ -236,6 +249,9 @@ class Witness(trio.abc.Instrument):
                 hold = self.held.get(event.message_id)
                 if hold is not None and hold.until > event.at:
                     self.duplicated |= {event.receipt, hold.receipt}
+                    self.copies += 1
+                    self.copies_together += self._assigned_by.get(hold.receipt) == event.call
+                self._assigned_by[event.receipt] = event.call
                 self.held[event.message_id] = Hold(event.receipt, event.until)
                 self.leases[event.receipt] = event.until
                 self.assigned_at[event.receipt] = event.at
@@ -439,6 +455,9 @@ class WatchedQueue:
             instance.on_the_wire -= 1
             instance.receive_ended_at = trio.current_time()
         for delivery in deliveries:
+            if delivery.receipt in instance.landed:
+                self._witness.receipts_twice += 1
+                continue
             self._witness.check.lands(instance, delivery, sent)
             instance.landed[delivery.receipt] = delivery.message.id
             instance.landed_at[delivery.receipt] = trio.current_time()
