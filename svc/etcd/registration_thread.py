@@ -24,7 +24,7 @@ from svc.wakeup import WakeUp, next_tick
 log = structlog.get_logger(__name__)
 
 SIGN = 1.0
-"""Seconds between two signs of life of the service's loop, and between two looks for them."""
+"""Seconds between two signs of life of the service's loop."""
 
 BLOCKED = 2.5
 """Seconds without one after which the loop counts as blocked."""
@@ -132,8 +132,8 @@ class RegistrarThread:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._registrar.run)
                 while True:
-                    await trio.sleep_until(next_tick(SIGN))
-                    blocked = trio.current_time() - self._sign_at > BLOCKED
+                    await trio.sleep_until(max(self._sign_at + BLOCKED, trio.current_time() + SIGN))
+                    blocked = trio.current_time() - self._sign_at >= BLOCKED
                     if blocked and not self._is_blocked:
                         self._is_blocked = True
                         self._theirs.notify()

@@ -14,9 +14,12 @@ EVERY = 1.0
 """Seconds between two looks: a hold-up that is longer than this is never missed."""
 
 
-async def measure_lag(tell: Callable[[float], None], *, every: float = EVERY) -> None:
-    """Tell each lag in seconds. Ends only by cancellation."""
+async def measure_lag(
+    tell: Callable[[float], None], alive: Callable[[], None] = lambda: None, *, every: float = EVERY
+) -> None:
+    """Tell each lag in seconds, and with it that the loop is alive. Ends only by cancellation."""
     while True:
         due = next_tick(every)
         await trio.sleep_until(due)
+        alive()
         tell(max(0.0, trio.current_time() - due))

@@ -3,7 +3,8 @@
 While the loop is blocked (a processor that calls `time.sleep`, a loop without an `await`) no heartbeat goes out, no delete is
 sent and `/health` is mute; nothing that runs in the loop can say so. So a thread asks the loop for a sign of life once a
 second. If none has come within a second it logs one warning with the stack of the thread that should have answered, and when
-the sign comes, one line that says for how long it was blocked.
+the sign comes, one line that says for how long it was blocked. Our own loop gives a sign by itself where it wakes up anyway
+(`loop_delay.py`), and is asked only when that is late: a question wakes an idle process once more.
 
 It only tells. It is for real time, wired in `service.py`, and never runs where time is virtual.
 """
@@ -28,7 +29,10 @@ LIMIT = 1.0
 """Seconds without a sign of life that are told."""
 
 EVERY = 1.0
-"""Seconds between a sign of life and the next question."""
+"""Seconds between a sign of life and the next one, or the next question."""
+
+LATE = 0.1
+"""Seconds by which a sign that comes by itself may be late before the loop is asked."""
 
 BLOCKED = (
     "the event loop is blocked: no message, no lease and no request goes on meanwhile. A processor must not block; "
@@ -57,8 +61,9 @@ class Loop(Protocol):
 @contextlib.asynccontextmanager
 async def watched(
     defects: Defects, loop: Loop | None = None, *, limit: float = LIMIT, every: float = EVERY
-) -> AsyncIterator[None]:
-    """Within, the loop that runs this is watched, or the other one that is given."""
+) -> AsyncIterator[Callable[[], None]]:
+    """Within, the loop that runs this is watched, or the other one that is given. Yields a sign of life: who calls it every
+    `every` seconds in that loop saves it the questions."""
     if loop is None:
         post, blocks = trio.lowlevel.current_trio_token().run_sync_soon, threading.get_ident()
         watcher = _Watcher(defects, post, blocks, limit, every, BLOCKED, "the event loop runs again")
@@ -69,7 +74,7 @@ async def watched(
     thread = threading.Thread(target=watcher.run, name="watchdog", daemon=True)
     thread.start()
     try:
-        yield
+        yield watcher.sign
     finally:
         watcher.over.set()
         # Not joined: it may be waiting for a sign of life that only we can give. It ends within `every` seconds.
@@ -93,16 +98,24 @@ class _Watcher:
         self._thread = thread
         self._limit = limit
         self._every = every
+        self._next_look = time.monotonic() + every
         self.over = threading.Event()
 
+    def sign(self) -> None:
+        """The loop lives."""
+        self._next_look = time.monotonic() + self._every + LATE
+
     def run(self) -> None:
-        while not self.over.wait(self._every):
+        while not self.over.wait(max(0.0, self._next_look - time.monotonic())):
+            if time.monotonic() < self._next_look:
+                continue
             try:
                 self._look()
             except RuntimeError:  # trio.RunFinishedError is one: there is no such loop any more
                 return
             except Exception as defect:
                 self._defects.note("watchdog", defect)
+            self._next_look = time.monotonic() + self._every
 
     def _look(self) -> None:
         alive = threading.Event()
