@@ -20,9 +20,25 @@ def of_its_absence(error: BaseException) -> psycopg.OperationalError | None:
 
 def _tells_absence(error: psycopg.OperationalError) -> bool:
     state = error.sqlstate
-    # Without a state it is libpq's: no connection, or it is lost. 08: connection exception, 53: insufficient resources (no
-    # connection left, disk full), 57P: it shuts down, starts, or an operator has ended the connection.
-    return state is None or state.startswith(("08", "53", "57P"))
+    # Without a state it is libpq's: no connection, or it is lost. 08: connection exception, 53300: no connection left, 57P: it
+    # shuts down, starts, or an operator has ended the connection. A full disk (53100) is a failure like any other: the server
+    # answers every ping, so receiving would go on at once. The circuit breaker pauses it, and finds out with few messages when
+    # there is room.
+    return state is None or state.startswith(("08", "53300", "57P"))
+
+
+def verdict(error: BaseException) -> Retry | Reject | None:
+    """What the processor has decided, be it within groups; of several the one that keeps the message in the queue."""
+    found = [*_verdicts(error)]
+    return next((one for one in found if isinstance(one, Retry)), found[0] if found else None)
+
+
+def _verdicts(error: BaseException) -> Iterator[Retry | Reject]:
+    if isinstance(error, (Retry, Reject)):
+        yield error
+    elif isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _verdicts(inner)
 
 
 def _within(error: BaseException, seen: set[int]) -> Iterator[psycopg.OperationalError]:
@@ -41,7 +57,8 @@ def _within(error: BaseException, seen: set[int]) -> Iterator[psycopg.Operationa
 
 class Guard:
     """Looks at what a processor raises: `suspect` is told of errors that say that the database is away. With `retry` (the range
-    of `RETRY_BACKOFF`), their messages are then given back and tried again, which nobody counts as a failure."""
+    of `RETRY_BACKOFF`), their messages are then given back and tried again, which nobody counts as a failure. What the processor
+    itself has decided, `Retry` or `Reject`, stands."""
 
     def __init__(self, suspect: Callable[[psycopg.OperationalError], None], retry: tuple[float, float] | None) -> None:
         self._suspect = suspect
@@ -71,14 +88,14 @@ class Guard:
     def _looked_at(self, receive_count: int) -> Iterator[None]:
         try:
             yield
-        except (Retry, Reject):
-            raise  # a verdict, whatever brought the processor to it
         except Exception as error:
-            absence = of_its_absence(error)
+            absence, decided = of_its_absence(error), verdict(error)
             if absence is None:
                 raise
             self._suspect(absence)
-            if self._retry is None:
+            if decided is not None and decided is not error:
+                raise decided  # noqa: B904 - the error is what it is in: a chain would be a circle
+            if decided is not None or self._retry is None:
                 raise
             first, cap = self._retry
             after = redelivery(receive_count, first=first, cap=cap, rng=self._rng)

@@ -10,7 +10,7 @@ import trio
 from svc.database.failures import Guard, of_its_absence
 from svc.database.handler import DatabaseHandler
 from svc.devstack.postgres import Postgres
-from svc.processors import Message, Retry
+from svc.processors import Message, Reject, Retry
 from svc.settings import load
 from tests.database.conftest import database
 from tests.database.test_pool import seen
@@ -161,7 +161,47 @@ async def test_what_a_processor_raises_tells_whether_the_database_is_away() -> N
     with pytest.raises(ExceptionGroup):
         await failing(Message("id", "body"))  # type: ignore[operator]
     assert told == [lost, lost]
-    for own in (psycopg.errors.UniqueViolation(), psycopg.errors.DeadlockDetected(), ValueError()):
+    disk_full = psycopg.errors.DiskFull()  # it answers: a matter of the circuit breaker
+    for own in (psycopg.errors.UniqueViolation(), psycopg.errors.DeadlockDetected(), disk_full, ValueError()):
         assert of_its_absence(own) is None
     for away in (psycopg.errors.AdminShutdown(), psycopg.errors.TooManyConnections(), psycopg.OperationalError()):
         assert of_its_absence(away) is away
+
+
+@pytest.mark.parametrize("back_off", [(5.0, 900.0), None])
+@pytest.mark.parametrize("beside", [True, False], ids=["beside", "from"])
+@pytest.mark.parametrize("said", ["retry", "reject", "both", "nested"])
+async def test_what_the_processor_decides_stands_although_the_database_is_away(
+    back_off: tuple[float, float] | None, beside: bool, said: str
+) -> None:
+    later, bad, lost = Retry("later", after=700), Reject("bad"), psycopg.OperationalError("lost")
+    verdicts = {"retry": [later], "reject": [bad], "both": [bad, later], "nested": [ExceptionGroup("inner", [later])]}[
+        said
+    ]
+    told: list[psycopg.OperationalError] = []
+
+    async def process(message: Message) -> None:
+        if beside:
+            raise ExceptionGroup("of a nursery", [ValueError("no order"), lost, *verdicts])
+        raise ExceptionGroup("of a nursery", verdicts) from lost
+
+    guarded = Guard(told.append, back_off).around(process)
+    with pytest.raises((Retry, Reject)) as raised:
+        await guarded(Message("id", "body"))  # type: ignore[operator]
+    assert raised.value is (bad if said == "reject" else later)
+    assert told == [lost]
+
+
+async def test_a_plain_verdict_stands_and_the_database_is_suspected() -> None:
+    lost = psycopg.OperationalError("lost")
+    told: list[psycopg.OperationalError] = []
+
+    async def process(message: Message) -> None:
+        raise Retry("later", after=700) from lost if message.body == "from" else None
+
+    guarded = Guard(told.append, (5, 900)).around(process)
+    for body in ("from", "alone"):
+        with pytest.raises(Retry, match="later") as raised:
+            await guarded(Message("id", body))  # type: ignore[operator]
+        assert raised.value.after == 700
+    assert told == [lost]

@@ -13,7 +13,19 @@ import trio
 from svc.database.inbox import CREATE
 from tests.faults.effects import TABLES
 from tests.faults.proxy_postgres import Moment
-from tests.faults.trial_database import AWAY, BACK, FAILED, HOLD, ORDINARY, OURS, RETRIED, Base, Successor, fault
+from tests.faults.trial_database import (
+    AWAY,
+    BACK,
+    FAILED,
+    HOLD,
+    ORDINARY,
+    OURS,
+    RETRIED,
+    Base,
+    OnSmallDisk,
+    Successor,
+    fault,
+)
 
 
 async def unhealthy(base: Base, words: str = "the database") -> None:
@@ -116,6 +128,37 @@ async def _(base: Base) -> None:
     await base.execute(TABLES, CREATE)
     await held(base, partial(unhealthy, base))
     base.line.lead_to(f"127.0.0.1:{second.port}")
+
+
+@fault(
+    "database-disk-full",
+    "the disk with PostgreSQL's data (a tmpfs of 96 MiB) is full",
+    "*failed*, “No space left on device”; the circuit breaker opens, and a few messages are tried from time to time; goes on by "
+    "itself when there is room",
+    named="circuit breaker opened: nearly every message fails",
+    over="circuit breaker closed: receiving goes on",
+    make=OnSmallDisk,
+    calls_limit=40,
+    BREAKER_FAILURES="90% of 20",
+    BREAKER_PAUSE="2s-4s",
+)
+async def _(base: Base) -> None:
+    assert isinstance(base.server, OnSmallDisk)
+    # A page holds four effects then: the table grows all the time.
+    await base.execute(
+        f"ALTER TABLE effects ADD COLUMN weight text STORAGE PLAIN DEFAULT '{1800 * 'x'}'",
+        "CHECKPOINT",
+    )
+    await trio.to_thread.run_sync(base.server.fill)
+    try:
+        line = await base.t.logged(FAILED)
+        assert "No space left on device" in str(line)
+        await base.t.logged("circuit breaker opened")
+        await base.t.healthy(lambda body: body["breaker"]["state"] != "closed")
+        await trio.sleep(HOLD)
+        assert base.server.running
+    finally:
+        await trio.to_thread.run_sync(base.server.make_room)
 
 
 # -- others who use it --

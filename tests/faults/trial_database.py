@@ -7,13 +7,18 @@ no other effect is there, and the service is the same process as before.
 
 import contextlib
 import itertools
+import os
+import pwd
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 import trio
 
 from svc.database.inbox import CREATE
@@ -110,6 +115,46 @@ class Base:
 Breaks = Callable[[Base], Awaitable[None]]
 
 
+class OnSmallDisk(Postgres):
+    """A server whose data are on a disk of `MIB`, which `fill()` fills up. The disk is a tmpfs that only the server sees (a mount
+    namespace of its own), and so it goes with it, however that ends."""
+
+    MIB = 96
+    _MOUNT = 'mount -t tmpfs -o "size=$1,uid=$2,gid=$3,mode=0700" disk "$4" && shift 4 && exec "$@"'
+
+    @staticmethod
+    def why_not() -> str | None:
+        """What is missing here to mount a disk; None: nothing."""
+        if os.geteuid() != 0 or not Path("/proc/self/ns/mnt").exists():
+            return "only root on Linux can mount a disk"
+        command = ["unshare", "--mount", "mount", "-t", "tmpfs", "disk", "/mnt"]
+        try:
+            tried = subprocess.run(command, check=False, capture_output=True, text=True)
+        except OSError as error:
+            return f"no disk can be mounted here: {error}"
+        return None if tried.returncode == 0 else f"no disk can be mounted here: {tried.stderr.strip()}"
+
+    def _program(self) -> list[str]:
+        data = self._directory / "data"
+        data.mkdir(exist_ok=True)
+        nobody = pwd.getpwnam("nobody")
+        options = (f"{self.MIB}m", str(nobody.pw_uid), str(nobody.pw_gid), str(data))
+        return ["unshare", "--mount", "sh", "-c", self._MOUNT, "sh", *options, *super()._program()]
+
+    @property
+    def _ballast(self) -> Path:
+        return Path(f"/proc/{self.pid}/root{self._directory}/data/ballast")
+
+    def fill(self) -> None:
+        """Until not a byte has room."""
+        with self._ballast.open("ab", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(bytes(4096))
+
+    def make_room(self) -> None:
+        self._ballast.unlink()
+
+
 class Successor(Postgres):
     """A server that may take another's place: it has the same password."""
 
@@ -119,10 +164,10 @@ class Successor(Postgres):
 
 
 @contextlib.asynccontextmanager
-async def served(t: Trial, *flags: str) -> AsyncIterator[Base]:
+async def served(t: Trial, make: type[Postgres], *flags: str) -> AsyncIterator[Base]:
     """A server of the trial's own with its tables, and the service at work on it."""
     async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(Postgres(*flags))
+        server = await stack.enter_async_context(make(*flags))
         line = PostgresProxy(f"127.0.0.1:{server.port}")
         t.environ["DATABASE_URL"] = server.url.replace(f":{server.port}/", f":{line.port}/") + "?sslmode=disable"
         base = Base(server, line, t, stack)
@@ -139,6 +184,7 @@ def fault(
     *,
     named: str,
     over: str | None = None,
+    make: type[Postgres] = Postgres,
     flags: tuple[str, ...] = (),
     calls_limit: float = 10,
     processor: str = ONCE,
@@ -150,8 +196,10 @@ def fault(
     def add(breaks: Breaks) -> Breaks:
         @scenario(name, what, sees, **{**SETTINGS, "MESSAGE_PROCESSOR": processor, **environ})
         async def run(t: Trial) -> None:
+            if issubclass(make, OnSmallDisk) and (why_not := make.why_not()) is not None:
+                pytest.skip(why_not)
             t.reasons = {RETRIED: "rolled back with its effect", FAILED: "rolled back with its effect"}
-            async with served(t, *flags) as base:
+            async with served(t, make, *flags) as base:
                 base.once = processor == ONCE
                 pid = t.service.pid
                 async with t.outage(
