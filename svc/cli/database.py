@@ -6,6 +6,7 @@ import click
 import trio
 
 from svc.cli.commands import fail, settings_of, unusable
+from svc.cli.run import check_database
 
 
 @click.group()
@@ -27,8 +28,9 @@ def init(only_print: bool) -> None:
     settings = settings_of()
     if settings.database_url is None:
         unusable(["DATABASE_URL is not set: the database in which the table is to be created"])
+    check_database(settings)
     try:
-        where = trio.run(inbox.create_once, settings)
+        where, is_new = trio.run(inbox.create_once, settings)
     except inbox.Failed as failure:
         fail(str(failure))
-    click.echo(f"table svc_inbox in {where}: it is there")
+    click.echo(f"table svc_inbox in {where}: {'created' if is_new else 'it was there already'}")

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from svc.settings import Settings
+from svc.settings import Settings, printable
+
+NO_NAME = "a part of its host's name is empty, or longer than 63 characters"
 
 
 class UnusableDatabase(Exception):
@@ -40,12 +43,20 @@ def connect(info: str, seconds: float) -> "psycopg.Connection[Any]":
     try:
         return psycopg.connect(info, connect_timeout=max(2, round(seconds)))
     except UnicodeError:  # of Python's look-up of names, which psycopg lets through
-        raise UnusableDatabase("a part of its host's name is empty, or longer than 63 characters") from None
+        raise UnusableDatabase(NO_NAME) from None
 
 
 def check(settings: Settings) -> None:
     """Raises `UnusableDatabase`."""
-    conninfo(settings, "svc")
+    parts = conninfo_to_dict(conninfo(settings, "svc"))
+    host = parts.get("host") or next((one.val for one in pq.Conninfo.get_defaults() if one.keyword == b"host"), None)
+    text = host.decode("utf-8", "replace") if isinstance(host, bytes) else str(host or "")
+    for name in text.split(","):
+        try:
+            if not name.startswith(("/", "@")):
+                name.encode("idna")  # what Python's look-up does first
+        except UnicodeError:
+            raise UnusableDatabase(f"{NO_NAME} ({printable(name[:80])})") from None
 
 
 def place(settings: Settings) -> str:

@@ -16,7 +16,7 @@ from svc.database.conninfo import UnusableDatabase
 from svc.database.pool import Database
 from svc.database.sessions import AsyncioSession, InThreadSession, TrioSession
 from svc.processors import Session, ThreadSession, UnusableProcessor
-from svc.settings import Settings
+from svc.settings import Settings, queue_address
 
 log = structlog.get_logger(__name__)
 
@@ -65,17 +65,22 @@ class MissingInbox(UnusableProcessor):
     """The table is not there, or may not be written to."""
 
 
-def queue_name(url: str) -> str:
-    """What the inbox calls a queue: account and name, which all URLs of one queue have in common."""
-    return urlsplit(url).path.strip("/") or url
+def queue_name(settings: Settings) -> str:
+    """What the inbox calls the queue of these settings: region, account and name, which its ARN and all of its URLs have in
+    common. (Given by its name alone, it is of an account that nobody has named.)"""
+    address = queue_address(settings.sqs_queue_url)
+    account = address.account or settings.sqs_queue_owner
+    path = f"{account}/{address.name}" if account else urlsplit(address.url or address.name).path.strip("/")
+    return f"{settings.aws_region}/{path}"
 
 
 class PostgresInbox:
     """A `processors.Inbox` in PostgreSQL."""
 
-    def __init__(self, database: Database, queue_url: str) -> None:
+    def __init__(self, database: Database, queue: str) -> None:
+        """`queue`: see `queue_name`."""
         self._database = database
-        self._queue = queue_name(queue_url)
+        self._queue = queue
 
     def on_trio(self) -> Session:
         return TrioSession(self._database, self._queue)
@@ -128,14 +133,14 @@ class Failed(Exception):
     """The database cannot be reached, or refuses; the text says why."""
 
 
-async def create_once(settings: Settings) -> str:
-    """Create the table in the database of these settings; returns where that is. Raises `Failed`."""
+async def create_once(settings: Settings) -> tuple[str, bool]:
+    """Create the table in the database of these settings; returns where that is, and whether it is new. Raises `Failed`."""
     async with _for_once(settings) as database:
         try:
-            await create(database)
+            is_new = await create(database)
         except psycopg.Error as error:
             raise Failed(f"the table svc_inbox could not be created in {database.place}: {error}") from None
-        return database.place
+        return database.place, is_new
 
 
 async def check_once(settings: Settings) -> None:
@@ -143,7 +148,7 @@ async def check_once(settings: Settings) -> None:
     is waited for by others."""
     try:
         async with _for_once(settings) as database:
-            await PostgresInbox(database, settings.sqs_queue_url).check()
+            await PostgresInbox(database, queue_name(settings)).check()
     except (Failed, psycopg.Error) as error:
         log.warning("whether the inbox's table is there could not be found out", error=str(error))
 
@@ -162,9 +167,11 @@ async def _for_once(settings: Settings) -> AsyncIterator[Database]:
             await database.close("done", CLOSING)
 
 
-async def create(database: Database) -> None:
-    """Create the table, if it is not there. Raises `psycopg.Error`."""
+async def create(database: Database) -> bool:
+    """Create the table, if it is not there; whether it was not. Raises `psycopg.Error`."""
     async with database.connection() as connection:
         # Two that create it in the same moment meet in PostgreSQL's catalog, in spite of IF NOT EXISTS.
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('svc_inbox', 0))")
+        found = await connection.execute("SELECT to_regclass('svc_inbox') IS NULL")
         await connection.execute(CREATE)
+        return found.fetchone() == (True,)

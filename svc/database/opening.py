@@ -9,7 +9,7 @@ from svc.database.access import in_use
 from svc.database.conninfo import conninfo
 from svc.database.failures import Guard
 from svc.database.handler import DatabaseHandler
-from svc.database.inbox import PostgresInbox, check_once
+from svc.database.inbox import PostgresInbox, check_once, queue_name
 from svc.database.pool import Database
 from svc.maintenance.handler import Handler
 from svc.processors import AnyProcess, UnitOfWork, asyncio_loop
@@ -25,7 +25,7 @@ class Opened:
     def __init__(self, database: Database, settings: Settings, after: tuple[str, ...]) -> None:
         self._settings = settings
         self._database = database
-        self._inbox = PostgresInbox(database, settings.sqs_queue_url)
+        self._inbox = PostgresInbox(database, queue_name(settings))
         self.unit_of_work = UnitOfWork(self._inbox, patience=settings.sqs_visibility_timeout_seconds)
         """For processors that say `exactly_once`."""
         self.handler = DatabaseHandler(database, settings, after=after)

@@ -2,8 +2,9 @@
 
 Each borrows its connection when it claims the key, and gives it back when it is closed. Between the two the processor has it: it
 may do with the transaction what it likes, except end it. psycopg refuses its `commit()` and `rollback()`; a COMMIT sent as a
-statement is found out here, and so is a failed statement whose error the processor has kept to itself: the COMMIT after it would
-roll back, and say nothing.
+statement is found out here, even when another transaction was begun after it: `SAME` looks, in one round trip with our COMMIT,
+whether this is the transaction that has put the key in. A failed statement whose error the processor has kept to itself is found
+out too: the COMMIT after it would roll back, and say nothing.
 """
 
 import contextlib
@@ -23,12 +24,13 @@ CLAIM = b"""\
 WITH before AS MATERIALIZED (SELECT current_setting('lock_timeout') AS value),
     bounded AS MATERIALIZED (SELECT set_config('lock_timeout', %(wait)s, true) FROM before),
     claimed AS (
-        INSERT INTO svc_inbox (queue, key) SELECT %(queue)s, %(key)s FROM bounded ON CONFLICT DO NOTHING RETURNING key
+        INSERT INTO svc_inbox (queue, key) SELECT %(queue)s, %(key)s FROM bounded ON CONFLICT DO NOTHING
+        RETURNING key, pg_current_xact_id_if_assigned()::text AS transaction
     )
-SELECT set_config('lock_timeout', before.value, true) FROM claimed, before
+SELECT claimed.key, claimed.transaction, set_config('lock_timeout', before.value, true) FROM claimed, before
 """
-"""One row: the key is ours. None: it was there. `LockNotAvailable`: another transaction holds it. One statement, because each is
-a round trip; the bound on locks is this statement's own and not the processor's."""
+"""One row: the key is ours, and the transaction's identity. None: it was there. `LockNotAvailable`: another transaction holds it.
+One statement, because each is a round trip; the bound on locks is this statement's own and not the processor's."""
 
 CLAIM_ALL = b"""\
 WITH before AS MATERIALIZED (SELECT current_setting('lock_timeout') AS value),
@@ -36,11 +38,15 @@ WITH before AS MATERIALIZED (SELECT current_setting('lock_timeout') AS value),
     claimed AS (
         INSERT INTO svc_inbox (queue, key)
         SELECT %(queue)s, one.key FROM bounded, unnest(%(keys)s::text[]) AS one (key) ORDER BY one.key
-        ON CONFLICT DO NOTHING RETURNING key
+        ON CONFLICT DO NOTHING RETURNING key, pg_current_xact_id_if_assigned()::text AS transaction
     )
-SELECT claimed.key, set_config('lock_timeout', before.value, true) FROM claimed, before
+SELECT claimed.key, claimed.transaction, set_config('lock_timeout', before.value, true) FROM claimed, before
 """
 """A row for each key that is ours. In the order of the keys: two batches that share some must not wait for each other."""
+
+SAME = b"SELECT 1 / (pg_current_xact_id_if_assigned()::text IS NOT DISTINCT FROM %(transaction)s)::int"
+"""Fails in any other transaction than this one. It is sent together with the COMMIT, in a pipeline: what follows a failure there
+is not done, and no answer is waited for in between."""
 
 FORGET = "DELETE FROM svc_inbox WHERE queue = %(queue)s AND key = ANY (%(keys)s)"
 
@@ -55,6 +61,11 @@ CLOSING = 2.0
 Block = AbstractContextManager[psycopg.Transaction]
 """What begins a transaction when it is entered, and ends it when it is left."""
 
+Claimed = Sequence[tuple[str, str, str]]
+"""A row for each key that is ours: the key, the transaction's identity, and what does not matter."""
+
+ENDED = "the processor has ended the transaction itself: leave COMMIT and ROLLBACK to the service"
+
 ROLLBACK = (psycopg.Rollback, psycopg.Rollback(), None)
 NOTHING = (None, None, None)
 """How a block is left. What lends a connection is left by an error in any case: without one it would commit what is open."""
@@ -68,19 +79,22 @@ class InThreadSession:
         self._queue = queue
         self._held = contextlib.ExitStack()
         self._block: Block | None = None
+        self._rows: Claimed = ()
         self.transaction: psycopg.Connection[Any] | None = None
 
     def claim(self, key: str) -> Claim:
         raw = self._held.enter_context(self._database.sync_connection())
         self.transaction = raw
-        claim, self._block = claimed(raw, self._queue, key)
-        return claim
+        rows, self._block = begun(raw, CLAIM, {"queue": self._queue, "key": key})
+        self._rows = rows or ()
+        return _claim(rows)
 
     def claim_all(self, keys: Sequence[str]) -> Sequence[str] | None:
         raw = self._held.enter_context(self._database.sync_connection())
         self.transaction = raw
-        ours, self._block = all_claimed(raw, self._queue, keys)
-        return ours
+        rows, self._block = begun(raw, CLAIM_ALL, {"queue": self._queue, "keys": list(keys)})
+        self._rows = rows or ()
+        return _ours(rows)
 
     def forget(self, keys: Sequence[str]) -> None:
         assert self.transaction is not None
@@ -89,7 +103,7 @@ class InThreadSession:
     def commit(self, check: Callable[[], None]) -> None:
         assert self.transaction is not None
         assert self._block is not None
-        commit(self.transaction, self._block, check)
+        commit(self.transaction, self._block, self._rows, check)
         self._block = None
 
     def close(self) -> None:
@@ -108,27 +122,26 @@ class TrioSession:
         self._queue = queue
         self._held = contextlib.AsyncExitStack()
         self._block: Block | None = None
+        self._rows: Claimed = ()
         self.transaction: TrioTransaction | None = None
 
     async def claim(self, key: str) -> Claim:
-        connection = await self._held.enter_async_context(self._database.connection())
-        self.transaction = TrioTransaction(connection)
-
-        def begin(raw: psycopg.Connection[Any]) -> Claim:
-            claim, self._block = claimed(raw, self._queue, key)
-            return claim
-
-        return await connection.call(begin)
+        return _claim(await self._begin(CLAIM, {"queue": self._queue, "key": key}))
 
     async def claim_all(self, keys: Sequence[str]) -> Sequence[str] | None:
+        return _ours(await self._begin(CLAIM_ALL, {"queue": self._queue, "keys": list(keys)}))
+
+    async def _begin(self, query: bytes, params: dict[str, Any]) -> Claimed | None:
         connection = await self._held.enter_async_context(self._database.connection())
         self.transaction = TrioTransaction(connection)
 
-        def begin(raw: psycopg.Connection[Any]) -> Sequence[str] | None:
-            ours, self._block = all_claimed(raw, self._queue, keys)
-            return ours
+        def begin(raw: psycopg.Connection[Any]) -> Claimed | None:
+            rows, self._block = begun(raw, query, params)
+            return rows
 
-        return await connection.call(begin)
+        rows = await connection.call(begin)
+        self._rows = rows or ()
+        return rows
 
     async def forget(self, keys: Sequence[str]) -> None:
         assert self.transaction is not None
@@ -137,11 +150,11 @@ class TrioSession:
     async def commit(self, check: Callable[[], None]) -> None:
         assert self.transaction is not None
         assert self._block is not None
-        block = self._block
+        block, rows = self._block, self._rows
         await trio.lowlevel.checkpoint_if_cancelled()
         # On the way it is not cancelled: nobody would know what has become of it. Where no answer comes, the connection is cut.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._database.timeout) as bound:
-            await self.transaction.connection.call(lambda raw: commit(raw, block, check))
+            await self.transaction.connection.call(lambda raw: commit(raw, block, rows, check))
         if bound.cancelled_caught:
             raise psycopg.OperationalError(
                 f"the commit had no answer in {self._database.timeout:g} s: the redelivery finds out what became of it"
@@ -166,24 +179,24 @@ class AsyncioSession:
         self._queue = queue
         self._held = contextlib.AsyncExitStack()
         self._block: AbstractAsyncContextManager[psycopg.AsyncTransaction] | None = None
+        self._rows: Claimed = ()
         self.transaction: psycopg.AsyncConnection[Any] | None = None
 
     async def claim(self, key: str) -> Claim:
-        rows = await self._begin(CLAIM, {"wait": BUSY_WAIT, "queue": self._queue, "key": key})
-        return Claim.BUSY if rows is None else Claim.OURS if rows else Claim.DONE
+        return _claim(await self._begin(CLAIM, {"queue": self._queue, "key": key}))
 
     async def claim_all(self, keys: Sequence[str]) -> Sequence[str] | None:
-        rows = await self._begin(CLAIM_ALL, {"wait": BUSY_WAIT, "queue": self._queue, "keys": list(keys)})
-        return None if rows is None else [row[0] for row in rows]
+        return _ours(await self._begin(CLAIM_ALL, {"queue": self._queue, "keys": list(keys)}))
 
-    async def _begin(self, query: bytes, params: dict[str, Any]) -> list[Any] | None:
-        """The rows; None: another transaction holds a key."""
+    async def _begin(self, query: bytes, params: dict[str, Any]) -> Claimed | None:
+        """As `begun`."""
         self.transaction = raw = await self._held.enter_async_context(self._database.asyncio_connection())
         block = raw.transaction()
         await block.__aenter__()
         self._block = block
         try:
-            return await (await raw.execute(query, params)).fetchall()
+            self._rows = await (await raw.execute(query, {"wait": BUSY_WAIT, **params})).fetchall()
+            return self._rows
         except BUSY:
             return None
         except psycopg.errors.UndefinedTable as missing:
@@ -198,8 +211,16 @@ class AsyncioSession:
         assert self._block is not None
         refuse(self.transaction)
         check()
-        await self._block.__aexit__(*NOTHING)
-        self._block = None
+        try:
+            async with self.transaction.pipeline():
+                await self.transaction.execute(SAME, same(self._rows))
+                block, self._block = self._block, None  # however this ends, it has been left
+                await block.__aexit__(*NOTHING)
+        except psycopg.Error as error:
+            if not was_another(error):
+                raise
+            await self.transaction.rollback()
+            raise NotCommitted(ENDED) from None
 
     async def close(self) -> None:
         with contextlib.suppress(psycopg.Error):
@@ -209,23 +230,20 @@ class AsyncioSession:
             await self._held.__aexit__(*ROLLBACK)
 
 
-def claimed(raw: "psycopg.Connection[Any]", queue: str, key: str) -> tuple[Claim, Block]:
-    """Begin, and put the key into the inbox. Raises `psycopg.Error`."""
-    rows, block = _begin(raw, CLAIM, {"wait": BUSY_WAIT, "queue": queue, "key": key})
-    return Claim.BUSY if rows is None else Claim.OURS if rows else Claim.DONE, block
+def _claim(rows: Claimed | None) -> Claim:
+    return Claim.BUSY if rows is None else Claim.OURS if rows else Claim.DONE
 
 
-def all_claimed(raw: "psycopg.Connection[Any]", queue: str, keys: Sequence[str]) -> tuple[Sequence[str] | None, Block]:
-    """The same for several: those that are ours now; None: one of them is busy."""
-    rows, block = _begin(raw, CLAIM_ALL, {"wait": BUSY_WAIT, "queue": queue, "keys": list(keys)})
-    return None if rows is None else [row[0] for row in rows], block
+def _ours(rows: Claimed | None) -> Sequence[str] | None:
+    return None if rows is None else [row[0] for row in rows]
 
 
-def _begin(raw: "psycopg.Connection[Any]", query: bytes, params: dict[str, Any]) -> tuple[list[Any] | None, Block]:
+def begun(raw: "psycopg.Connection[Any]", query: bytes, params: dict[str, Any]) -> tuple[Claimed | None, Block]:
+    """Begin, and put keys into the inbox; None: another transaction holds one of them. Raises `psycopg.Error`."""
     block = raw.transaction()
     block.__enter__()
     try:
-        return raw.execute(query, params).fetchall(), block
+        return raw.execute(query, {"wait": BUSY_WAIT, **params}).fetchall(), block
     except BUSY:
         return None, block
     except psycopg.errors.UndefinedTable as missing:
@@ -237,15 +255,35 @@ def _begin(raw: "psycopg.Connection[Any]", query: bytes, params: dict[str, Any])
         raise
 
 
-def commit(raw: "psycopg.Connection[Any]", block: Block, check: Callable[[], None]) -> None:
-    """Commit, or roll back and raise."""
+def commit(raw: "psycopg.Connection[Any]", block: Block, rows: Claimed, check: Callable[[], None]) -> None:
+    """Commit the transaction in which these were claimed, or roll back and raise."""
     try:
         refuse(raw)
         check()
     except BaseException:
         roll_back(block)
         raise
-    block.__exit__(*NOTHING)
+    try:
+        with raw.pipeline():
+            raw.execute(SAME, same(rows))
+            block.__exit__(*NOTHING)
+    except psycopg.Error as error:
+        if not was_another(error):
+            raise
+        raw.rollback()
+        raise NotCommitted(ENDED) from None
+
+
+def was_another(error: BaseException | None) -> bool:
+    """Whether a pipeline has ended by this because `SAME` found another transaction."""
+    while isinstance(error, psycopg.errors.PipelineAborted):  # the COMMIT behind it was not done
+        error = error.__context__
+    return isinstance(error, psycopg.errors.DivisionByZero)
+
+
+def same(rows: Claimed) -> dict[str, str]:
+    """The parameters of `SAME`."""
+    return {"transaction": rows[0][1]}
 
 
 def roll_back(block: Block) -> None:
@@ -260,4 +298,4 @@ def refuse(raw: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> Non
             "rolled back: a statement failed, and the processor went on; what may fail belongs into a savepoint"
         )
     if status == TransactionStatus.IDLE:
-        raise NotCommitted("the processor has ended the transaction itself: leave COMMIT and ROLLBACK to the service")
+        raise NotCommitted(ENDED)

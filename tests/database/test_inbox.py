@@ -1,6 +1,7 @@
 """Exactly once, against a real PostgreSQL: each colour of processor commits its key and its effects together, or neither."""
 
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,11 +13,12 @@ from svc import Batch, Message, Retry, Transaction, processor, processors
 from svc.database import Database, inbox
 from svc.devstack.postgres import Postgres
 from svc.processors import UNMARKED, NotCommitted, NotOurs, UnitOfWork, UnusableProcessor
+from svc.settings import load
 from tests.database.conftest import database
 
 pytestmark = pytest.mark.xdist_group("postgres")
 
-URL = "http://sqs/000000000000/orders"
+QUEUE = "us-east-1/000000000000/orders"
 INSERT = "INSERT INTO effects VALUES (%s)"
 
 
@@ -35,6 +37,9 @@ async def on_trio(message: Message, transaction: Transaction) -> None:
                     await transaction.execute("nonsense")
         case "commit":
             await transaction.execute("COMMIT")
+        case "COMMIT; BEGIN" | "ROLLBACK; BEGIN" as ends:
+            await transaction.execute(ends)
+            await transaction.execute(INSERT, ("afterwards",))
         case "sleep":
             await transaction.execute("SELECT pg_sleep(60)")
         case "wait":
@@ -61,6 +66,9 @@ async def on_asyncio(message: Message, connection: psycopg.AsyncConnection[Any])
                     await connection.execute("nonsense")
         case "commit":
             await connection.execute("COMMIT")
+        case "COMMIT; BEGIN" | "ROLLBACK; BEGIN" as ends:
+            await connection.execute(ends.encode())
+            await connection.execute(INSERT, ("afterwards",))
         case "method":
             await connection.commit()
         case "sleep":
@@ -81,6 +89,9 @@ def in_a_thread(message: Message, connection: psycopg.Connection[Any]) -> None:
                 connection.execute("nonsense")
         case "commit":
             connection.execute("COMMIT")
+        case "COMMIT; BEGIN" | "ROLLBACK; BEGIN" as ends:
+            connection.execute(ends.encode())
+            connection.execute(INSERT, ("afterwards",))
         case "method":
             connection.commit()
 
@@ -93,7 +104,7 @@ class Bench:
 
     def __init__(self, opened: Database) -> None:
         self.database = opened
-        self.inbox = inbox.PostgresInbox(opened, URL)
+        self.inbox = inbox.PostgresInbox(opened, QUEUE)
         self.unit = UnitOfWork(self.inbox, patience=3)
 
     @contextlib.asynccontextmanager
@@ -147,6 +158,42 @@ async def test_what_fails_leaves_neither_effect_nor_key(bench: Bench, function: 
 
 
 @COLOURS
+async def test_a_processor_that_ends_the_transaction_and_begins_another_is_found_out(
+    bench: Bench, function: Callable[..., object]
+) -> None:
+    async with bench.process(function) as process:
+        with pytest.raises(NotCommitted, match="has ended the transaction itself"):
+            await process(Message("a", "ROLLBACK; BEGIN"))
+        assert await bench.rows() == ([], [])  # an effect without its key would be there twice
+        with pytest.raises(NotCommitted, match="has ended the transaction itself"):
+            await process(Message("b", "COMMIT; BEGIN"))
+        assert await bench.rows() == (["b"], ["b"])
+        for _ in range(8):  # the connection is as good as new, and statements are prepared
+            await process(Message("c", "go"))
+            await process(Message(str(uuid.uuid4()), "go"))
+    effects, keys = await bench.rows()
+    assert effects == keys
+    assert len(keys) == 10
+
+
+@COLOURS
+async def test_what_the_commit_itself_refuses_is_rolled_back(bench: Bench, function: Callable[..., object]) -> None:
+    async with bench.database.connection() as connection:
+        await connection.execute("CREATE TABLE once (id text UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+        await connection.execute("CREATE RULE twice AS ON INSERT TO effects DO INSERT INTO once VALUES ('x')")
+    try:
+        async with bench.process(function) as process:
+            await process(Message("a", "go"))
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                await process(Message("b", "go"))
+        assert await bench.rows() == (["a"], ["a"])
+    finally:
+        async with bench.database.connection() as connection:
+            await connection.execute("DROP RULE twice ON effects")
+            await connection.execute("DROP TABLE once")
+
+
+@COLOURS
 async def test_a_lease_that_is_over_commits_nothing(bench: Bench, function: Callable[..., object]) -> None:
     bench.unit.is_ours = lambda message: message.body != "late"
     async with bench.process(function) as process:
@@ -187,7 +234,7 @@ async def test_a_key_in_a_transaction_that_has_not_ended_is_waited_for(bench: Be
 async def test_a_key_that_somebody_keeps_sends_the_message_back(bench: Bench, postgres: Postgres) -> None:
     bench.unit = UnitOfWork(bench.inbox, patience=0.5)
     with psycopg.connect(postgres.url) as other:
-        other.execute("INSERT INTO svc_inbox (queue, key) VALUES ('000000000000/orders', 'a')")
+        other.execute("INSERT INTO svc_inbox (queue, key) VALUES ('us-east-1/000000000000/orders', 'a')")
         async with bench.process(on_trio) as process:
             with pytest.raises(Retry, match="another transaction holds the key 'a'") as caught:
                 await process(Message("a", "go"))
@@ -235,7 +282,7 @@ async def test_old_keys_go_in_small_steps_by_one_instance_at_a_time(
 ) -> None:
     async with bench.database.connection() as connection:
         await connection.execute(
-            "INSERT INTO svc_inbox SELECT '000000000000/orders', n::text, now() - make_interval(days => n)"
+            "INSERT INTO svc_inbox SELECT 'us-east-1/000000000000/orders', n::text, now() - make_interval(days => n)"
             " FROM generate_series(1, 30) n UNION SELECT 'other/queue', 'x', now() - interval '90 days'"
         )
     monkeypatch.setattr(inbox, "FORGET_ROWS", 4)
@@ -247,7 +294,7 @@ async def test_old_keys_go_in_small_steps_by_one_instance_at_a_time(
             raise ZeroDivisionError  # one round is enough
 
     with psycopg.connect(postgres.url) as other:
-        other.execute("SELECT pg_advisory_xact_lock(hashtextextended('svc_inbox 000000000000/orders', 0))")
+        other.execute("SELECT pg_advisory_xact_lock(hashtextextended('svc_inbox us-east-1/000000000000/orders', 0))")
         with pytest.raises(ZeroDivisionError):
             await bench.inbox.forget_old(15 * 86_400, every=7, sleep=look)
         assert len((await bench.rows())[1]) == 31  # the other one is at it
@@ -271,7 +318,7 @@ async def test_what_is_missing_is_told(postgres: Postgres, request: pytest.Fixtu
         with pytest.raises(
             UnusableProcessor, match=r"table svc_inbox in empty at .* is not there: run `svc database init`"
         ):
-            await inbox.PostgresInbox(made, URL).check()
+            await inbox.PostgresInbox(made, QUEUE).check()
         bench = Bench(made)
         async with bench.process(on_trio) as process:
             with pytest.raises(NotCommitted, match="run `svc database init`"):
@@ -286,16 +333,25 @@ async def test_what_is_missing_is_told(postgres: Postgres, request: pytest.Fixtu
         await made.close("the test is over", 5)
 
 
-def test_all_urls_of_a_queue_are_one_queue() -> None:
-    names = {
-        inbox.queue_name(url)
-        for url in (
-            "https://sqs.eu-west-1.amazonaws.com/123456789012/orders",
-            "https://eu-west-1.queue.amazonaws.com/123456789012/orders",
-            "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/123456789012/orders",
-        )
-    }
-    assert names == {"123456789012/orders"}
+@pytest.mark.parametrize(
+    ("queue", "name"),
+    [
+        ("https://sqs.eu-west-1.amazonaws.com/123456789012/orders", "eu-west-1/123456789012/orders"),
+        ("https://eu-west-1.queue.amazonaws.com/123456789012/orders", "eu-west-1/123456789012/orders"),
+        ("https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/123456789012/orders", "eu-west-1/123456789012/orders"),
+        ("arn:aws:sqs:eu-west-1:123456789012:orders", "eu-west-1/123456789012/orders"),
+        ("https://sqs.us-west-2.amazonaws.com/123456789012/orders", "us-west-2/123456789012/orders"),
+        ("http://elasticmq:9324/queue/orders", "us-east-1/queue/orders"),
+    ],
+)
+def test_all_addresses_of_a_queue_are_one_queue_and_regions_are_kept_apart(queue: str, name: str) -> None:
+    assert inbox.queue_name(load({"SQS_QUEUE_URL": queue})) == name
+
+
+def test_a_queue_that_is_given_by_its_name_has_the_account_that_is_named() -> None:
+    given = {"SQS_QUEUE_URL": "orders", "AWS_REGION": "eu-west-1", "AWS_ENDPOINT": ""}
+    assert inbox.queue_name(load({**given, "SQS_QUEUE_OWNER": "123456789012"})) == "eu-west-1/123456789012/orders"
+    assert inbox.queue_name(load(given)) == "eu-west-1/orders"
 
 
 @processor(batch=10, exactly_once=True)
@@ -376,7 +432,7 @@ async def test_a_message_that_is_twice_in_a_batch_is_a_duplicate(bench: Bench, f
 async def test_a_batch_with_a_key_that_somebody_keeps_goes_back(bench: Bench, postgres: Postgres) -> None:
     bench.unit = UnitOfWork(bench.inbox, patience=0.5)
     with psycopg.connect(postgres.url) as other:
-        other.execute("INSERT INTO svc_inbox (queue, key) VALUES ('000000000000/orders', 'a')")
+        other.execute("INSERT INTO svc_inbox (queue, key) VALUES ('us-east-1/000000000000/orders', 'a')")
         async with bench.process(batch_on_trio) as process:
             with pytest.raises(Retry, match="another transaction holds the key"):
                 await process.call(Batch([process.read(Message("a", "go")), process.read(Message("b", "go"))]))
