@@ -137,7 +137,7 @@ class ScriptedQueue(SimulatedQueue):
         - `kind`: receive, delete, change_visibility, dead_letter, send, attributes.
         - `how`: one of `svc.testing.What`: "error" (SQS answers with a 500), "throttle", "timeout-before" (SQS
           never acts), "timeout-after" (SQS acts, and its answer is lost), "error-after", "partial" (only the entry of
-          `message` is refused), "delay" (the call takes `delay` seconds longer), …
+          `message` is refused), "delay" (the call takes `delay` seconds longer), "delay-after" (its answer does), …
         - `message`: only calls that are about this message (deletes and changes of visibility).
         """
         if kind not in get_args(CallKind):

@@ -56,7 +56,7 @@ FIRST_SEEDS = {
     "releases_without_answer_are_repeated": 385,
     "one_lost_lease_cancels_all": 38,
     "a_lost_item_is_begun_again_beside_its_batch": 57,
-    "a_drain_lets_linger": 111,
+    "a_drain_lets_linger": 250,
     "a_group_is_gathered_out_of_order": 2,
     "the_rest_of_the_group_passes": 2,
     "cancelled_is_taken_for_returned": 13,

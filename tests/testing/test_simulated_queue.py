@@ -179,6 +179,17 @@ async def test_a_timeout_after_the_server_acted(autojump_clock: Clock) -> None:
     assert trio.current_time() == 30  # the lost lease ran from 0 to 30
 
 
+async def test_an_answer_is_held_back_after_the_server_acted(autojump_clock: Clock) -> None:
+    queue = SimulatedQueue(faults=[Fault("delay-after", "receive", nth=1, seconds=3)])
+    queue.put("x")
+    (delivery,) = await receive(queue, wait=20, visibility=10)
+    assert trio.current_time() == 3
+    assert await queue.change_visibility({delivery.receipt: 10}) == {}
+    (assigned,) = events(queue, history.Assigned)
+    assert isinstance(assigned, history.Assigned)
+    assert (assigned.at, assigned.until) == (0, 10)
+
+
 @pytest.mark.parametrize(
     ("what", "error", "acted"),
     [
