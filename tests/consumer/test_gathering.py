@@ -72,6 +72,13 @@ async def test_half_of_a_lease_is_the_longest() -> None:
     assert taken(gathering, 20) == [("ab", "flush")]
 
 
+async def test_of_a_portion_the_lease_that_ends_first_counts() -> None:
+    gathering = Gathering(size=10, linger=100)
+    gathering.put(Portion([entry("a"), entry("b", lease=30), entry("c", lease=50)]), 10)
+    assert gathering.take(19.9, company=True) == ([], [], 20)
+    assert taken(gathering, 20) == [("abc", "flush")]
+
+
 async def test_what_is_of_one_group_is_not_torn_apart() -> None:
     gathering = Gathering(size=4, linger=100)
     gathering.put(portion("a", "b"), 0)

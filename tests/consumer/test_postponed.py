@@ -51,7 +51,8 @@ def test_two_copies_in_one_second_are_one_message_until_the_later_time() -> None
     held = Postponed()
     held.add("a", 6.9, 0)
     held.add("a", 6.2, 0)
-    assert (held.number(6.5), held.first(6.5)) == (1, {"a": 6.9})
+    held.move("a", 6.2, 6.5, 6.1)
+    assert (held.number(6.1), held.first(6.1)) == (1, {"a": 6.9})
     held.move("a", 6.2, 6.0, 6.5)  # the earlier copy: the later one is still there
     assert (held.number(6.5), held.first(6.5)) == (1, {"a": 6.9})
     held.add("a", 7.0, 6.5)
@@ -132,9 +133,9 @@ def test_neither_memory_nor_a_look_grows_with_how_many_wait() -> None:
         assert held._kept <= KEPT
         return min(took), memory
 
-    few, many = look(1_000), look(100_000)
+    few, many = look(1_000), look(30_000)
     assert many[0] < 5 * few[0] + 0.001
-    assert many[1] < 10_000_000  # 100 bytes for each, and no more with a million
+    assert many[1] < 5_000_000  # and no more than twice that with a million
 
 
 @pytest.mark.parametrize("number", [150, 1200])

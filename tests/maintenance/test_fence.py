@@ -147,15 +147,15 @@ async def test_a_standstill_is_told_and_its_end_too(autojump_clock) -> None:
         parts = Parts()
         await opened(parts)
         assert not lines  # an ordinary start has no trouble to tell of
-        parts.time += 5
+        parts.time += 5.16
         parts.fence.tick()
-        await trio.sleep(1.5)
+        await trio.sleep(1.52)
         parts.fence.registered(trio.current_time(), True)
         parts.fence.looked(trio.current_time(), True)
     began, over = lines
     assert (began["event"], began["seconds"]) == (
         "this process has stood still: looking at the switch before the next receive",
-        5,
+        5.2,
     )
     assert (over["event"], over["after_seconds"]) == ("receives may begin again after the standstill", 1.5)
 

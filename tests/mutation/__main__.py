@@ -20,9 +20,16 @@ ROOT = Path(__file__).parents[2]
 MAINTENANCE = tuple(f"tests/maintenance/test_{name}.py" for name in ("fleet", "fence", "maintenance", "orders"))
 FILES: dict[str, tuple[str, ...]] = {
     "svc/backoff.py": ("tests/consumer/test_retries.py", "tests/consumer/test_worker.py"),
+    "svc/consumer/batches.py": ("tests/consumer/test_batches.py",),
     "svc/consumer/breaker_state.py": ("tests/consumer/test_breaker.py",),
     "svc/consumer/delivery_states.py": ("tests/consumer/test_delivery_states.py",),
     "svc/consumer/drain.py": ("tests/consumer/test_drain_report.py",),
+    "svc/consumer/gathering.py": ("tests/consumer/test_gathering.py", "tests/consumer/test_batches.py"),
+    "svc/consumer/ledger.py": (
+        "tests/consumer/test_ledger.py",
+        "tests/consumer/test_worker.py",
+        "tests/consumer/test_drain_report.py",
+    ),
     "svc/consumer/postponed.py": ("tests/consumer/test_postponed.py",),
     "svc/consumer/settlement_batches.py": ("tests/consumer/test_settlement_batches.py",),
     "svc/consumer/waiting_groups.py": ("tests/consumer/test_waiting_groups.py", "tests/consumer/test_fifo_poison.py"),
@@ -30,6 +37,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "svc/maintenance/fleet.py": MAINTENANCE,
     "svc/maintenance/orders.py": MAINTENANCE,
     "svc/maintenance/phases.py": MAINTENANCE,
+    "svc/maintenance/registration.py": ("tests/maintenance/test_registration.py",),
     "svc/maintenance/switch_value.py": MAINTENANCE,
 }
 """Each file, and the tests that have to notice."""
