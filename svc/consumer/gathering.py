@@ -51,9 +51,10 @@ class Gathering:
     def __init__(self, *, size: int, linger: float) -> None:
         self._size = size
         self._linger = linger
-        self._waiting: deque[Portion] = deque()
-        self._messages = 0  # in them, with those that were decided since the last look
-        self._changed = False
+        self._waiting: deque[Portion]
+        self._messages: int  # in them, with those that were decided since the last look
+        self._changed: bool
+        self._keep(())
         self.flushing = False
         """While true nothing lingers: set by a drain."""
 

@@ -107,12 +107,14 @@ async def test_a_batch_does_not_begin_with_leases_that_are_over(autojump_clock, 
     queue = SimulatedQueue(fifo=fifo)
     for body in "abc":
         queue.put(body, **({"group_id": body, "deduplication_id": body} if fifo else {}))
-    async with SimulatedService(queue, handle) as service:
+    async with SimulatedService(queue, handle, SQS_VISIBILITY_TIMEOUT_SECONDS="60") as service:
         await service.idle()
         assert sorted(body for body, _ in called) == ["a", "b", "c"]  # each once: the first is remembered as finished
         assert all(is_ours for _, is_ours in called)
         lost = {one.body for one in service.endings if one.outcome == "lost"}
         assert lost >= {"a", "b", "c"} - {called[0][0]}
+        errors = [one.error for one in service.core.worker.statistics().recent_errors]
+        assert errors.count("lost: its lease ran out before its turn came") == 2
 
 
 # -- what becomes of each item --
@@ -209,7 +211,7 @@ async def test_what_cannot_be_read_may_fail_alone(autojump_clock) -> None:
     queue = ScriptedQueue(max_receive_count=2)
     queue.put_all("1", "x")
     async with SimulatedService(queue, handle, RETRY_BACKOFF="off") as service:
-        await service.wait_for(lambda: bool(queue.dead_letters.bodies))
+        await service.wait_for(lambda: bool(queue.dead_letters.bodies), every=1)
         assert (service.processed, service.failed) == (["1"], ["x", "x"])
 
 
@@ -322,7 +324,7 @@ async def test_a_batch_that_ignores_its_cancellation_is_outlived(autojump_clock)
         assert service.released == ["a", "b"]
         assert set(service.core.worker.tally.so_far().stubborn) == {"simulated-1", "simulated-2"}
         assert figures is not None
-        await service.wait_for(lambda: len(service.batches) == 1)
+        await service.wait_for(lambda: len(service.batches) == 1, every=1)
 
 
 async def test_a_drain_that_is_called_off_changes_nothing(autojump_clock) -> None:

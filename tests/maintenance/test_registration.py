@@ -158,6 +158,13 @@ def test_what_is_of_another_form_is_none(value: bytes) -> None:
         registration(value)
 
 
+def test_what_earlier_versions_do_not_say() -> None:
+    document = json.loads(HELD.value())
+    del document["acknowledgement"]["quiet"], document["acknowledgement"]["receives"]
+    read = registration(json.dumps(document).encode()).acknowledgement
+    assert (read.quiet, read.receives) == (False, 0)
+
+
 def test_what_is_kept_of_somebody_elses_is_bounded() -> None:
     drain = {
         "text": "x" * 600, "none": None, "true": True, "whole": 2**70, "part": 0.5, "list": [1], "nan": math.nan,

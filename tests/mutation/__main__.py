@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 MAINTENANCE = tuple(f"tests/maintenance/test_{name}.py" for name in ("fleet", "fence", "maintenance", "orders"))
 FILES: dict[str, tuple[str, ...]] = {
     "svc/backoff.py": ("tests/consumer/test_retries.py", "tests/consumer/test_worker.py"),
-    "svc/consumer/batches.py": ("tests/consumer/test_batches.py",),
+    "svc/consumer/batches.py": ("tests/consumer/test_batches.py", "tests/consumer/test_batch_ends.py"),
     "svc/consumer/breaker_state.py": ("tests/consumer/test_breaker.py",),
     "svc/consumer/delivery_states.py": ("tests/consumer/test_delivery_states.py",),
     "svc/consumer/drain.py": ("tests/consumer/test_drain_report.py",),
