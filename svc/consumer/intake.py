@@ -143,7 +143,7 @@ class Intake(Listener):
         now = trio.current_time()
         retried = entry.ended is Outcome.RELEASED and entry.fate is not None and entry.fate.after > 0
         if entry.is_finished:
-            self._waiting.finished(group)
+            self._waiting.finished(group, entry.landed_at)
         elif retried or entry.ended is Outcome.FAILED:
             self._waiting.failed(group, entry.hidden_until, now)
         else:

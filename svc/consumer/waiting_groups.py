@@ -19,12 +19,15 @@ class WaitingGroups:
         self._patience = patience
         self._groups: dict[str, tuple[float, float]] = {}
         """Group → when its failed message is visible again, and from when on it is not waited for."""
+        self._failed_at: dict[str, float] = {}
 
     def failed(self, group: str, visible_at: float, now: float) -> None:
         """A message of the group has failed, and is visible again then."""
         if len(self._groups) >= SWEEP:
             self._groups = {name: held for name, held in self._groups.items() if held[1] > now}
+            self._failed_at = {name: self._failed_at[name] for name in self._groups}
         self._groups[group] = (visible_at, visible_at + self._patience)
+        self._failed_at[group] = now
 
     def landed(self, group: str) -> None:
         """A message of the group has come."""
@@ -36,9 +39,11 @@ class WaitingGroups:
         if group in self._groups and self._groups[group][1] == math.inf:
             self._groups[group] = (self._groups[group][0], now + self._patience)
 
-    def finished(self, group: str) -> None:
-        """A message of the group has left the queue."""
-        self._groups.pop(group, None)
+    def finished(self, group: str, landed_at: float) -> None:
+        """A message of the group, which landed then, has left the queue. One that landed before the failure stood before the
+        failed message, in a batch with it, and was only confirmed later: the group waits on."""
+        if landed_at > self._failed_at.get(group, math.inf):
+            del self._groups[group], self._failed_at[group]
 
     def slept(self, seconds: float) -> None:
         """The clock that all these times are of has stood still for so long, and the queue's has not."""

@@ -86,7 +86,8 @@ async def test_what_holds_nothing_is_deleted_without_a_call(autojump_clock) -> N
         queue.put_all(body, body, group_id="a" if fifo else None)
         async with SimulatedService(queue, handle) as service:
             await service.wait_for(lambda service=service: len(service.processed) == 2)  # type: ignore[misc]
-            assert (trio.current_time(), service.batches) == (began, [])
+            assert trio.current_time() < began + 1  # nor does it wait for company
+            assert service.batches == []
             service.core.manager.stop()
 
 
@@ -337,8 +338,10 @@ async def test_a_second_signal_gives_back_what_waits_behind_a_call_that_goes_on(
 
 
 @pytest.mark.expects_errors
-async def test_what_was_not_begun_goes_back_when_no_receive_brings_it_in_vain(autojump_clock) -> None:
-    """a2 is visible again after 5 s, and a receive that is out until 20 would bring what is behind it before."""
+@pytest.mark.parametrize("first", ["delete", "change_visibility"])
+async def test_what_was_not_begun_goes_back_when_no_receive_brings_it_in_vain(autojump_clock, first: str) -> None:
+    """a2 is visible again after 5 s, and a receive that is out until 20 would bring it together with what is behind it. The
+    delete of a1 and the failure of a2 are confirmed in either order."""
 
     @processor(batch=2, linger=0)
     async def handle(batch: Batch) -> None:
@@ -346,13 +349,13 @@ async def test_what_was_not_begun_goes_back_when_no_receive_brings_it_in_vain(au
             if item.message.body == "a2" and item.message.receive_count == 1:
                 item.fail("no")
 
-    queue = SimulatedQueue(fifo=True)
+    queue = ScriptedQueue(fifo=True)
+    later = {"delete": "change_visibility", "change_visibility": "delete"}[first]
+    queue.fail(later, "delay", delay=0.5)  # type: ignore[arg-type]
     in_groups(queue, "a1", "a2", "a3", "a4")
     async with SimulatedService(queue, handle, RETRY_BACKOFF="5s") as service:
         await service.outcome("a4")
-        first = service.when("a3", "released")
+        assert service.when("a3", "released") > 15
         await service.idle()
-    print(first, service.timeline())
-    assert first > 15
     gc.collect()
     assert [held.message.body for held in gc.get_objects() if isinstance(held, Entry)] == []

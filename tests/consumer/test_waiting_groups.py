@@ -22,9 +22,20 @@ def test_while_it_is_worked_on_again_the_group_waits_on() -> None:
     held.failed("g", 1100, now=1000)
     assert not held.meets(1000, 1020)
     held.landed("g")
-    held.finished("g")
+    held.finished("g", landed_at=1100)
     assert not held.meets(1100, 1200)
     assert held.visible_at("g") is None
+
+
+def test_what_stood_before_it_and_is_confirmed_later_changes_nothing() -> None:
+    held = WaitingGroups(patience=30)
+    held.failed("g", 50, now=10)
+    for landed_at in (9, 10):
+        held.finished("g", landed_at)
+        assert held.visible_at("g") == 50
+    held.finished("g", landed_at=10.1)
+    assert held.visible_at("g") is None
+    held.finished("g", landed_at=11)
 
 
 def test_given_back_or_lost_it_is_waited_for_a_while() -> None:
@@ -46,5 +57,5 @@ def test_groups_that_are_not_waited_for_any_more_are_forgotten() -> None:
     assert len(held._groups) == 1
     held.landed("h")
     held.given_back("h", 100)
-    held.finished("h")
+    held.finished("h", landed_at=100)
     assert len(held._groups) == 1
