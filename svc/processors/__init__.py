@@ -10,7 +10,7 @@ from svc.processors.batch import UNMARKED, AnyProcess, Batch, Batching, Item
 from svc.processors.calling import AsyncioLoop, asyncio_loop, opened, sender_context, threads_of
 from svc.processors.envelopes import CONTEXT_NAMES, EventBridgeEnvelope, Peeled, S3Envelope, S3Record, SnsEnvelope
 from svc.processors.finding import UnusableProcessor, check, find, opens, settings_arguments
-from svc.processors.message import Holder, Message, Now, Process, Reject, Retry, hold, wall_clock
+from svc.processors.message import Holder, Message, Now, Process, Reject, Retry, hold, received_message, wall_clock
 from svc.processors.options import Options, options_of, processor
 from svc.processors.shutdown import ShuttingDown
 from svc.processors.simulation import simulated
@@ -72,6 +72,7 @@ __all__ = [
     "opens",
     "options_of",
     "processor",
+    "received_message",
     "sender_context",
     "settings_arguments",
     "simulated",

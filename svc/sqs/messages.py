@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from svc.consumer.queue import Received
-from svc.processors import Message, system
+from svc.processors import received_message, system
 from svc.sqs import digests, wire
 from svc.sqs.answers import OF_ANY_ANSWER, listed, not_sqs, whole
 
@@ -82,14 +82,14 @@ def _delivery(entry: object) -> Received:
     body = _text(entry, "Body") or ""
     if (damage := digests.damaged(entry, body, native)) is not None:
         raise _Unreadable(damage)
-    message = Message(
+    message = received_message(
         message_id,
         body,
         values,
         whole(said.get("ApproximateReceiveCount")) or 1,
         None if (sent := whole(said.get("SentTimestamp"))) is None else system.moment(sent),
         _text(said, "MessageGroupId"),
-        packed_system=system.packed(said),
+        system.packed(said),
     )
     return Received(message, receipt, native, _text(said, "AWSTraceHeader"))
 

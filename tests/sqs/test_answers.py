@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -130,6 +131,19 @@ def test_a_receive_without_messages() -> None:
 
 def test_the_same_delivery_twice_is_one() -> None:
     assert len(receive(MESSAGE, MESSAGE)) == 1
+
+
+def test_what_is_received_is_a_message_like_any_other() -> None:
+    """It is made in another way, for speed."""
+    [found] = receive(message(Body="text", Attributes={"MessageGroupId": "g", "SenderId": "AIDA"}))
+    assert type(found) is Message
+    assert found == Message(found.id, "text", group_id="g")
+    assert replace(found, body="other") == Message(found.id, "other", group_id="g")
+    assert (found.raw, found.envelope, found.lease_until) == ("text", None, None)
+    assert found.system.sender_id == "AIDA"
+    for name in ("id", "body", "invented"):
+        with pytest.raises((AttributeError, TypeError)):
+            setattr(found, name, "changed")
 
 
 @pytest.mark.parametrize(
