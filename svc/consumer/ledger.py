@@ -174,9 +174,12 @@ class Entry:
         return self.fate is None and self.ended is None
 
 
+_GIVEN_UP = frozenset({Outcome.RELEASED, Outcome.FAILED, Outcome.LOST})
+
+
 def _stays_invisible(ended: Entry) -> bool:
     """Whether its message is still in the queue, and may be invisible for a while."""
-    return ended.ended in (Outcome.RELEASED, Outcome.FAILED, Outcome.LOST) and not ended.is_finished
+    return ended.ended in _GIVEN_UP and not ended.is_finished
 
 
 @dataclass(frozen=True, slots=True)

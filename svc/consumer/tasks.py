@@ -216,7 +216,16 @@ class MessageTasks(Listener):
         try:
             try:
                 with scope:
-                    await self._run_processor(entry)
+                    # No coroutine of its own: each message in flight would hold it.
+                    self.running[entry] = None
+                    try:
+                        self._observer.begins(entry)
+                        await self._process(entry.message)
+                        close_what_was_left_open()
+                    except BaseException as failure:
+                        self._has_run(entry, failure)
+                        raise
+                    self._has_run(entry, None)
             except (
                 BaseException
             ) as raised:  # SystemExit and the like too: a processor ends its message, never the service
@@ -231,18 +240,10 @@ class MessageTasks(Listener):
             if entry.is_undecided():  # the whole worker is cancelled
                 self._settlement.settle(entry, RELEASED)
 
-    async def _run_processor(self, entry: Entry) -> None:
-        self.running[entry] = None
-        try:
-            self._observer.begins(entry)
-            await self._process(entry.message)
-            close_what_was_left_open()
-        except BaseException as error:
-            self._observer.worked(entry, error)
+    def _has_run(self, entry: Entry, error: BaseException | None) -> None:
+        del self.running[entry]
+        if not entry.is_undecided():  # nothing that follows tells who waits for its end
+            self._ledger.changed.notify()
+        self._observer.worked(entry, error)
+        if error is not None:
             close_what_was_left_open(error)
-            raise
-        finally:
-            del self.running[entry]
-            if not entry.is_undecided():  # nothing that follows tells who waits for its end
-                self._ledger.changed.notify()
-        self._observer.worked(entry, None)
