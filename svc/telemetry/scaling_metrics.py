@@ -16,14 +16,21 @@ def of_the_backlog(held: BacklogFigures | None) -> Iterable[Metric]:
     )
     if held.instances is None or held.per_instance is None:
         return
-    yield _gauge("svc_queue_instances", "Instances that are registered for this queue.", held.instances)
     yield _gauge(
-        "svc_backlog_per_instance_messages", "Messages that wait in the queue for each instance.", held.per_instance
+        "svc_queue_instances",
+        "Instances that are registered for this queue; 1 without etcd, however many there are.",
+        held.instances,
+    )
+    yield _gauge(
+        "svc_backlog_per_instance_messages",
+        "Messages that wait in the queue for each instance; without etcd all of them, because nobody counts the instances.",
+        held.per_instance,
     )
     if held.seconds is not None:
         yield _gauge(
             "svc_backlog_seconds",
-            "How long the messages that wait will take at the present rate of all instances; absent while nothing is processed.",
+            "How long the messages that wait will take at the present rate of all instances (without etcd: of this one); "
+            "absent while nothing is processed.",
             held.seconds,
         )
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from svc import service
 from svc.settings import Settings, load, variable
 from svc.telemetry import scaling_metrics
 from svc.telemetry.backlog import BacklogFigures
+from tests.telemetry.test_observe import promtool
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((ROOT / "docker/kubernetes.yaml").read_text()))
@@ -75,10 +77,90 @@ def test_labels_select_the_pods_and_probes_ask_what_there_is() -> None:
     assert {asked["port"] for asked in paths.values()} == set(ports)
 
 
+KEDA: dict[str, Any] = yaml.safe_load((ROOT / "docker/keda.yaml").read_text())
+
+SCALED_OBJECT: dict[str, Any] = {
+    "type": "object",
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "additionalProperties": False,
+    "properties": {
+        "apiVersion": {"const": "keda.sh/v1alpha1"},
+        "kind": {"const": "ScaledObject"},
+        "metadata": {"type": "object", "required": ["name"]},
+        "spec": {
+            "type": "object",
+            "required": ["scaleTargetRef", "triggers"],
+            "additionalProperties": False,
+            "properties": {
+                "scaleTargetRef": {
+                    "type": "object",
+                    "required": ["name"],
+                    "additionalProperties": False,
+                    "properties": {"name": {"type": "string"}},
+                },
+                "minReplicaCount": {"type": "integer"},
+                "maxReplicaCount": {"type": "integer"},
+                "triggers": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["type", "metadata"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "type": {"const": "prometheus"},
+                            "metricType": {"enum": ["Value", "AverageValue"]},
+                            "metadata": {
+                                "type": "object",
+                                "required": ["serverAddress", "query", "threshold"],
+                                "additionalProperties": False,
+                                "properties": {
+                                    name: {"type": "string"}
+                                    for name in ("serverAddress", "query", "threshold", "ignoreNullValues")
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+"""What of a ScaledObject we use: kedacore/keda, config/crd/bases/keda.sh_scaledobjects.yaml (commit 756b2de), and of the
+trigger's metadata what KEDA's page on its scaler "Prometheus" names; a trigger's metadata takes texts only."""
+
+
+def test_the_form_is_that_of_keda() -> None:
+    judge = jsonschema.Draft202012Validator(SCALED_OBJECT)
+    assert [fault.message for fault in judge.iter_errors(KEDA)] == []
+    for wrong in ("minReplicas", "scaleTarget"):
+        assert not judge.is_valid({**KEDA, "spec": {**KEDA["spec"], wrong: 1}})
+    number = {**KEDA["spec"]["triggers"][0]["metadata"], "threshold": 200}
+    assert not judge.is_valid(
+        {**KEDA, "spec": {**KEDA["spec"], "triggers": [{"type": "prometheus", "metadata": number}]}}
+    )
+
+
+def test_prometheus_answers_keda_with_one_figure(tmp_path: Path) -> None:
+    """Of three pods, all of which tell of the whole queue and one of which is behind; and with none where nothing is known."""
+    queries = [trigger["metadata"]["query"] for trigger in KEDA["spec"]["triggers"]]
+    told = {"svc_queue_backlog_messages": ("600", "600", "540"), "svc_backlog_seconds": ("90", "100", "110")}
+    series = [
+        {"series": f'{name}{{job="svc", instance="{number}"}}', "values": f"{value} {value} stale"}
+        for name, values in told.items()
+        for number, value in enumerate(values)
+    ]
+    answers = [
+        {"expr": query, "eval_time": at, "exp_samples": [{"labels": "{}", "value": value}] if at == "1m" else []}
+        for query, value in zip(queries, (600, 100), strict=True)
+        for at in ("1m", "3m")
+    ]
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": answers}
+    (tmp_path / "keda.yml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
+    promtool("test", "rules", tmp_path / "keda.yml")
+
+
 def test_what_keda_scales_by_is_there() -> None:
-    """KEDA's schema is that of its cluster; what it can be held to without one: the target, its form, the metrics."""
-    scaled = yaml.safe_load((ROOT / "docker/keda.yaml").read_text())
-    assert (scaled["apiVersion"], scaled["kind"]) == ("keda.sh/v1alpha1", "ScaledObject")
+    scaled = KEDA
     assert scaled["spec"]["scaleTargetRef"] == {"name": document("Deployment")["metadata"]["name"]}
     assert 0 < scaled["spec"]["minReplicaCount"] < scaled["spec"]["maxReplicaCount"]
     known = {one.name for one in scaling_metrics.of_the_backlog(BacklogFigures(6, 3, 1.0))}
