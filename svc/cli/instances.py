@@ -6,6 +6,7 @@ bound for everything. What an instance answers is understood in `maintenance/sev
 
 import http.client
 import json
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,24 @@ EVERY = 0.5
 
 LIMIT = 16 * 1024 * 1024
 """Bytes of an answer: a fleet of ten thousand instances."""
+
+
+_SAID = (
+    ('Give their name as "by", or insist with "force".', "Give their name with --by, or insist with --force."),
+    (
+        "this request changes something: send Authorization: Bearer <the service's API_TOKEN>",
+        "it takes orders with its token only: set API_TOKEN to the one that it was given",
+    ),
+    ("the bearer token is not the one that this service was given in API_TOKEN", "API_TOKEN is not the one that it was given"),
+    (
+        "this takes a token, and the service was given none: set API_TOKEN",
+        "it takes orders with a token only, and was given none: set API_TOKEN there, and here to the same",
+    ),
+    ("GET /fleet names them", "`svc maintenance status` names them"),
+)  # fmt: skip
+"""What the API says to programs, and what the same is for somebody at a terminal."""
+
+_FIELD = re.compile(r'^"(reason|by|for|instance|force)"')
 
 
 class Unreachable(Exception):
@@ -102,9 +121,16 @@ async def _ask(where: Place, method: str, path: str, *, body: str | None = None,
             return document
         told = document.get("message") if isinstance(document, dict) else None
         if status != 200 and isinstance(told, str):
-            raise Refused(f"{where.url}: {printable(told[:1000])} (HTTP {status})")
+            raise Refused(f"{where.url}: {_in_our_words(printable(told[:1000]))} (HTTP {status})")
         said = f"{where.url}: what answers (HTTP {status}) is not this service"
     raise Unreachable(said)
+
+
+def _in_our_words(told: str) -> str:
+    """A refusal of the API in the words of the command: options instead of fields."""
+    for theirs, ours in _SAID:
+        told = told.replace(theirs, ours)
+    return _FIELD.sub(r"--\1", told)
 
 
 def _why(error: Exception) -> str:

@@ -85,6 +85,7 @@ async def test_two_instances_on_and_off(environ: dict[str, str]) -> None:
         ended = await svc("maintenance", "off", "--url", one, "--by", "ann", environ=environ)
         assert ended.code == 1
         assert "on by ops (disk)" in ended.err
+        assert "Give their name with --by, or insist with --force. (HTTP 409)" in ended.err
         ended = await svc("maintenance", "off", *both, "--by", "ops", "--wait", "--json", environ=environ)
         events = [json.loads(line) for line in ended.out.splitlines()]
         assert (ended.code, [event["event"] for event in events[:2]], events[0]["url"]) == (0, ["switched"] * 2, one)
@@ -125,8 +126,19 @@ async def test_more_exit_codes(environ: dict[str, str]) -> None:
             partial(ends, environ, 0, "--allow-vanished", f"on --wait --allow-vanished --url {one} --url {NOWHERE}"),
             partial(ends, environ, 1, "Connection refused", f"on --url {NOWHERE}"),
             partial(ends, environ, 1, "Connection refused", f"status --url {NOWHERE}"),
-            partial(ends, environ, 1, "not the one that this service", f"on --url {two}", API_TOKEN="another-secret"),
-            partial(ends, environ, 1, "send Authorization", f"off --wait --url {two}", API_TOKEN=""),
+            partial(
+                ends,
+                environ,
+                1,
+                "API_TOKEN is not the one that it was given",
+                f"on --url {two}",
+                API_TOKEN="another-secret",
+            ),
+            partial(
+                ends, environ, 1, "set API_TOKEN to the one that it was given", f"off --wait --url {two}", API_TOKEN=""
+            ),
+            partial(ends, environ, 1, ": --by must be a text of 1 to", f"on --url {two} --by {'x' * 2000}"),
+            partial(ends, environ, 1, "; `svc maintenance status` names them", f"on --url {two} --instance a/b"),
             partial(ends, environ, 2, "is not the URL of an instance", "on --url orders-1:8082"),
             partial(ends, environ, 2, "has no user", f"on --url http://user:{TOKEN}@h:1"),
             partial(ends, environ, 2, "nobody who could be forgotten", "forget orders-1"),
