@@ -176,7 +176,7 @@ class StandaloneSwitch:
             log.info("the maintenance file can be read again")
         if self._connected != (error is None):
             self._connected, self._since = error is None, trio.current_time()
-        self._error = error or self._error
+        self._error = error
 
     def _take(self, value: bytes | None) -> None:
         self._revision += self._is_known

@@ -258,7 +258,8 @@ async def test_a_file_that_cannot_be_read_changes_nothing(
             assert file.path in str(snapshot.last_error)
             file.value, file.hangs, file.trouble = value, False, None
             await trio.sleep(EVERY + PATIENCE)
-            assert held.switch.snapshot().connected
+            snapshot = held.switch.snapshot()
+            assert (snapshot.connected, snapshot.last_error) == (True, None)
     told = [record for record in caplog.records if "cannot be read" in record.getMessage()]
     assert len(told) == 2  # once for each time, not for each look
 
