@@ -15,7 +15,9 @@ MakeEtcd = Callable[[Path], AbstractContextManager[Sequence[Etcd]]]
 
 Run = Callable[[Trial], Awaitable[None]]
 
-GROUPS = ("SQS", "credentials", "etcd", "switch", "process", "processor", "database", "HTTP", "crash")
+GROUPS = (
+    "SQS", "credentials", "etcd", "switch", "process", "processor", "database", "HTTP", "protection", "crash",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

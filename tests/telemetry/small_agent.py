@@ -15,29 +15,43 @@ class SmallAgent:
     def __init__(self) -> None:
         self.put: list[dict[str, Any]] = []
         """What was asked, in order."""
-        self.protected = False
         self.answer: bytes | None = None
         """In place of what it would say; with its status."""
+        self.heeds = True
+        """Whether it does what it is asked to."""
         self.status = 200
         self.drip = 0.0
         """Seconds between two bytes of the answer, which then has no end."""
+        self.slow = 0.0
+        """Seconds before it answers; it has done by then what it was asked to."""
         self.url = ""
+        self._until = float("-inf")
+
+    @property
+    def protected(self) -> bool:
+        """It ends by itself, as ECS's does."""
+        return time.monotonic() < self._until
+
+    def set(self, asked: dict[str, Any]) -> None:
+        minutes = asked["ExpiresInMinutes"] if asked["ProtectionEnabled"] else 0
+        self._until = time.monotonic() + minutes * 60
 
     def say(self, handler: BaseHTTPRequestHandler) -> None:
         length = int(handler.headers.get("Content-Length", 0))
         asked = json.loads(handler.rfile.read(length)) if length else {}
         if handler.command == "PUT" and handler.path == "/api/task-protection/v1/state":
             self.put.append(asked)
-            self.protected = asked["ProtectionEnabled"]
-            expires = "2030-01-01T00:00:00Z" if self.protected else None
-            told: object = {
-                "protection": {"ProtectionEnabled": self.protected, "ExpirationDate": expires, "TaskArn": TASK}
-            }
+            on = asked["ProtectionEnabled"]
+            if self.heeds:
+                self.set(asked)
+            expires = "2030-01-01T00:00:00Z" if on else None
+            told: object = {"protection": {"ProtectionEnabled": on, "ExpirationDate": expires, "TaskArn": TASK}}
         elif handler.command == "GET" and handler.path == "/v4/container/task":
             told = {"Cluster": "default", "TaskARN": TASK, "Family": "orders", "Containers": []}
         else:
             raise AssertionError(f"{handler.command} {handler.path}")
         content = json.dumps(told).encode() if self.answer is None else self.answer
+        time.sleep(self.slow)
         handler.send_response(self.status)
         if not self.drip:
             handler.send_header("Content-Length", str(len(content)))
