@@ -62,7 +62,7 @@ CLOSING = 1.0
 
 
 class MissingInbox(UnusableProcessor):
-    """The table is not there, or may not be written to."""
+    """The table is not there, or may not be written to; or the database's library is too old for it."""
 
 
 def queue_name(settings: Settings) -> str:
@@ -94,6 +94,8 @@ class PostgresInbox:
     async def check(self) -> None:
         """Raises `MissingInbox` when the table is not there, lacks a column, or may not be written to; `psycopg.OperationalError`
         when the database cannot be asked."""
+        if not psycopg.Pipeline.is_supported():
+            raise MissingInbox("exactly_once needs libpq 14 or newer: pip install 'psycopg[binary]', which brings one")
         async with self._database.connection() as connection:
             columns, granted = (await connection.execute(CHECK)).fetchone() or (0, False)
         if columns < 3:

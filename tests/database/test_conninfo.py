@@ -35,6 +35,10 @@ def test_what_can_be_looked_up_is_left_to_the_look_up(host: str) -> None:
     check(load({"DATABASE_URL": f"postgresql://ann@{host}/orders"}))
 
 
+def test_what_is_not_looked_up_may_have_any_name() -> None:
+    check(load({"DATABASE_URL": "postgresql://ann@db..example/orders?hostaddr=127.0.0.1"}))
+
+
 @ODD
 async def test_a_name_that_cannot_be_looked_up_is_told(host: str) -> None:
     """Python's look-up raises a UnicodeError of its own, which would end the service."""
