@@ -36,7 +36,7 @@ from .mutations_batches import (
     one_lost_lease_cancels_all,
     the_rest_of_the_group_passes,
 )
-from .mutations_copies import a_closing_copy_waits_for_the_first, a_receipt_is_taken_twice, copies_do_not_wait
+from .mutations_copies import a_receipt_is_taken_twice, copies_do_not_wait
 from .mutations_defects import (
     a_failed_call_is_a_crash,
     defects_are_not_backed_off,
@@ -502,7 +502,6 @@ MUTATIONS: Mapping[str, Spoil] = {
         cancelled_is_taken_for_returned,
         copies_do_not_wait,
         a_receipt_is_taken_twice,
-        a_closing_copy_waits_for_the_first,
     )
 }
 

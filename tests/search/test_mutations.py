@@ -5,8 +5,11 @@
 
 import pytest
 
-from tests.search.mutations import MUTATIONS, caught
-from tests.search.run import muted
+from svc.testing.faults import Fault
+from tests.search.mutations import MUTATIONS, caught, mutated
+from tests.search.mutations_copies import a_closing_copy_waits_for_the_first
+from tests.search.run import muted, run_schedule
+from tests.search.schedule import Arrival, Life, Schedule, Setup, Work
 
 WITHIN = 150
 """Schedules."""
@@ -62,7 +65,6 @@ FIRST_SEEDS = {
     "cancelled_is_taken_for_returned": 13,
     "copies_do_not_wait": 21,
     "a_receipt_is_taken_twice": 21,
-    "a_closing_copy_waits_for_the_first": 3002109,
 }
 """Where an ordinary run's search for the rarer ones begins, to keep it short; `-m slow` begins with the first schedule, or, for
 those that take long to come up, so many before."""
@@ -81,3 +83,18 @@ def test_the_search_catches(name: str, whole: bool):
         found = next(caught(MUTATIONS[name], range(first, first + max(BEFORE + WITHIN, RARE.get(name, WITHIN)))), None)
     assert found is not None
     assert "AttributeError" not in found[1], "not the mistake is caught, but a mutation of what is no longer there"
+
+
+def test_a_copy_that_lands_while_the_instance_closes_goes_back():
+    """Seed 3002109, made small: the search meets it once in 100,000 schedules."""
+    # Its dead letter has no answer, its lease ends meanwhile, and the second signal has come just before.
+    schedule = Schedule(
+        setup=Setup(visibility=20, max_receives=3, linger=0.0),
+        arrivals=(Arrival(runs=(Work("reject", 18.5),)),),
+        lives=(Life(end=19.9, how="cancel"), Life(50.0)),
+        faults=(Fault("timeout-before", "dead_letter", end=40.0), Fault("error", "change_visibility", end=19.8)),
+    )
+    with muted():
+        assert run_schedule(schedule).violations == []
+        found = run_schedule(schedule, mutated(a_closing_copy_waits_for_the_first)).violations
+    assert any("20 instance 0: it ended without giving back q-1#2" in one for one in found), found
