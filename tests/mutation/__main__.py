@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,9 @@ COPIED = ("svc", "tests", "pyproject.toml", "README.md")
 
 ENOUGH = 0.95
 """The part of the mutants of each run that has to be killed."""
+
+LIMIT = 1800.0
+"""Seconds after which mutmut is ended at one file. The slowest takes some five minutes on two idle cores."""
 
 KILLED, SURVIVED, UNTESTED = {1, 3}, 0, 33
 """Exit codes of pytest on a mutant, as mutmut keeps them; all others (a time-out, a crash) are kills too."""
@@ -89,17 +93,31 @@ def mutate(file: str, tests: tuple[str, ...], place: Path, jobs: int) -> tuple[i
     (place / "setup.cfg").write_text(config, "utf-8")
     command = [sys.executable, "-m", "mutmut"]
     environ = os.environ | {"PYTHONPATH": ""}
-    ran = subprocess.run(
-        [*command, "run", "--max-children", str(jobs)],
-        cwd=place,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    log = place / "log"
+    with (
+        log.open("w", encoding="utf-8") as output,
+        subprocess.Popen(
+            [*command, "run", "--max-children", str(jobs)],
+            cwd=place,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        ) as running,
+    ):
+        try:
+            failed = running.wait(LIMIT)
+        except BaseException as why:
+            os.killpg(running.pid, signal.SIGKILL)  # with the mutants that it has started
+            if not isinstance(why, subprocess.TimeoutExpired):
+                raise
+            failed = True
     meta = place / "mutants" / f"{file}.meta"
-    if ran.returncode or not meta.exists():
-        sys.exit(f"mutmut has failed on {file}:\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}")
+    if failed or not meta.exists():
+        sys.exit(
+            f"mutmut has failed on {file}, or took longer than {LIMIT:.0f} s:\n{log.read_text('utf-8', 'replace')[-4000:]}"
+        )
     codes: dict[str, int | None] = json.loads(meta.read_text("utf-8"))["exit_code_by_key"]
     alive = []
     for name, code in codes.items():
