@@ -357,5 +357,21 @@ async def test_what_was_not_begun_goes_back_when_no_receive_brings_it_in_vain(au
         await service.outcome("a4")
         assert service.when("a3", "released") > 15
         await service.idle()
-    gc.collect()
-    assert [held.message.body for held in gc.get_objects() if isinstance(held, Entry)] == []
+
+
+@pytest.mark.expects_errors
+async def test_nothing_is_kept_of_a_group_that_was_given_back(autojump_clock) -> None:
+    @processor(batch=10, linger=0)
+    async def handle(batch: Batch) -> None:
+        if batch[0].message.receive_count == 1:
+            batch[0].fail("no")
+
+    queue = ScriptedQueue(fifo=True)
+    queue.put_all("first", "behind it", group_id="looked for when it is over")
+    async with SimulatedService(queue, handle, RETRY_BACKOFF="5s") as service:
+        assert await service.outcome("behind it") == "released"
+        await service.idle()
+        assert service.processed == ["first", "behind it"]
+        gc.collect()
+        held = [one.message for one in gc.get_objects() if isinstance(one, Entry)]
+        assert [one.body for one in held if one.group_id == "looked for when it is over"] == []
