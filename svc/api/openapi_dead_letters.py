@@ -12,6 +12,7 @@ _LETTER = {
     "type": "object",
     "required": [
         "id",
+        "original_id",
         "sent",
         "age_seconds",
         "receives",
@@ -24,6 +25,7 @@ _LETTER = {
     ],
     "properties": {
         "id": {"type": "string"},
+        "original_id": {**_TEXT, "description": "of the message that a Reject has copied, as the log names it"},
         "sent": {"type": ["string", "null"], "format": "date-time"},
         "age_seconds": {"type": ["integer", "null"]},
         "receives": {"type": "integer"},
@@ -40,6 +42,7 @@ _EXAMPLE: dict[str, Any] = {
     "dead_letters": [
         {
             "id": "5fea7756-0ea4-451a-a703-a558b933e274",
+            "original_id": "ad1b4d67-5a2e-4b1a-9f7a-3f0f5c8f2f11",
             "sent": "2026-11-24T09:12:00.000Z",
             "age_seconds": 300,
             "receives": 2,
@@ -48,7 +51,10 @@ _EXAMPLE: dict[str, Any] = {
             "error": None,
             "body": '{"item": "a chair"}',
             "body_length": 19,
-            "attributes": {"RejectReason": {"type": "String", "value": "no such article"}},
+            "attributes": {
+                "RejectReason": {"type": "String", "value": "no such article"},
+                "RejectedMessageId": {"type": "String", "value": "ad1b4d67-5a2e-4b1a-9f7a-3f0f5c8f2f11"},
+            },
         }
     ],
     "timestamp": NOW,

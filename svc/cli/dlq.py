@@ -62,7 +62,7 @@ def list_(selection: Selection, most: int, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="As a JSON object, exact to the last character.")
 def show(message_id: str, scan: int, as_json: bool) -> None:
-    """Show one message of the dead-letter queue, whole."""
+    """Show one message of the dead-letter queue, whole. ID: its own, or that of the message that it is a copy of."""
     from svc.sqs import letter_filters
 
     selection = Selection((letter_filters.of_ids([message_id]),), scan)
@@ -169,8 +169,8 @@ async def _redrive(settings: Settings, selection: Selection, most: int | None) -
     click.echo(f"{url}: {moved.count} of about {there.visible} messages moved back{_looked_at(selection, moved)}")
     if moved.twice:
         told = ", ".join(moved.twice)
-        complain(f"sent, but perhaps not deleted from the dead-letter queue, so perhaps in both: {told}")
-    return _ended(selection, moved, failure, "what was not moved is where it was")
+        complain(f"perhaps in both queues, because SQS has not confirmed the send or the delete: {told}")
+    return _ended(selection, moved, failure, "what was not moved is where it was") or bool(moved.twice)
 
 
 async def _purge(settings: Settings, selection: Selection, most: int | None) -> int:
@@ -251,7 +251,8 @@ def _line(letter: "Received") -> str:
 
     told = letters.described(letter, datetime.now(UTC))
     sent = "-" if letter.message.sent_at is None else _second(letter.message.sent_at)
-    parts = [told["id"], f"sent {sent}", f"receives {told['receives']}"]
+    copy = [] if told["original_id"] is None else [f"copy of {_short(told['original_id'])}"]
+    parts = [told["id"], *copy, f"sent {sent}", f"receives {told['receives']}"]
     parts += [f"{name}: {_short(told[field])}" for name, field in _WHY if told[field] is not None]
     return "  ".join([*parts, _short(letter.message.body)])
 

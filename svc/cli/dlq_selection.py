@@ -88,7 +88,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
             "--where", callback=_where, multiple=True, metavar="EXPRESSION",
             help="Only those for which it holds: 'reason~timeout', 'receives>3', 'attribute:tenant=acme'. Of several, all.",
         ),
-        click.option("--id", "ids", multiple=True, help="Only this one; may be given several times."),
+        click.option("--id", "ids", multiple=True, help="Only this one, or the copy of this one; may be given several times."),
     ):  # fmt: skip
         gathered = option(gathered)
     return gathered

@@ -19,7 +19,17 @@ from typing import Protocol
 
 import trio
 
-from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, QueueError, Received, Refusal, number_in
+from svc.consumer.queue import (
+    MAX_BATCH,
+    MAX_VISIBILITY,
+    MessageRefused,
+    QueueError,
+    QueueMisconfigured,
+    QueueUnavailable,
+    Received,
+    Refusal,
+    number_in,
+)
 
 LOOK_SECONDS = 30
 """How long what is looked at stays hidden when it cannot be released, and a quarter of a second more for each letter that the
@@ -35,6 +45,9 @@ DELETE_TRIES = 4
 
 TIDY = 5.0
 """Seconds that releasing may take at the end, whatever ended it, and one more for each two hundred letters."""
+
+RELEASE_PAUSE = 0.5
+"""Seconds until a release that failed is tried again."""
 
 RELEASES = 8
 """Calls at once that release."""
@@ -59,8 +72,8 @@ class Source(Protocol):
     """Of the queue that they came from."""
 
     async def take_back(self, delivery: Received) -> None:
-        """Send this message, with its attributes and its group, without its `RejectReason`. Sent twice within five minutes, a
-        FIFO queue takes it once."""
+        """Send this message, with its attributes and its group, without what a `Reject` has added. Sent twice within five
+        minutes, a FIFO queue takes it once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +112,7 @@ class Moved(Sifted):
     count: int = 0
     """Confirmed in the queue and gone from the dead-letter queue."""
     twice: list[str] = field(default_factory=list)
-    """Ids of messages that were sent, and whose delete is not confirmed: they may be in both queues."""
+    """Ids of messages whose send or delete got no answer, or whose delete failed: they may be in both queues."""
 
 
 @dataclass(slots=True)
@@ -237,20 +250,25 @@ def _let_go(letters: Sequence[Received], held: dict[str, str]) -> None:
 
 async def _move(dead: DeadLetters, source: Source, batch: Sequence[Received], moved: Moved) -> None:
     sent: list[Received] = []
+    tried = 0
     # On its way until its delete is confirmed: what ends us in between finds it here.
     moved.twice += [delivery.message.id for delivery in batch]
     try:
         for delivery in batch:
             if moved.stop:
                 break
+            tried += 1
             await source.take_back(delivery)
             sent.append(delivery)
+    except (MessageRefused, QueueMisconfigured):
+        tried -= 1  # it was not taken
+        raise
     finally:
-        unsent = batch[len(sent) :]
-        for delivery in unsent:
+        # One that got no answer may have been taken: it is named, and stays where it is.
+        for delivery in batch[tried:]:
             moved.twice.remove(delivery.message.id)
         await _settle(dead, sent, moved.twice, partial(_count, moved))
-        await _release(dead, [delivery.receipt for delivery in unsent])
+        await _release(dead, [delivery.receipt for delivery in batch[len(sent) :]])
 
 
 def _count(of: Moved | Purged) -> None:
@@ -293,6 +311,9 @@ async def _release(dead: DeadLetters, receipts: Sequence[str]) -> None:
             batch = batches.pop(0)
             try:
                 await dead.change_visibility(dict.fromkeys(batch, 0))
+            except QueueUnavailable:
+                batches.append(batch)
+                await trio.sleep(RELEASE_PAUSE)
             except QueueError:
                 continue
 

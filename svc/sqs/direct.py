@@ -9,7 +9,8 @@ stay hidden while the second one looks fine. Everything else has two attempts (`
 - a delete, done twice, is done;
 - a change of visibility sets the same time again, counted from the second one;
 - a look (attributes, a queue's URL), a creation and a setting of attributes change nothing the second time;
-- a message may be sent twice, which standard queues allow for, and FIFO queues notice by its deduplication id.
+- a message may be sent twice, which standard queues allow for, and FIFO queues notice by its deduplication id. Who has to know
+  whether there may be two (`svc dlq redrive`) opens a client of one attempt, for which the same holds as for a receive.
 A request that SQS refused because of our clock was not acted on, and is sent again, whatever it is, signed by SQS's clock.
 """
 
@@ -130,7 +131,8 @@ class Client:
         attempts = 1 if operation == _ONCE else self._attempts
         for attempt in range(1, attempts + 1):
             try:
-                return await self._sender.answer(operation, body)
+                # Where there is one attempt, none is made unheard because a kept connection broke: SQS may have acted.
+                return await self._sender.answer(operation, body, repeatable=attempts > 1)
             except (answers.ErrorAnswer, boto.HTTPClientError) as error:
                 if attempt == attempts or not _may_pass(error):
                     raise
@@ -154,14 +156,14 @@ class Sender:
         self._clock = clock
         self._heads: dict[str, tuple[str, Form]] = {}
 
-    async def answer(self, operation: str, body: bytes) -> dict[str, Any]:
-        """One attempt; a second one only where the first was refused for our clock. Raises what the SDK raises where nobody has
-        answered, and what `answers.parsed` raises."""
+    async def answer(self, operation: str, body: bytes, *, repeatable: bool) -> dict[str, Any]:
+        """One attempt; a second one only where the first was refused for our clock, and, where it is `repeatable`, where a kept
+        connection broke. Raises what the SDK raises where nobody has answered, and what `answers.parsed` raises."""
         keys = await self._keys.current()
         try:
-            found = await self._sent(operation, body, keys)
+            found = await self._sent(operation, body, keys, repeatable)
             if found.status >= 300 and self._was_the_clock(found):
-                found = await self._sent(operation, body, keys)
+                found = await self._sent(operation, body, keys, repeatable)
         except CertificatesUnreadable as error:
             raise boto.HTTPClientError(error=error.__cause__) from None
         except TlsFailed as error:
@@ -183,11 +185,11 @@ class Sender:
                 self._keys.refused(keys)  # there may be others by now
             raise
 
-    async def _sent(self, operation: str, body: bytes, keys: Keys) -> Answer:
+    async def _sent(self, operation: str, body: bytes, keys: Keys, repeatable: bool) -> Answer:
         head, form = self._heads.get(operation) or self._make_head(operation)
         lines = form.lines(body, keys=keys, second=self._clock.second())
         request = f"{head}{lines}Content-Length: {len(body)}\r\n\r\n".encode("latin-1") + body
-        return await self._connections.exchange(request, repeatable=operation != _ONCE)
+        return await self._connections.exchange(request, repeatable=repeatable)
 
     def _make_head(self, operation: str) -> tuple[str, Form]:
         """What is the same for each call of an operation."""

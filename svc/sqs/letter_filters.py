@@ -2,7 +2,8 @@
 
     FIELD OPERATOR VALUE
 
-    reason, error, id, group, body, attribute:NAME   text      = (equals)  != (differs)  ~ (contains, whatever the case)
+    reason, error, id, original_id, group, body,
+    attribute:NAME                                   text      = (equals)  != (differs)  ~ (contains, whatever the case)
     attribute:NAME, receives                         numbers   < >; receives has = and != too
     age, sent                                        time      < >   `age>1h30m`, `sent<2026-01-31T12:00Z`
 
@@ -30,6 +31,7 @@ _TEXTS: dict[str, Callable[[Received], str | None]] = {
     "reason": letters.reason,
     "error": letters.error,
     "id": lambda letter: letter.message.id,
+    "original_id": letters.original_id,
     "group": lambda letter: letter.message.group_id,
     "body": lambda letter: letter.message.body,
 }
@@ -56,9 +58,12 @@ def every(conditions: Sequence[Condition], now: datetime) -> Callable[[Received]
 
 
 def of_ids(ids: Sequence[str]) -> Condition:
-    """One of these."""
+    """One of these, or a copy of one of these."""
     wanted = frozenset(ids)
-    return Condition(f"id in {', '.join(ids)}", lambda letter, _: letter.message.id in wanted)
+    return Condition(
+        f"id in {', '.join(ids)}",
+        lambda letter, _: letter.message.id in wanted or letters.original_id(letter) in wanted,
+    )
 
 
 def older_than(age: float) -> Condition:

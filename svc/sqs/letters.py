@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from svc.consumer.queue import Received
-from svc.sqs.wire import REJECT_REASON
+from svc.sqs.wire import REJECT_REASON, REJECTED_ID
 
 _ERRORS = (("ErrorCode", "ErrorMessage"), ("ERROR_CODE", "ERROR_MESSAGE"))
 """Attributes of dead letters: Lambda and SNS write the first pair, EventBridge the second (their developer guides)."""
@@ -26,6 +26,13 @@ def reason(letter: Received) -> str | None:
     """Why a processor rejected it."""
     value = letter.message.attributes.get(REJECT_REASON)
     return None if value is None else text_of(value)
+
+
+def original_id(letter: Received) -> str | None:
+    """The id of the message that it is a copy of, which is the one that the service's log names. None where it is no copy."""
+    value = letter.message.attributes.get(REJECTED_ID)
+    told = None if value is None else text_of(value)
+    return None if told == letter.message.id else told
 
 
 def error(letter: Received) -> str | None:
@@ -48,6 +55,7 @@ def described(letter: Received, now: datetime) -> dict[str, Any]:
     seconds = age(letter, now)
     return {
         "id": message.id,
+        "original_id": original_id(letter),
         "sent": None if sent is None else sent.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "age_seconds": None if seconds is None else round(seconds),
         "receives": message.receive_count,

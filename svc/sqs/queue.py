@@ -172,13 +172,13 @@ class SqsQueue:
             raise
 
     async def take_back(self, delivery: Received) -> None:
-        """Send a message that another queue delivered, with its attributes and its group, without its `RejectReason`."""
+        """Send a message that another queue delivered, with its attributes and its group, without what a `Reject` has added."""
         message = delivery.message
         native = delivery.native if isinstance(delivery.native, Mapping) else {}
         fifo = is_fifo(self, self._url.endswith(".fifo"))
         request = _message(
             message.body,
-            {name: value for name, value in native.items() if name != wire.REJECT_REASON},
+            {name: value for name, value in native.items() if name not in wire.OF_A_COPY},
             message.group_id or ("dead-letters" if fifo else None),
             # Each stay in the dead-letter queue has an id of its own: the same one twice is the same stay, sent again.
             message.id if fifo else None,
@@ -262,12 +262,13 @@ async def opened(settings: Settings, *, polls: int) -> AsyncIterator[SqsQueue]:
 @asynccontextmanager
 async def opened_with_dead_letters(settings: Settings) -> AsyncIterator[tuple[SqsQueue, SqsQueue, str]]:
     """Open the queue, its dead-letter queue, and tell the latter's URL. Raises `QueueMisconfigured` when it has none."""
-    pools = [Pool(1, attempts=1), Pool(dead_letters.RELEASES)]
-    async with aws_client.opened(settings, pools) as [poll, call]:
-        queue = SqsQueue(settings.sqs_queue_url, poll=poll, call=call)
-        url = await queue._dead_letter_url()
+    # One attempt for what is sent back: a second one that nobody hears of could leave two copies.
+    pools = [Pool(1, attempts=1), Pool(dead_letters.RELEASES), Pool(1, attempts=1)]
+    async with aws_client.opened(settings, pools) as [poll, call, send]:
+        url = await SqsQueue(settings.sqs_queue_url, poll=poll, call=call)._dead_letter_url()
         if url is None:
             raise _no_dead_letters(settings)
+        queue = SqsQueue(settings.sqs_queue_url, poll=poll, call=send)
         yield queue, SqsQueue(url, poll=poll, call=call), url
 
 

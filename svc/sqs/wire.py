@@ -40,8 +40,17 @@ MAX_ATTRIBUTES = 10
 REJECT_REASON = "RejectReason"
 """The message attribute that tells in the dead-letter queue why a processor rejected the message."""
 
+REJECTED_ID = "RejectedMessageId"
+"""The message attribute that tells in the dead-letter queue of which message it is the copy: by the id that the log names."""
+
+OF_A_COPY = frozenset({REJECT_REASON, REJECTED_ID})
+"""What a message loses when it is moved back."""
+
 MAX_REASON = 1000
 """Characters of a reason that are kept: enough for a person, and no traceback that crowds out the message."""
+
+_ID = re.compile("[!-~]{1,128}")
+"""An id that may be the value of an attribute, whatever it was that gave it."""
 
 _NO_SUCH_QUEUE = frozenset({"QueueDoesNotExist", "NonExistentQueue"})
 _THROTTLED = frozenset(
@@ -158,16 +167,21 @@ def _bytes(parts: Iterable[str | bytes]) -> int:
 
 
 def dead_letter_attributes(delivery: Received, reason: str) -> dict[str, Any]:
-    """The attributes of the copy for the dead-letter queue: the original ones with their data types, and the reason.
+    """The attributes of the copy for the dead-letter queue: the original ones with their data types, the reason, and the
+    message's id.
 
-    The reason is left out, and logged instead, where it would make the copy break a limit of SQS: the message counts
-    for more.
+    What would make the copy break a limit of SQS is left out, the id first: the message counts for more. The reason is logged
+    then.
     """
     native = delivery.native if isinstance(delivery.native, Mapping) else {}
     clean = _REFUSED_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", reason)[:MAX_REASON] or "no reason given"
     with_reason = {**native, REJECT_REASON: {"DataType": "String", "StringValue": clean}}
-    if len(with_reason) <= MAX_ATTRIBUTES and size(delivery.message.body, with_reason) <= MAX_MESSAGE_BYTES:
-        return with_reason
+    with_both = dict(with_reason)
+    if _ID.fullmatch(delivery.message.id):
+        with_both[REJECTED_ID] = {"DataType": "String", "StringValue": delivery.message.id}
+    for told in (with_both, with_reason):
+        if len(told) <= MAX_ATTRIBUTES and size(delivery.message.body, told) <= MAX_MESSAGE_BYTES:
+            return told
     log.warning(
         "message %s goes to the dead-letter queue without its reason, which would break SQS's limit of %d attributes "
         "or %d bytes: %s", delivery.message.id, MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, clean,

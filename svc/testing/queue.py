@@ -282,7 +282,7 @@ class SimulatedQueue:
         """As `SqsQueue.take_back`."""
         message, native = delivery.message, delivery.native
         assert isinstance(native, Mapping)
-        kept = {name: value for name, value in native.items() if name != wire.REJECT_REASON}
+        kept = {name: value for name, value in native.items() if name not in wire.OF_A_COPY}
 
         async def act(call: Call, fault: Fault | None) -> str:
             return self._server.store(

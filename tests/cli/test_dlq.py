@@ -61,6 +61,30 @@ async def test_a_choice(surroundings: dict[str, str]) -> None:
     assert await depths(surroundings) == (2, 7, 0)
 
 
+async def test_a_copy_is_found_by_the_id_that_the_log_names(surroundings: dict[str, str]) -> None:
+    async with sqs.opened_with_dead_letters(load(surroundings)) as (queue, _, _):
+        sent = [await queue.send(f"letter {number}") for number in range(3)]
+        while not (held := await queue.receive(limit=10, wait=1, visibility=60)) or len(held) < 3:
+            await queue.change_visibility({one.receipt: 0 for one in held})
+        for one in held:
+            assert await queue.dead_letter(one, "no good")
+        await queue.delete([one.receipt for one in held])
+    code, out, _ = await svc("dlq", "list", environ=surroundings)
+    assert (code, all(f"copy of {one}" in out for one in sent)) == (0, True)
+    code, out, _ = await svc("dlq", "show", "--json", sent[1], environ=surroundings)
+    shown = json.loads(out)
+    assert (code, shown["body"], shown["original_id"]) == (0, "letter 1", sent[1])
+    assert shown["id"] not in sent
+    code, out, _ = await svc("dlq", "purge", "--yes", "--id", sent[0], environ=surroundings)
+    assert (code, ": 1 of about 3 messages deleted" in out) == (0, True)
+    code, out, _ = await svc("dlq", "redrive", "--id", sent[1], "--id", sent[2], environ=surroundings)
+    assert (code, ": 2 of about 2 messages moved back" in out) == (0, True)
+    async with sqs.opened_with_dead_letters(load(surroundings)) as (queue, _, _):
+        back = await queue.receive(limit=10, wait=1, visibility=60)
+    assert all(one.message.attributes == {} for one in back)
+    assert {one.message.body for one in back} <= {"letter 1", "letter 2"}
+
+
 @pytest.mark.slow
 async def test_the_other_ways_to_say_it(surroundings: dict[str, str]) -> None:
     await fill(surroundings)

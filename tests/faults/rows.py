@@ -16,7 +16,7 @@ MakeEtcd = Callable[[Path], AbstractContextManager[Sequence[Etcd]]]
 Run = Callable[[Trial], Awaitable[None]]
 
 GROUPS = (
-    "SQS", "credentials", "etcd", "switch", "process", "processor", "database", "HTTP", "protection", "crash",
+    "SQS", "credentials", "etcd", "switch", "process", "processor", "database", "HTTP", "protection", "dlq", "crash",
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ def letter(body: str = "hello", receives: int = 3, group: str | None = None, **a
 
 LETTER = letter(
     '{"item": "a Chair"}', group="g", RejectReason="Read Timeout after 5 s", ErrorCode="200", ErrorMessage="gone", price="12.5",
-    blob=b"\x00\xff",
+    blob=b"\x00\xff", RejectedMessageId="id-0",
 )  # fmt: skip
 
 
@@ -37,6 +37,8 @@ LETTER = letter(
         ("error~GONE", True),
         ("id=id-1", True),
         ("id!=id-1", False),
+        ("original_id=id-0", True),
+        ("original_id=", False),
         ("group=g", True),
         ("body~chair", True),
         ('body="{"item": "a Chair"}"', True),

@@ -288,7 +288,8 @@ async def test_a_dead_letter_keeps_attributes_and_their_types(moto: Moto, queue_
     async with sqs.opened(at, polls=1) as dead:
         [letter] = await dead.receive(limit=1, wait=1, visibility=30)
     reason = {"DataType": "String", "StringValue": ("why " * 1000)[: wire.MAX_REASON]}
-    assert letter.native == {**native, "RejectReason": reason}
+    of_what = {"DataType": "String", "StringValue": "id"}
+    assert letter.native == {**native, "RejectReason": reason, "RejectedMessageId": of_what}
     assert letter.trace_header == TRACE
     assert letter.message.body == "body"
 
@@ -297,6 +298,12 @@ async def test_a_dead_letter_keeps_attributes_and_their_types(moto: Moto, queue_
 def test_a_reason_that_would_break_a_limit_is_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     ten = {f"a{number}": {"DataType": "String", "StringValue": "x"} for number in range(10)}
     assert wire.dead_letter_attributes(Received(Message("id", "body"), "h", ten), "because") == ten
+    del ten["a9"]  # the reason goes before the id
+    assert set(wire.dead_letter_attributes(Received(Message("id", "body"), "h", ten), "because")) == {
+        *ten,
+        "RejectReason",
+    }
+    assert "RejectedMessageId" not in wire.dead_letter_attributes(Received(Message("\x00", "body"), "h", {}), "because")
     large = Received(Message("id", "x" * wire.MAX_MESSAGE_BYTES), "h", {})
     assert wire.dead_letter_attributes(large, "because") == {}
     assert caplog.text.count("because") == 2

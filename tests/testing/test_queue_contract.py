@@ -472,7 +472,8 @@ async def test_a_rejected_message_goes_to_the_dead_letter_queue(fifo: bool, king
         [delivery] = await receive(queue)
         assert await queue.dead_letter(delivery, "no such\x00 customer")
         [letter] = await receive(kingdom.dead(queue))
-        assert letter.message.attributes == {"n": "1", "RejectReason": "no such\ufffd customer"}
+        told = {"RejectReason": "no such\ufffd customer", "RejectedMessageId": delivery.message.id}
+        assert letter.message.attributes == {"n": "1", **told}
         assert letter.message.group_id == ("g" if fifo else None)
         assert await queue.change_visibility({delivery.receipt: 20}) == {}  # the delivery itself was left
 

@@ -467,7 +467,8 @@ async def test_a_dead_letter_by_hand_carries_its_reason(autojump_clock: Clock) -
     [held] = await receive(queue)
     assert await queue.dead_letter(held, "no such customer")
     assert dead.bodies == ["x"]
-    assert dead.attributes_of(dead.visible()[0]) == {"kind": "order", "RejectReason": "no such customer"}
+    told = {"RejectReason": "no such customer", "RejectedMessageId": held.message.id}
+    assert dead.attributes_of(dead.visible()[0]) == {"kind": "order", **told}
     assert queue.in_flight() == [held.message.id]
     assert not await SimulatedQueue().dead_letter(held, "nowhere to go")
 

@@ -31,7 +31,7 @@ function shown(letter) {
   item.append(
     element("span", why, "what"),
     element("code", letter.body + (cut > 0 ? ` … and ${number(cut)} more characters` : "")),
-    element("span", `message ${letter.id}, receive ${letter.receives}${age}`, "where"),
+    element("span", `message ${letter.original_id ? `${letter.original_id} (here ${letter.id})` : letter.id}, receive ${letter.receives}${age}`, "where"),
   );
   return item;
 }
