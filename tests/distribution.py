@@ -1,10 +1,10 @@
 """Which of xdist's workers runs which test: some wait (for processes, leases, timeouts), the others compute, and there is some of
 both at all times.
 
-What waits stands at the front of one queue, what computes at its end; half of the workers take from either end, and all go on
-until nothing is left. What computes is handed out by files, so that a file's fixtures are made once, and with less talk; what
-waits test by test, for a file of it can take half a minute. (Not by xdist's own marks: `xdist_group` of xdist 3.8 does nothing
-with pytest 9.1 and later.)
+What waits stands at the front of one queue, what computes at its end; all go on until nothing is left. Of three workers two take
+from the front: what waits takes longer in all, with less work in it, and would else be left for the end, where the cores idle.
+What computes is handed out by files, so that a file's fixtures are made once, and with less talk; what waits test by test, for a
+file of it can take half a minute. (Not by xdist's own marks: `xdist_group` of xdist 3.8 does nothing with pytest 9.1 and later.)
 """
 
 from collections import OrderedDict
@@ -16,22 +16,28 @@ from xdist.workermanage import WorkerController
 
 REAL_TIME = (
     "tests/faults/",  # the longest first
+    "tests/service/test_alone.py",
+    "tests/service/test_live.py",
+    "tests/database/",
+    "tests/etcd/test_registration_thread.py",
+    "tests/etcd/test_etcd_fleet.py::test_it_is_kept_through_etcds_grpc_proxy",
+    "tests/etcd/test_etcd_fleet.py::test_a_lease_that_was_lost_is_replaced",
+    "tests/sqs/test_sqs.py::test_a_server_that_never_answers",
+    "tests/testing/test_harness.py",
     "tests/service/",
     "tests/api/test_page_browser.py",
     "tests/api/test_hostile_http.py",
     "tests/bench/",
     "tests/cli/",
-    "tests/database/",
     "tests/devstack/",
     "tests/etcd/",
     "tests/sqs/test_dead_letters.py",
     "tests/sqs/test_sqs.py",
     "tests/telemetry/test_cloudwatch.py",
     "tests/telemetry/test_tracing.py",
-    "tests/testing/test_harness.py",
     "tests/testing/test_queue_contract.py",
 )
-"""What waits: files and folders."""
+"""What waits: files, folders, and single tests that would stand alone at the end of the run."""
 
 ONE_BY_ONE = (*REAL_TIME, "tests/search/", "tests/consumer/test_worker.py")
 
@@ -39,7 +45,13 @@ TOGETHER = {
     "tests/api/test_page_browser.py": "the browser",
     "tests/test_architecture.py": "the source",
     "tests/telemetry/test_logs.py": "the source",
+    "tests/database/test_dev.py": "the database",
+    "tests/database/test_handler.py": "the database",
+    "tests/database/test_inbox.py": "the database",
+    "tests/database/test_inbox_live.py": "the database",
     "tests/database/test_pool.py": "the database",
+    "tests/sqs/test_dead_letters.py": "the plugin's stack",
+    "tests/testing/test_harness.py": "the plugin's stack",
 }
 """Files that share what is dear, with each other or with themselves."""
 
@@ -62,7 +74,7 @@ class FromBothEnds(LoadScopeScheduling):
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         queue: OrderedDict[str, dict[str, bool]] = self.workqueue
-        if self.nodes.index(node) % 2:
+        if self.nodes.index(node) % 3 == 1:
             queue.move_to_end(next(reversed(queue)), last=False)
         super()._assign_work_unit(node)
 
