@@ -59,3 +59,13 @@ def test_groups_that_are_not_waited_for_any_more_are_forgotten() -> None:
     held.given_back("h", 100)
     held.finished("h", landed_at=100)
     assert len(held._groups) == 1
+
+
+def test_what_was_slept_through_is_waited_for_no_more() -> None:
+    held = WaitingGroups(patience=30)
+    held.failed("g", 50, now=0)
+    held.slept(20)
+    assert held.visible_at("g") == 30
+    assert not held.meets(0, 29)
+    assert held.meets(59, 60)
+    assert not held.meets(60, 100)

@@ -51,6 +51,10 @@ ENOUGH = 0.95
 LIMIT = 1800.0
 """Seconds after which mutmut is ended at one file. The slowest takes some five minutes on two idle cores."""
 
+TIMEOUT = "timeout_multiplier=5\ntimeout_constant=3\n"
+"""Of mutmut: a mutant is ended after five times as long as its tests and 3 s take. Those that wait in vain for a day of virtual
+time, in small steps, would take minutes."""
+
 KILLED, SURVIVED, UNTESTED = {1, 3}, 0, 33
 """Exit codes of pytest on a mutant, as mutmut keeps them; all others (a time-out, a crash) are kills too."""
 
@@ -89,7 +93,7 @@ def mutate(file: str, tests: tuple[str, ...], place: Path, jobs: int) -> tuple[i
         "pytest_add_cli_args": ("-pno:cacheprovider",),
     }
     told = "".join(f"{name}=\n" + "".join(f"    {one}\n" for one in values) for name, values in lists.items())
-    config = f"[mutmut]\nsource_paths=svc\nonly_mutate={file}\nuse_setproctitle=false\n{told}"
+    config = f"[mutmut]\nsource_paths=svc\nonly_mutate={file}\nuse_setproctitle=false\n{TIMEOUT}{told}"
     (place / "setup.cfg").write_text(config, "utf-8")
     command = [sys.executable, "-m", "mutmut"]
     environ = os.environ | {"PYTHONPATH": ""}
