@@ -148,16 +148,20 @@ class Deliveries(Listener):
         checkpoint."""
         if first is not None:
             self._copies.setdefault(entry.message.id, []).append(entry)
+        must_run = self._release_would_dead_letter(entry)
         event = landing(
             self.mode,
             finished=self._ledger.is_finished(entry.message.id),
             first=_standing(first),
             late=entry.lease.until <= entry.landed_at,
-            must_run=self._release_would_dead_letter(entry),
+            must_run=must_run,
         )
         if event is Event.COMES_BACK:
             log.info("a message that was finished before has come back and is deleted", message_id=entry.message.id)
         self._take(entry, event)
+        if must_run and first is not None and first in self._held:
+            del self._held[first]
+            self._take(first, Event.COPY_MUST_RUN)
 
     def _release_would_dead_letter(self, entry: Entry) -> bool:
         if self.is_quiet or not had_last_receive(self._policy, entry.message):

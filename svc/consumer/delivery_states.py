@@ -57,6 +57,7 @@ class Event(Enum):
     MUST_WAIT = "a drain waits for further receives"
     NOT_WANTED = "nothing is worked on any more"
     # Later.
+    COPY_MUST_RUN = "a copy of it has landed which, given back, would end in the dead-letter queue"
     DRAIN_REVOKED = "the drain was called off"
     DRAIN_LANDED = "every receive of the drain has landed, or its time is over"
     PREDECESSOR_UNFINISHED = "a message before it in its group was not finished"
@@ -109,6 +110,7 @@ MOVES: Mapping[tuple[State, Event], Move] = {
     (State.LANDED, Event.MAY_START): Move(State.STARTED, Action.START, in_line=True),
     (State.LANDED, Event.MUST_WAIT): Move(State.HELD, Action.HOLD),
     (State.LANDED, Event.NOT_WANTED): Move(State.SETTLING, Action.RELEASE),
+    (State.HELD, Event.COPY_MUST_RUN): Move(State.STARTED, Action.START, in_line=True),
     (State.HELD, Event.DRAIN_REVOKED): Move(State.STARTED, Action.START, in_line=True),
     (State.HELD, Event.DRAIN_LANDED): Move(State.SETTLING, Action.RELEASE),
     (State.HELD, Event.PREDECESSOR_UNFINISHED): Move(State.SETTLING, Action.RELEASE),

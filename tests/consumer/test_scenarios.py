@@ -238,6 +238,25 @@ async def test_a_copy_that_landed_after_the_time_for_work_waited_for_the_release
         assert queue.visible() == [message_id]
 
 
+async def test_a_drain_gave_back_a_copy_in_its_last_receive_with_the_delivery_that_it_held(autojump_clock):
+    # Seed 9000322. Both receives on the wire bring the message, and the second of them is the last that is granted.
+    dead = SimulatedQueue("dead")
+    faults = [Fault("delay", "receive", nth=2, seconds=3), Fault("delay", "receive", nth=3, seconds=4)]
+    queue = SimulatedQueue(faults=faults, dead_letters=dead, max_receive_count=2, duplicates=1.0)
+    queue.put("makes the first receive a full one, so that two follow")
+    async with SimulatedService(queue, SQS_MAX_NUMBER_OF_MESSAGES="1") as service:
+        await trio.sleep(2)
+        service.maintenance("on")
+        await trio.sleep(1)
+        queue.put("twice")
+        report = await service.drained()
+        assert [event.receive_count for event in queue.history if isinstance(event, Assigned)][-2:] == [1, 2]
+        assert [run.body for run in service.runs][1:] == ["twice"]
+        assert report.outcome is DrainOutcome.DRAINED
+        assert not queue.bodies
+        assert not dead.bodies
+
+
 async def test_a_retry_that_acted_without_an_answer_was_not_named_while_the_message_stayed_invisible(autojump_clock):
     queue = SimulatedQueue(faults=[Fault("error-after", "change_visibility")])
 

@@ -257,16 +257,19 @@ class Invariants:
                 self._violated(f"17 {instance}: {last} failed for the last time, and was left to SQS to dead-letter")
 
     def _was_first(self, instance: "Instance", message_id: str, at: float) -> bool:
-        """Whether nothing of its group came before it at that time, as far as the instance can know: what it has lost may come
-        back, even if the queue has moved it to the dead-letter queue; unless it had left before this one was received."""
+        """Whether nothing of its group came before it at that time, as far as the instance can know: what it has lost, or left to
+        its lease, may come back, even if the queue has moved it to the dead-letter queue; unless it had left before this one was
+        received."""
         if not self._setup.fifo:
             return True
         order = self._witness.order[self._witness.groups[message_id]]
         earlier = order[: order.index(message_id)]
-        lost = {one.message_id for one in instance.service.endings if one.outcome == "lost"}
+        last = {one.message_id: one.outcome for one in instance.service.endings}
         received_at = self._witness.assigned_at[f"{message_id}#{self._setup.max_receives}"]
         gone = self._witness.gone
-        return all(gone.get(one, math.inf) <= (received_at if one in lost else at) for one in earlier)
+        return all(
+            gone.get(one, math.inf) <= (received_at if last.get(one) in ("lost", "failed") else at) for one in earlier
+        )
 
     def _in_time(self, run: "Running") -> bool:
         """Whether it ended under its lease, as far as the instance could know, and its turn came under it too."""
