@@ -7,6 +7,7 @@ import json
 import pytest
 import structlog
 import trio
+import trio.testing
 from structlog.testing import capture_logs
 
 from svc import Batch, processor
@@ -372,6 +373,7 @@ async def test_nothing_is_kept_of_a_group_that_was_given_back(autojump_clock) ->
         assert await service.outcome("behind it") == "released"
         await service.idle()
         assert service.processed == ["first", "behind it"]
+        await trio.testing.wait_all_tasks_blocked()  # the group's task, too, has seen that it is over
         gc.collect()
         held = [one.message for one in gc.get_objects() if isinstance(one, Entry)]
         assert [one.body for one in held if one.group_id == "looked for when it is over"] == []
