@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import botocore.session
+import hypothesis
 import pytest
 
 from svc.devstack.child import start_all
@@ -38,6 +39,10 @@ _ENVIRONMENT = {
     "NO_PROXY": "127.0.0.1,localhost",
 }
 _unique = itertools.count(1)
+
+# Half of what Hypothesis tries by itself: each run tries others. `python -m tests.border` and the searches try thousands.
+hypothesis.settings.register_profile("half", parent=hypothesis.settings(), max_examples=50)
+hypothesis.settings.load_profile("half")
 
 SHARED = "svc_shared"
 """In what xdist gives each worker: where the processes are that its controller has started for all."""

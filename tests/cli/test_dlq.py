@@ -251,6 +251,7 @@ async def test_ctrl_c_cancels_the_task(tmp_path: Path) -> None:
     assert "stopped; what was not moved is where it was" in err
 
 
+@pytest.mark.slow
 async def test_a_task_that_fails_and_one_that_cannot_begin(tmp_path: Path) -> None:
     failed = Tasks(task("FAILED", 1, FailureReason="AWS.SimpleQueueService.\x1b[31mNoSuchQueue"))
     code, out, err = await with_aws(failed, tmp_path)

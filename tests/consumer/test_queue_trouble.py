@@ -61,8 +61,7 @@ async def test_an_outage_costs_few_calls_ends_by_itself_and_is_told_once(autojum
     "what",
     [
         "error",
-        "denied",
-        *(pytest.param(more, marks=pytest.mark.slow) for more in ("throttle", "timeout-before", "no-queue")),
+        *(pytest.param(more, marks=pytest.mark.slow) for more in ("denied", "throttle", "timeout-before", "no-queue")),
     ],
 )
 async def test_many_receivers_back_off_as_one(autojump_clock, what: str) -> None:

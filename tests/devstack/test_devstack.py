@@ -76,6 +76,7 @@ async def test_stack_is_gone_when_cancelled_while_starting(temporary: Path) -> N
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 async def test_stack_is_gone_when_cancelled_while_open(temporary: Path) -> None:
     with trio.CancelScope() as scope:
         async with stack() as dev:
@@ -212,6 +213,7 @@ def test_a_child_that_is_never_ready_is_given_up(temporary: Path, monkeypatch: p
     assert gone(mute.pid)
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_picked_anew(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = free_ports(1)
     with socket.create_server(("127.0.0.1", port)):

@@ -634,6 +634,7 @@ async def test_a_one_shot_begins_anew_when_its_endpoint_fails_in_the_middle(etcd
     assert len(said) == 3  # a refusal is an answer
 
 
+@pytest.mark.slow
 async def test_reads_that_are_given_up_in_the_middle_do_etcd_no_harm(own: Etcd) -> None:
     """etcd before 3.5.5 ends itself over a transaction of reads whose client gives up (etcd-io/etcd#14110)."""
     settings = load({"ETCD_ENDPOINTS": own.endpoint, "MAINTENANCE_KEY": "/key"})

@@ -222,6 +222,7 @@ def guarded(key_prefix: str) -> Iterator[Etcd]:
         yield running
 
 
+@pytest.mark.slow
 async def test_without_the_permission_the_switch_works_and_the_fleet_does_not_see_it(
     guarded: Etcd, key_prefix: str
 ) -> None:

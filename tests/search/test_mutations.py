@@ -58,7 +58,7 @@ FIRST_SEEDS = {
     "what_a_thread_finished_is_forgotten": 1116,
     "releases_without_answer_are_repeated": 385,
     "one_lost_lease_cancels_all": 38,
-    "a_lost_item_is_begun_again_beside_its_batch": 57,
+    "a_lost_item_is_begun_again_beside_its_batch": 103,
     "a_drain_lets_linger": 250,
     "a_group_is_gathered_out_of_order": 2,
     "the_rest_of_the_group_passes": 2,

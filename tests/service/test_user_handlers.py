@@ -40,7 +40,10 @@ async def test_it_drains_with_the_rest(moto: Moto, etcd: Etcd, queue_name: str, 
     ("setting", "fault"),
     [
         ({"MAINTENANCE_HANDLERS": "cache:nobody"}, "MAINTENANCE_HANDLERS names 'cache:nobody': module 'cache' has no attribute"),
-        ({"DATABASE_URL": "postgresql://h/d?nothing=x"}, "DATABASE_URL: libpq cannot read it as a connection URI"),
+        pytest.param(
+            {"DATABASE_URL": "postgresql://h/d?nothing=x"}, "DATABASE_URL: libpq cannot read it as a connection URI",
+            marks=pytest.mark.slow,
+        ),
     ],
 )  # fmt: skip
 def test_a_wrong_name_ends_the_start(folder: Path, setting: dict[str, str], fault: str) -> None:

@@ -419,7 +419,7 @@ STATUSES = st.sampled_from([200, 200, 200, 204, 301, 400, 403, 404, 429, 500, 50
 
 
 @pytest.mark.parametrize("source", ["imds", "container", "sts", "process"])
-@examples(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(status=STATUSES, body=BODIES)
 def test_whatever_a_source_answers_is_credentials_or_the_borders_own_error(
     place: Place, source: str, status: int, body: bytes

@@ -428,7 +428,7 @@ trio.run(main)
 @pytest.mark.parametrize(
     ("variable", "value", "traced"),
     [
-        ("OTEL_BSP_SCHEDULE_DELAY", "0", False),
+        pytest.param("OTEL_BSP_SCHEDULE_DELAY", "0", False, marks=pytest.mark.slow),
         pytest.param("OTEL_ATTRIBUTE_COUNT_LIMIT", "-1", False, marks=pytest.mark.slow),
         pytest.param("OTEL_PYTHON_TRACER_PROVIDER", "nonsense", False, marks=pytest.mark.slow),
         ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "nonsense", True),

