@@ -122,11 +122,13 @@ class Deliveries(Listener):
         """A receive has landed: enter what it brought, and choose the way of each. No checkpoint."""
         landed: list[Entry] = []
         lease_until = sent + self._visibility
+        receipts: set[str] = set()
         spoilt: set[str | None] = set()  # FIFO groups of which one could not be routed: nobody passes it
         for delivery in deliveries:
-            if delivery.receipt in self._ledger:
+            if delivery.receipt in self._ledger or delivery.receipt in receipts:
                 log.warning("the queue handed out one receipt handle twice", message_id=delivery.message.id)
                 continue
+            receipts.add(delivery.receipt)
             first = self._ledger.at_work_on(delivery.message.id)
             entry = self._ledger.add(delivery, received_at=sent, lease_until=lease_until, receive=landed)
             hold(delivery.message, self._holder)

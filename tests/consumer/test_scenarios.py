@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from svc.consumer.queue import Received
 from svc.consumer.worker import LAST_RELEASE
 from svc.maintenance.handler import DrainOutcome
 from svc.processors import Message, Reject, Retry
@@ -255,6 +256,16 @@ async def test_a_drain_gave_back_a_copy_in_its_last_receive_with_the_delivery_th
         assert report.outcome is DrainOutcome.DRAINED
         assert not queue.bodies
         assert not dead.bodies
+
+
+async def test_a_receipt_that_came_twice_in_an_answer_after_its_lease_was_counted_twice(autojump_clock):
+    # Seed 9017203. The first is lost as it lands, and so the second was not known.
+    async with SimulatedService(SimulatedQueue()) as service:
+        await trio.sleep(1)
+        worker = service.core.worker
+        late = Received(Message("m", "late"), "its receipt")
+        worker.deliveries.land([late, late], trio.current_time() - 3600)
+        assert (worker.ledger.counts().received, worker.ledger.counts().lost) == (1, 1)
 
 
 async def test_a_retry_that_acted_without_an_answer_was_not_named_while_the_message_stayed_invisible(autojump_clock):

@@ -446,7 +446,8 @@ class Invariants:
         return request.instance in (None, instance.service.settings.instance_id)
 
     def _is_refused(self, instance: "Instance") -> bool:
-        """Whether it lives without the permission to register, and was never a member of the fleet: nobody can know of it."""
+        """Whether it lives without the permission to register, and was never a member of the fleet: nobody can know of it. (A
+        member of its name may be another instance, which was given the same.)"""
         etcd, core = self._witness.schedule.etcd, instance.core
         if etcd is None or core is None or not isinstance(core.registrar, Registrar):
             return False
@@ -454,7 +455,13 @@ class Invariants:
             trouble.what in ("denied", "all denied") and trouble.at + trouble.lasts >= instance.began
             for trouble in etcd.troubles
         )
-        return denied and core.registrar.snapshot().id not in self._witness.switch.members()
+        own = core.registrar.snapshot()
+        taken = not own.registered and any(
+            (other := one.core.registrar.snapshot()).id == own.id and other.registered
+            for one in self._witness.instances
+            if one is not instance and one.core is not None
+        )
+        return denied and (taken or own.id not in self._witness.switch.members())
 
     def forget_requests(self) -> None:
         """The store was restored: its revisions will be those of other requests."""
