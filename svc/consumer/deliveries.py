@@ -238,7 +238,10 @@ class Deliveries(Listener):
                 self._settlement.settle(entry, RELEASED)
             case Action.SHARE:
                 assert first is not None
-                self._settlement.settle(entry, first.fate or RELEASED)
+                fate = first.fate or RELEASED
+                if fate == RELEASED:
+                    self._note_dead_letter(entry, event)
+                self._settlement.settle(entry, fate)
             case Action.FAIL:
                 self._ledger.end(entry, Outcome.FAILED)
             case Action.LOSE:
@@ -263,7 +266,7 @@ class Deliveries(Listener):
             )
             if self._tally.running:
                 self._tally.note(last_receives_returned=[entry])
-        elif self._tally.running and event in (Event.NOT_WANTED, Event.FIRST_GOES_BACK):
+        elif self._tally.running and event in (Event.NOT_WANTED, Event.FIRST_GOES_BACK, Event.FIRST_SETTLED):
             self._tally.note(next_receive_dead_letters=[entry])
 
 

@@ -6,7 +6,7 @@ import trio
 from svc import Message
 from svc.maintenance.handler import DrainOutcome
 from svc.maintenance.phases import Phase
-from svc.testing import SimulatedQueue, SimulatedService
+from svc.testing import Fault, SimulatedQueue, SimulatedService
 
 QUIET = '{"enabled": true, "quiet": true}'
 
@@ -41,6 +41,24 @@ async def test_idle_it_is_quiet_at_once_and_what_lands_in_its_last_receive_goes_
         await trio.sleep(1)
         assert not service.core.manager.state().quiet
         assert service.dead_lettered == ["1"]
+
+
+@pytest.mark.expects_errors  # the first receipt is superseded: its release is refused
+async def test_a_copy_in_its_last_receive_is_named_too(autojump_clock):
+    """Two receives are on the wire, both of which bring the message, and its second receive is the last."""
+    faults = [Fault("delay", "receive", nth=2, seconds=3), Fault("delay", "receive", nth=3, seconds=4)]
+    dead = SimulatedQueue("dead")
+    queue = SimulatedQueue(dead_letters=dead, max_receive_count=2, duplicates=1.0, faults=faults)
+    queue.put("0")
+    async with SimulatedService(queue, _work, SQS_MAX_NUMBER_OF_MESSAGES="1") as service:
+        await trio.sleep(2)
+        service.maintenance(QUIET)
+        await trio.sleep(1)
+        message_id = queue.put("1")
+        report = await service.drained()
+        assert queue.receive_count(message_id) == 2
+        assert [run.body for run in service.runs] == ["0"]
+        assert report.handlers["sqs"]["last_receives_returned"] == (message_id,)
 
 
 async def test_not_asked_for_a_last_receive_is_worked_on_and_quiet_comes_with_the_end(autojump_clock):

@@ -155,8 +155,10 @@ class Invariants:
             self._violated(f"11 {instance}: a receive that was cut short was not asked for again")
         named = {*drain.deferred, *drain.unsettled, *drain.lost_ids}
         for message_id, hold in self._witness.held.items():
+            # (A receive that lands in the report's instant may or may not be in it.)
+            landed_at = instance.landed_at.get(hold.receipt, math.inf)
             if (
-                hold.receipt in instance.landed
+                (landed_at <= now if not drain.receives_unlanded else landed_at < now)
                 and hold.until > now + EPSILON
                 and not hold.late
                 and message_id not in named
@@ -251,10 +253,19 @@ class Invariants:
             run = next((run for run in self._witness.runs.get(event.message_id, ()) if run.receipt == last), None)
             if run is None:
                 given_back = asked is not None and asked.kind == "change_visibility"
+                given_back = given_back and not self._shares_a_fate(instance, event.message_id, last)
                 if given_back and asked is not None and self._was_first(instance, event.message_id, asked.first_at):
                     self._violated(f"17 {instance}: {last} was given back unprocessed, and so it is dead-lettered")
             elif self._setup.fifo and run.failed and asked is None and self._in_time(run):
                 self._violated(f"17 {instance}: {last} failed for the last time, and was left to SQS to dead-letter")
+
+    def _shares_a_fate(self, instance: "Instance", message_id: str, receipt: str) -> bool:
+        """Whether an earlier delivery of the message was at work there when this one landed: its verdict is that of both."""
+        landed_at = instance.landed_at[receipt]
+        return any(
+            run.instance is instance and run.until is not None and landed_at <= run.until
+            for run in self._witness.runs.get(message_id, ())
+        )
 
     def _was_first(self, instance: "Instance", message_id: str, at: float) -> bool:
         """Whether nothing of its group came before it at that time, as far as the instance can know: what it has lost, or left to
@@ -395,7 +406,9 @@ class Invariants:
             if min(until, run.until) <= max(other.began, run.began) + EPSILON:
                 continue
             superseded = {run.receipt, other.receipt} & witness.duplicated and other.instance is not run.instance
-            if not superseded:
+            # A batch goes on with the rest of it.
+            lost = any(one.batch and self._is_lost(one) for one in (run, other))
+            if not superseded and not lost:
                 self._violated(
                     f"5 {run.message_id} ran twice at the same time: {run.receipt} at {run.instance} from {run.began:g} to"
                     f" {run.until:g}, {other.receipt} at {other.instance} from {other.began:g}"
