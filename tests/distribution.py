@@ -1,10 +1,11 @@
 """Which of xdist's workers runs which test: some wait (for processes, leases, timeouts), the others compute, and there is some of
 both at all times.
 
-What waits stands at the front of one queue, what computes at its end; all go on until nothing is left. Of three workers two take
-from the front: what waits takes longer in all, with less work in it, and would else be left for the end, where the cores idle.
-What computes is handed out by files, so that a file's fixtures are made once, and with less talk; what waits test by test, for a
-file of it can take half a minute. (Not by xdist's own marks: `xdist_group` of xdist 3.8 does nothing with pytest 9.1 and later.)
+What runs in real time stands at the front of one queue, what computes at its end. One worker of four takes from the end, the
+others from the front, and all go on until nothing is left: the last are those that compute, which keep every core busy. In the
+front, what only waits alternates with what starts programs. What computes is handed out by files, so that a file's fixtures are
+made once, and with less talk; what runs in real time test by test, for a file of it can take half a minute. (Not by xdist's own
+marks: `xdist_group` of xdist 3.8 does nothing with pytest 9.1 and later.)
 """
 
 from collections import OrderedDict
@@ -14,31 +15,35 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-REAL_TIME = (
+WAITS = (
     "tests/faults/",  # the longest first
     "tests/service/test_alone.py",
     "tests/service/test_live.py",
-    "tests/database/",
     "tests/etcd/test_registration_thread.py",
     "tests/etcd/test_etcd_fleet.py::test_it_is_kept_through_etcds_grpc_proxy",
     "tests/etcd/test_etcd_fleet.py::test_a_lease_that_was_lost_is_replaced",
     "tests/sqs/test_sqs.py::test_a_server_that_never_answers",
-    "tests/testing/test_harness.py",
     "tests/service/",
-    "tests/api/test_page_browser.py",
     "tests/api/test_hostile_http.py",
-    "tests/bench/",
-    "tests/cli/",
-    "tests/devstack/",
     "tests/etcd/",
-    "tests/sqs/test_dead_letters.py",
     "tests/sqs/test_sqs.py",
     "tests/telemetry/test_cloudwatch.py",
-    "tests/telemetry/test_tracing.py",
     "tests/testing/test_queue_contract.py",
 )
-"""What waits: files, folders, and single tests that would stand alone at the end of the run."""
+"""Files, folders, and single tests that would stand alone at the end of the run."""
 
+STARTS_PROGRAMS = (
+    "tests/api/test_page_browser.py",
+    "tests/testing/test_harness.py",
+    "tests/database/",
+    "tests/cli/",
+    "tests/bench/",
+    "tests/devstack/",
+    "tests/telemetry/test_tracing.py",
+    "tests/sqs/test_dead_letters.py",
+)
+
+REAL_TIME = (*WAITS, *STARTS_PROGRAMS)
 ONE_BY_ONE = (*REAL_TIME, "tests/search/", "tests/consumer/test_worker.py")
 
 TOGETHER = {
@@ -57,12 +62,13 @@ TOGETHER = {
 
 
 def in_order(items: list[pytest.Item]) -> None:
-    """What waits first."""
-
-    def place(item: pytest.Item) -> int:
-        return next((place for place, path in enumerate(REAL_TIME) if item.nodeid.startswith(path)), len(REAL_TIME))
-
-    items.sort(key=place)
+    """What runs in real time first, of either kind in turn."""
+    places: dict[pytest.Item, float] = {}
+    for paths in (WAITS, STARTS_PROGRAMS):
+        found = [item for item in items if item.nodeid.startswith(paths)]
+        found.sort(key=lambda item: next(place for place, path in enumerate(paths) if item.nodeid.startswith(path)))
+        places |= {item: number / len(found) for number, item in enumerate(found)}
+    items.sort(key=lambda item: places.get(item, 1))
 
 
 class FromBothEnds(LoadScopeScheduling):
@@ -74,7 +80,7 @@ class FromBothEnds(LoadScopeScheduling):
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         queue: OrderedDict[str, dict[str, bool]] = self.workqueue
-        if self.nodes.index(node) % 3 == 1:
+        if self.nodes.index(node) % 4 == 1:
             queue.move_to_end(next(reversed(queue)), last=False)
         super()._assign_work_unit(node)
 

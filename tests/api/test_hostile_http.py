@@ -366,32 +366,42 @@ async def test_queries_change_nothing() -> None:
             assert (await client.get("/health/live" + query)).status_code == 200
 
 
-BODIES: dict[str, tuple[bytes, str | None, int]] = {
-    "plain text": (b"hello", "application/json", 400),
-    "empty": (b"", "application/json", 400),
-    "NaN": (b'{"message": "x", "delay_seconds": NaN}', "application/json", 400),
-    "deep array": (b"[" * 5_000_000, "application/json", 400),
-    "deep object": (b'{"a":' * 1_000_000, "application/json", 400),
-    "huge number": (b'{"message": "x", "delay_seconds": ' + b"9" * 1_000_000 + b"}", "application/json", 400),
-    "number beyond floats": (b'{"message": "x", "attributes": {"a": 1' + b"0" * 400 + b"}}", "application/json", 400),
-    "many fields": (
-        json.dumps({"message": "x", **dict.fromkeys(map(str, range(100_000)), 1)}).encode(),
-        "application/json",
-        400,
-    ),
-    "lone surrogate": (b'{"message": "\\ud83d"}', "application/json", 400),
-    "control character": (b'{"message": "\\u0007"}', "application/json", 400),
-    "text/plain": (GOOD, "text/plain", 415),
-    "no type": (GOOD, None, 415),
-    "form": (b"message=x", "application/x-www-form-urlencoded", 415),
-    "multipart": (b"--x\r\n\r\n", "multipart/form-data; boundary=x", 415),
-    "with charset": (GOOD, "application/json; charset=utf-8", 200),
-    "latin-1": ('{"message": "é"}'.encode("latin-1"), "application/json; charset=latin-1", 400),
-    "1 MiB": (json.dumps({"message": "x" * request_bodies.MESSAGE_LIMIT}).encode(), "application/json", 200),
-    "1 MiB + 1": (json.dumps({"message": "x" * (request_bodies.MESSAGE_LIMIT + 1)}).encode(), "application/json", 413),
-    "7 MiB": (json.dumps({"message": "x" * 7 * 1024 * 1024}).encode(), "application/json", 413),
-    "gzip": (b"\x1f\x8b\x08\x00" + bytes(20), "application/json", 400),
-}
+def bodies() -> dict[str, tuple[bytes, str | None, int]]:
+    """By name: body, type, and the status of the answer. Some are of megabytes."""
+    return {
+        "plain text": (b"hello", "application/json", 400),
+        "empty": (b"", "application/json", 400),
+        "NaN": (b'{"message": "x", "delay_seconds": NaN}', "application/json", 400),
+        "deep array": (b"[" * 5_000_000, "application/json", 400),
+        "deep object": (b'{"a":' * 1_000_000, "application/json", 400),
+        "huge number": (b'{"message": "x", "delay_seconds": ' + b"9" * 1_000_000 + b"}", "application/json", 400),
+        "number beyond floats": (
+            b'{"message": "x", "attributes": {"a": 1' + b"0" * 400 + b"}}",
+            "application/json",
+            400,
+        ),
+        "many fields": (
+            json.dumps({"message": "x", **dict.fromkeys(map(str, range(100_000)), 1)}).encode(),
+            "application/json",
+            400,
+        ),
+        "lone surrogate": (b'{"message": "\\ud83d"}', "application/json", 400),
+        "control character": (b'{"message": "\\u0007"}', "application/json", 400),
+        "text/plain": (GOOD, "text/plain", 415),
+        "no type": (GOOD, None, 415),
+        "form": (b"message=x", "application/x-www-form-urlencoded", 415),
+        "multipart": (b"--x\r\n\r\n", "multipart/form-data; boundary=x", 415),
+        "with charset": (GOOD, "application/json; charset=utf-8", 200),
+        "latin-1": ('{"message": "é"}'.encode("latin-1"), "application/json; charset=latin-1", 400),
+        "1 MiB": (json.dumps({"message": "x" * request_bodies.MESSAGE_LIMIT}).encode(), "application/json", 200),
+        "1 MiB + 1": (
+            json.dumps({"message": "x" * (request_bodies.MESSAGE_LIMIT + 1)}).encode(),
+            "application/json",
+            413,
+        ),
+        "7 MiB": (json.dumps({"message": "x" * 7 * 1024 * 1024}).encode(), "application/json", 413),
+        "gzip": (b"\x1f\x8b\x08\x00" + bytes(20), "application/json", 400),
+    }
 
 
 async def test_bodies() -> None:
@@ -399,7 +409,7 @@ async def test_bodies() -> None:
         served() as held,
         httpx.AsyncClient(base_url=held.url, trust_env=False, verify=NO_TLS, timeout=10) as client,
     ):
-        for name, (body, kind, status) in BODIES.items():
+        for name, (body, kind, status) in bodies().items():
             headers = {} if kind is None else {"Content-Type": kind}
             answer = await client.post("/messages/send", content=body, headers=headers)
             assert answer.status_code == status, (name, answer.text[:300])
