@@ -1,11 +1,11 @@
 """Which of xdist's workers runs which test: some wait (for processes, leases, timeouts), the others compute, and there is some of
 both at all times.
 
-What runs in real time stands at the front of one queue, what computes at its end. One worker of four takes from the end, the
-others from the front, and all go on until nothing is left: the last are those that compute, which keep every core busy. In the
-front, what only waits alternates with what starts programs. What computes is handed out by files, so that a file's fixtures are
-made once, and with less talk; what runs in real time test by test, for a file of it can take half a minute. (Not by xdist's own
-marks: `xdist_group` of xdist 3.8 does nothing with pytest 9.1 and later.)
+What runs in real time stands at the front of one queue, what computes at its end. One worker of four takes from the end, one from
+either in turn, the others from the front, and all go on until nothing is left: the last are those that compute, which keep every
+core busy. In the front, what only waits alternates with what starts programs. What computes is handed out by files, so that a
+file's fixtures are made once, and with less talk; what runs in real time test by test, for a file of it can take half a minute.
+(Not by xdist's own marks: `xdist_group` of xdist 3.8 does nothing with pytest 9.1 and later.)
 """
 
 from collections import OrderedDict
@@ -80,7 +80,8 @@ class FromBothEnds(LoadScopeScheduling):
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         queue: OrderedDict[str, dict[str, bool]] = self.workqueue
-        if self.nodes.index(node) % 4 == 1:
+        number, taken = self.nodes.index(node), len(self.assigned_work[node])
+        if number % 4 == 1 or (number % 4 == 3 and taken % 2):
             queue.move_to_end(next(reversed(queue)), last=False)
         super()._assign_work_unit(node)
 

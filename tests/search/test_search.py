@@ -14,7 +14,7 @@ from tests.search.run import muted, run_schedule
 from tests.search.schedule import Arrival, Ask, Flip, Life, Nap, Schedule, Setup, Work
 from tests.search.troubles import EtcdSetup, EtcdTrouble
 
-SEEDS = [range(30), pytest.param(range(30, 600), marks=pytest.mark.slow)]
+SEEDS = [range(20), pytest.param(range(20, 600), marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("seeds", SEEDS, ids=str)
@@ -24,7 +24,7 @@ def test_no_seeded_schedule_is_a_counter_example(seeds: range):
     assert not failed
 
 
-@pytest.mark.parametrize("examples", [15, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [10, pytest.param(250, marks=pytest.mark.slow)])
 def test_no_schedule_that_hypothesis_draws_is_a_counter_example(examples: int):
     @settings(
         derandomize=True,
