@@ -210,8 +210,11 @@ class Deliveries(Listener):
             self.mode,
             finished=first.is_finished,
             failed=first.ended is Outcome.FAILED and first.fate is None,
-            given_back=first.ended in (Outcome.RELEASED, Outcome.LOST)
-            and first.fate in (None, RELEASED)
+            given_back=(
+                first.fate.allows_work(trio.current_time())
+                if first.fate is not None
+                else first.ended in (Outcome.RELEASED, Outcome.LOST)
+            )
             and following.is_undecided(),
         )
         concerned: Iterable[Entry] = (following,) if event is Event.FIRST_GIVEN_BACK else copies
@@ -238,8 +241,8 @@ class Deliveries(Listener):
                 self._settlement.settle(entry, RELEASED)
             case Action.SHARE:
                 assert first is not None
-                fate = first.fate or RELEASED
-                if fate == RELEASED:
+                fate = (first.fate or RELEASED).of_a_copy(trio.current_time())
+                if fate.allows_work(trio.current_time()):
                     self._note_dead_letter(entry, event)
                 self._settlement.settle(entry, fate)
             case Action.FAIL:

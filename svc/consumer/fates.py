@@ -9,6 +9,7 @@ import random
 from typing import Protocol
 
 import structlog
+import trio
 
 from svc.backoff import redelivery
 from svc.consumer.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Outcome
@@ -72,7 +73,7 @@ class Fates:
                 case Retry() as retry:
                     after, reason = math.ceil(retry.after), str(retry)
                     log.info("message will be retried", visible_again_in_seconds=after, reason=reason)
-                    self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
+                    self._settlement.settle(entry, _visible_again(Outcome.RELEASED, after))
                     self._verdicts.verdict(entry, failed=False)
                     return
                 case Reject() as reject:
@@ -107,7 +108,7 @@ class Fates:
         attempt = 1 if had_last_receive(self._policy, entry.message) else receives
         after = redelivery(attempt, first=first, cap=cap, rng=self._rng)
         log.error("message failed", receive_count=receives, visible_again_in_seconds=after, exc_info=error)
-        self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
+        self._settlement.settle(entry, _visible_again(Outcome.FAILED, after))
 
     def put_off(self, entry: Entry, thread: ThreadRun) -> bool:
         """A thread that was left behind with this message goes on: the message is not begun beside it. It goes back, for another
@@ -121,7 +122,7 @@ class Fates:
             )
         first, cap = BESIDE_A_THREAD
         after = redelivery(entry.message.receive_count, first=first, cap=cap, rng=self._rng)
-        self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.RELEASED, after=after))
+        self._settlement.settle(entry, _visible_again(Outcome.RELEASED, after))
         return True
 
     def keep_rejected(self, entry: Entry) -> None:
@@ -137,7 +138,7 @@ class Fates:
             return
         first, cap = self._retry_backoff
         after = redelivery(entry.message.receive_count, first=first, cap=cap, rng=self._rng)
-        self._settlement.settle(entry, Fate(Action.CHANGE_VISIBILITY, Outcome.FAILED, after=after))
+        self._settlement.settle(entry, _visible_again(Outcome.FAILED, after))
 
     def _moves_to_dead_letters(self, entry: Entry) -> bool:
         """Whether it is for us to move it, if it is not finished now. SQS would, at the next attempt to receive it. Until then
@@ -152,6 +153,10 @@ class Fates:
             exc_info=error,
         )
         self._settlement.settle(entry, Fate(Action.DEAD_LETTER, Outcome.FAILED, reason=reason))
+
+
+def _visible_again(outcome: Outcome, after: int) -> Fate:
+    return Fate(Action.CHANGE_VISIBILITY, outcome, after=after, due=trio.current_time() + after)
 
 
 def _single(error: BaseException) -> BaseException:

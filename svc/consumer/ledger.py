@@ -11,7 +11,7 @@ This file decides nothing, waits for nothing and calls nobody but its listeners.
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
@@ -69,8 +69,18 @@ class Fate:
     outcome: Outcome
     after: int = 0
     """CHANGE_VISIBILITY: seconds until it is visible again."""
+    due: float = 0.0
+    """CHANGE_VISIBILITY: Trio time from which the message may be worked on again."""
     reason: str = ""
     """DEAD_LETTER: the processor's reason."""
+
+    def allows_work(self, now: float) -> bool:
+        """Whether the message may be worked on again by now: it was given back, or the time of its retry has come."""
+        return self.action is Action.CHANGE_VISIBILITY and self.due <= now
+
+    def of_a_copy(self, now: float) -> "Fate":
+        """For another delivery of the message, which is settled now: it waits for the rest of the time."""
+        return replace(self, after=max(0, math.ceil(self.due - now))) if self.after else self
 
 
 PROCESSED = Fate(Action.DELETE, Outcome.PROCESSED)

@@ -258,6 +258,25 @@ async def test_a_drain_gave_back_a_copy_in_its_last_receive_with_the_delivery_th
         assert not dead.bodies
 
 
+async def test_the_copies_of_a_retry_were_put_off_again_and_again(autojump_clock):
+    # Seed 10035119. A retry in a second lingers for five before it is sent, and a copy lands meanwhile. When its turn comes the
+    # second is long over: it is the retry. It asked for a second of its own, which lingered, until the next copy had landed …
+    async def work(message: Message) -> None:
+        if message.receive_count == 1:
+            raise Retry(after=1)
+
+    queue = SimulatedQueue()
+    message_id = queue.put("twice")
+    async with SimulatedService(queue, work, SQS_BATCH_LINGER="5") as service:
+        await service.wait_for(lambda: len(service.runs) == 1)
+        await trio.sleep(0.5)
+        copy = Received(Message(message_id, "twice", receive_count=2), "its receipt")
+        service.core.worker.deliveries.land([copy], trio.current_time())
+        await service.wait_for(lambda: len(service.runs) == 2)
+        assert trio.current_time() == pytest.approx(service.when("twice", "released"), abs=0.02)
+        service.crash()
+
+
 async def test_a_receipt_that_came_twice_in_an_answer_after_its_lease_was_counted_twice(autojump_clock):
     # Seed 9017203. The first is lost as it lands, and so the second was not known.
     async with SimulatedService(SimulatedQueue()) as service:

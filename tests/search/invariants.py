@@ -180,7 +180,9 @@ class Invariants:
         for message_id, runs in self._witness.runs.items():
             for run in runs:
                 goes_on = run.instance is instance and not run.ended and run.until is not None
-                if goes_on and (message_id not in drain.threads or drain.error() is None):
+                # (One that is left behind in the report's instant may be among those who do not end.)
+                named = {*drain.threads, *(drain.stubborn if run.until == trio.current_time() else ())}
+                if goes_on and (message_id not in named or drain.error() is None):
                     self._violated(
                         f"22 {instance}: a thread is at work on {message_id} after the drain, unnamed in {drain}"
                     )
@@ -279,7 +281,10 @@ class Invariants:
         received_at = self._witness.assigned_at[f"{message_id}#{self._setup.max_receives}"]
         gone = self._witness.gone
         return all(
-            gone.get(one, math.inf) <= (received_at if last.get(one) in ("lost", "failed") else at) for one in earlier
+            gone.get(one, math.inf) < received_at
+            if last.get(one) in ("lost", "failed")
+            else gone.get(one, math.inf) <= at
+            for one in earlier
         )
 
     def _in_time(self, run: "Running") -> bool:
@@ -421,8 +426,10 @@ class Invariants:
         core, limit = instance.core, instance.service.queue.max_receive_count
         if core is None or instance.crashed or instance.cancelled_at is not None:
             return
-        in_time = trio.current_time() < sent + self._setup.visibility - EPSILON and sent > self._witness.slept_at
-        drain_runs = core.manager._report is not None and core.manager._report.ended is None
+        report, now = core.manager._report, trio.current_time()
+        # (In the last instant its report may be made before the receive is known to have landed.)
+        drain_runs = report is not None and report.ended is None and now < report.deadline + LATE - EPSILON
+        in_time = now < sent + self._setup.visibility - EPSILON and sent > self._witness.slept_at
         takes = core.manager._phase is Phase.RUNNING or drain_runs
         alone = core.worker.ledger.at_work_on(delivery.message.id) is None
         if limit == delivery.message.receive_count and takes and alone and in_time:
