@@ -103,6 +103,7 @@ class Invariants:
         self._violated = witness.violated
         self._calls_at = (0.0, 0)
         self._fulfilled: dict[Request, list[Instance]] = {}  # and who was refused a place in the fleet at that time
+        self._redriven: set[str] = set()
         self._setup = witness.schedule.setup
 
     # -- at each step --
@@ -241,6 +242,8 @@ class Invariants:
             )
 
     def redriven(self, event: DeadLettered) -> None:
+        """SQS has moved a message to the dead-letter queue by itself."""
+        self._redriven.add(event.message_id)
         last = f"{event.message_id}#{self._setup.max_receives}"
         for instance in self._witness.instances:
             if last not in instance.must_run or instance.cancelled_at is not None or instance.crashed:
@@ -280,10 +283,11 @@ class Invariants:
         last = {one.message_id: one.outcome for one in instance.service.endings}
         received_at = self._witness.assigned_at[f"{message_id}#{self._setup.max_receives}"]
         gone = self._witness.gone
+        unknown = {
+            one for one in earlier if last.get(one) == "lost" or (last.get(one) == "failed" and one in self._redriven)
+        }
         return all(
-            gone.get(one, math.inf) < received_at
-            if last.get(one) in ("lost", "failed")
-            else gone.get(one, math.inf) <= at
+            gone.get(one, math.inf) < received_at if one in unknown else gone.get(one, math.inf) <= at
             for one in earlier
         )
 
