@@ -25,6 +25,7 @@ WAITS = (
     "tests/sqs/test_sqs.py::test_a_server_that_never_answers",
     "tests/service/",
     "tests/api/test_hostile_http.py",
+    "tests/api/test_connection_limit.py",
     "tests/etcd/",
     "tests/sqs/test_sqs.py",
     "tests/telemetry/test_cloudwatch.py",
@@ -44,7 +45,7 @@ STARTS_PROGRAMS = (
 )
 
 REAL_TIME = (*WAITS, *STARTS_PROGRAMS)
-ONE_BY_ONE = (*REAL_TIME, "tests/search/", "tests/consumer/test_worker.py")
+ONE_BY_ONE = (*REAL_TIME, "tests/api/test_api.py", "tests/search/", "tests/consumer/test_worker.py")
 
 TOGETHER = {
     "tests/api/test_page_browser.py": "the browser",

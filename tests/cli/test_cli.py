@@ -489,7 +489,8 @@ async def test_dev_killed_leaves_no_process_behind(surroundings: dict[str, str],
         await all_gone(running.children)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_dev_stopped_while_it_starts(
     number: signal.Signals, surroundings: dict[str, str], tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ async def test_stack_is_gone_when_cancelled_while_open(temporary: Path) -> None:
     assert gone(dev.etcd.pid)
 
 
+@pytest.mark.slow
 def test_moto_restarts_on_its_port_and_takes_plain_curl(temporary: Path) -> None:
     with Moto() as moto:
         port, first = moto.port, moto.pid

@@ -605,6 +605,7 @@ def test_the_wrong_protobuf_is_named(implementation: str) -> None:
     assert "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python" in done.stderr
 
 
+@pytest.mark.slow
 def test_importing_warns_of_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "import svc.etcd.watcher"], capture_output=True, text=True, check=False

@@ -248,6 +248,7 @@ async def test_without_the_permission_the_switch_works_and_the_fleet_does_not_se
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_with_the_permissions_that_the_readme_names_it_takes_part(guarded: Etcd, key_prefix: str) -> None:
     key = f"{key_prefix}m"
     its = settings(guarded.endpoint, key, ETCD_USERNAME="fleet", ETCD_PASSWORD="s3cr3t-word")

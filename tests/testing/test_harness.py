@@ -506,6 +506,7 @@ def section(output: str, test: str) -> str:
 TRIO_MODE = "[pytest]\ntrio_mode = true\naddopts = --strict-markers\nfilterwarnings = error\n"
 
 
+@pytest.mark.slow
 def test_what_a_wrong_test_is_told(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text(TRIO_MODE)
     output = run_pytest(tmp_path, test_wrong=WRONG)
