@@ -111,6 +111,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         etcd = held.enter_context(Etcd())
         if options.first:
             Process.first = True
+            held.callback(prefer, os.getpid(), 0)  # its session is that of the shell, which goes on
             for pid in (os.getpid(), stub.pid, etcd.pid):
                 prefer(pid)
         bench = _Bench(result, able, stub, etcd.endpoint, core, Path(folder), options)

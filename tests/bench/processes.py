@@ -84,10 +84,10 @@ class Process:
         return code
 
 
-def prefer(pid: int) -> None:
+def prefer(pid: int, nice: int = -20) -> None:
     """Give the session of this process the highest priority that an ordinary process can have; needs root. The kernel shares
     the processor among sessions first (autogroups), so that niceness alone does not help against other sessions."""
-    Path(f"/proc/{pid}/autogroup").write_text("-20")
+    Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def family(pid: int) -> list[int]:
