@@ -79,7 +79,7 @@ class DatabaseHandler:
     # -- the manager's side --
 
     def enter(self) -> None:
-        self._wanted, self._settled, self._suspected = False, False, False
+        self._wanted, self._settled = False, False
         self._deadline = trio.current_time() + LATE
         self._closed = Closed(0, 0, 0)
         self._wake_up.notify()
@@ -157,7 +157,7 @@ class DatabaseHandler:
         """Close the pools, and have as many connections again as are kept in maintenance."""
         if self._settled:
             return
-        self._gone = self._is_kept = False
+        self._gone = self._is_kept = self._suspected = False
         closed = await self._database.close("the service is in maintenance", self._deadline - trio.current_time())
         keep = self._settings.database_maintenance_connections
         if keep and not self._wanted:

@@ -88,6 +88,24 @@ async def test_some_connections_may_stay_in_maintenance(postgres: Postgres) -> N
             assert (await connection.execute("SELECT 1")).fetchone() == (1,)
 
 
+async def test_maintenance_that_is_called_off_while_a_suspicion_is_looked_into_holds_nothing_back(
+    postgres: Postgres,
+) -> None:
+    async with running(postgres.url, "suspected", DATABASE_MAX_CONNECTIONS="1") as held:
+        held.handler.leave()
+        await held.until()
+        async with held.database.connection():  # the ping waits for it
+            held.handler.suspect(psycopg.OperationalError("the connection is lost"))
+            waiting = held.database.statistics
+            with trio.fail_after(5):
+                while not waiting().waiting:
+                    await trio.sleep(0.001)
+            held.handler.enter()
+            held.handler.leave()
+            assert held.reason == "the database may be away: the connection is lost"
+        await held.until()
+
+
 @pytest.mark.slow
 async def test_while_it_is_away_nothing_is_received_and_it_goes_on_by_itself() -> None:
     with Postgres() as server:
