@@ -97,9 +97,8 @@ class Deliveries(Listener):
         self.mode = Mode.CLOSING
 
     def _end_hold(self, event: Event) -> None:
-        held, self._held = self._held, {}
-        for entry in held:
-            # The end of one may have led to the release of others of its group.
+        for entry in list(self._held):
+            # The end of one may have led to the release of others of its group, which are looked for among the held.
             if entry.state is not State.HELD:
                 continue
             if (
@@ -107,6 +106,7 @@ class Deliveries(Listener):
             ):  # the process stood still, and the heartbeat's turn comes after this
                 self._ledger.lose(entry, "its lease ran out while it was held")
             else:
+                del self._held[entry]
                 self._take(entry, event)
 
     def release_undecided(self) -> list[Entry]:

@@ -440,3 +440,22 @@ async def test_a_copy_that_landed_while_the_instance_closed_waited_for_a_dead_le
     assert [event.receive_count for event in queue.history if isinstance(event, Assigned)] == [1, 2]
     assert trio.current_time() <= 3.5 + LAST_RELEASE
     assert not queue.in_flight()
+
+
+async def test_a_successor_that_was_held_with_a_lost_message_passed_it_when_the_drain_was_called_off(autojump_clock):
+    # Of one receive of a group; the first could not be extended, the process stood still, and `off` came before its heartbeat.
+    queue = SimulatedQueue(fifo=True)
+    async with SimulatedService(queue) as service:
+        await trio.sleep(1)
+        worker = service.core.worker
+        first, second = (Received(Message(f"m{n}", f"m{n}", group_id="g"), f"receipt {n}") for n in (1, 2))
+        worker.enter()
+        worker.deliveries.land([first, second], trio.current_time())
+        assert worker.deliveries.held == 2
+        (entry,) = (one for one in worker.ledger if one.delivery is second)
+        entry.lease.until += 60
+        autojump_clock.jump(31)
+        worker.leave()
+        await trio.sleep(0.1)
+        assert service.runs == []
+        service.crash()
