@@ -237,13 +237,13 @@ class Deliveries(Listener):
                 self._ledger.remember(entry.message.id)
                 self._settlement.settle(entry, PROCESSED)
             case Action.RELEASE:
-                self._note_dead_letter(entry, event)
+                self._note_dead_letter(entry)
                 self._settlement.settle(entry, RELEASED)
             case Action.SHARE:
                 assert first is not None
                 fate = (first.fate or RELEASED).of_a_copy(trio.current_time())
                 if fate.allows_work(trio.current_time()):
-                    self._note_dead_letter(entry, event)
+                    self._note_dead_letter(entry)
                 self._settlement.settle(entry, fate)
             case Action.FAIL:
                 self._ledger.end(entry, Outcome.FAILED)
@@ -256,9 +256,9 @@ class Deliveries(Listener):
         ):
             self._tasks.start(entry)
 
-    def _note_dead_letter(self, entry: Entry, event: Event) -> None:
-        """Given back after its last receive, because it landed when the drain's time for work was over, or when all was quiet:
-        the report names it."""
+    def _note_dead_letter(self, entry: Entry) -> None:
+        """Given back after its last receive, because it landed when the drain's time for work was over, or when all was quiet,
+        or behind what goes back too: the report names it."""
         if not had_last_receive(self._policy, entry.message):
             return
         if self.is_quiet:
@@ -269,7 +269,7 @@ class Deliveries(Listener):
             )
             if self._tally.running:
                 self._tally.note(last_receives_returned=[entry])
-        elif self._tally.running and event in (Event.NOT_WANTED, Event.FIRST_GOES_BACK, Event.FIRST_SETTLED):
+        elif self._tally.running:
             self._tally.note(next_receive_dead_letters=[entry])
 
 

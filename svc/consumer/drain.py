@@ -105,7 +105,9 @@ class DrainTally:
             self._drain,
             timed_out=self._drain.timed_out + _ids(timed_out),
             stubborn=self._drain.stubborn + _ids(stubborn),
-            next_receive_dead_letters=self._drain.next_receive_dead_letters + _ids(next_receive_dead_letters),
+            next_receive_dead_letters=tuple(
+                dict.fromkeys(self._drain.next_receive_dead_letters + _ids(next_receive_dead_letters))
+            ),
             last_receives_returned=self._drain.last_receives_returned + _ids(last_receives_returned),
         )
 

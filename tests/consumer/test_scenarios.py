@@ -459,3 +459,25 @@ async def test_a_successor_that_was_held_with_a_lost_message_passed_it_when_the_
         await trio.sleep(0.1)
         assert service.runs == []
         service.crash()
+
+
+@pytest.mark.expects_errors
+async def test_a_copy_in_its_last_receive_was_not_named_when_it_landed_beside_a_stubborn_processor(autojump_clock):
+    # The time for work is over, and the first delivery, whose receive was not the last, is not given back yet.
+    queue = SimulatedQueue(dead_letters=SimulatedQueue("dead"), max_receive_count=2)
+
+    async def stubborn(message: Message) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(60)
+
+    message_id = queue.put("twice")
+    async with SimulatedService(queue, stubborn, DRAIN_TIMEOUT="10s") as service:
+        await trio.sleep(1)
+        service.maintenance("on")
+        await trio.sleep(9.2)
+        copy = Received(Message(message_id, "twice", receive_count=2), "its receipt")
+        service.core.worker.deliveries.land([copy], trio.current_time())
+        report = await service.drained()
+        assert report.handlers["sqs"]["stubborn"] == (message_id,)
+        assert report.handlers["sqs"]["next_receive_dead_letters"] == (message_id,)
+        service.crash()
