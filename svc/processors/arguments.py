@@ -160,7 +160,7 @@ def _validator(annotation: Any, name: str) -> Callable[[str], object]:
     if annotation is str:
         return lambda body: body
     if annotation is bytes:
-        return lambda body: body.encode()
+        return _encoded
     try:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
         adapter.rebuild(raise_errors=True)  # a model with a forward reference is complete only now
@@ -175,6 +175,15 @@ def _validator(annotation: Any, name: str) -> Callable[[str], object]:
             raise InvalidMessage(_fields(error)) from None
 
     return validate
+
+
+def _encoded(body: str) -> bytes:
+    try:
+        return body.encode()
+    except UnicodeEncodeError:  # what JSON in an envelope may hold, and UTF-8 not
+        raise InvalidMessage(
+            "not valid bytes: the body holds half of a surrogate pair, which UTF-8 has no form for"
+        ) from None
 
 
 def _fields(error: pydantic.ValidationError) -> str:

@@ -147,6 +147,13 @@ async def test_what_is_not_valid_is_rejected_with_its_fields_and_without_its_val
         await seen(Order, body, invalid="fail")
 
 
+async def test_bytes_of_an_envelope_that_utf_8_has_no_form_for_are_rejected() -> None:
+    body = json.dumps({**SNS, "Message": "secret \ud800"})
+    with pytest.raises(Reject, match="not valid bytes") as raised:
+        await seen(bytes, body, envelope="sns")
+    assert "secret" not in raised.value.reason
+
+
 @given(st.text())
 def test_no_body_gives_anything_but_a_rejection(body: str) -> None:
     for annotation in (Order, dict, Note):
