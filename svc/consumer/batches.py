@@ -82,6 +82,7 @@ class Batches:
         self._calls: dict[trio.CancelScope, Sequence[Entry]] = {}
         self._behind: dict[str, list[Entry]] = {}
         """By the ids of the messages at work: later deliveries of those that were lost, which wait for the end of the call."""
+        self._is_over = False
 
     def flush(self, flushing: bool) -> None:
         """A drain begins: what has gathered leaves at once, and what comes later does not linger; or it is over."""
@@ -107,6 +108,7 @@ class Batches:
             while True:
                 await self._wake_up.wait(lambda: self._look(nursery))
         finally:
+            self._is_over = True
             waiting = [Portion([entry]) for behind in self._behind.values() for entry in behind]
             for portion in (*self._gathering.take_all(), *waiting):
                 self._let_go(portion)
@@ -146,6 +148,9 @@ class Batches:
             self._conclude(entry, self._results.pop(entry))
 
     def _put(self, portion: Portion) -> None:
+        if self._is_over:  # it landed in this very moment
+            self._let_go(portion)
+            return
         self._gathering.put(portion, trio.current_time())
         self._wake_up.notify()
 

@@ -10,9 +10,10 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from svc import Batch, processor
+from svc import Batch, Message, processor
 from svc.consumer.ledger import Entry
 from svc.consumer.observer import BatchReason, Unobserved
+from svc.consumer.queue import Received
 from svc.core import Core
 from svc.defects import Defects
 from svc.maintenance.handler import DrainOutcome
@@ -333,6 +334,21 @@ async def test_a_second_signal_gives_back_what_waits_behind_a_call_that_goes_on(
             scope.cancel()
     assert ends(service)[0] == (30, "a", "lost")
     assert service.when("a", "released") == pytest.approx(40, abs=0.2)
+
+
+async def test_a_second_signal_in_the_moment_of_a_landing_gives_back_at_once(autojump_clock) -> None:
+    """The group's task has not had its first step, and whoever would call the processor has ended before it."""
+    service = SimulatedService(SimulatedQueue(fifo=True), sized(3, linger=60))
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service.run)
+            await trio.sleep_until(3)
+            landed = [Received(Message(body, body, group_id="a"), f"receipt of {body}") for body in ("a1", "a2")]
+            service.core.worker.deliveries.land(landed, trio.current_time())
+            scope.cancel()
+    # Both are asked to go back at once; the queue does not know these receipts.
+    assert [(round(at, 3), outcome) for at, _, outcome in ends(service)] == [(3, "lost"), (3, "lost")]
+    assert service.batches == []
 
 
 # -- FIFO: what follows one that stays --
