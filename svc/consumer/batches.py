@@ -12,8 +12,7 @@ when that one has left the queue, and else goes back. What becomes of one group 
 Which portions leave together, and when, is decided in `gathering.py`.
 """
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -21,6 +20,7 @@ import trio
 
 from svc.consumer.fates import Fates
 from svc.consumer.gathering import Gathering, Leaving, Portion
+from svc.consumer.group_line import Line
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger
 from svc.consumer.observer import Observer
 from svc.consumer.running import close_what_was_left_open
@@ -174,24 +174,23 @@ class Batches:
         self._items[entry] = item
         return True
 
-    async def work_on_group(self, group: str, line: deque[Entry], order: Order) -> None:
+    async def work_on_group(self, group: str, line: Line, order: Order) -> None:
         """Portion after portion of a FIFO group. Those that are done with are taken from the line. What is not finished lets none
         of its successors pass: whoever calls this gives back what is left then."""
         while line:
-            await order.end_of_earlier(line[0])
+            await order.end_of_earlier(line.first)
             portion = self._portion(line)
             if portion.entries:
                 await self._ran(portion)
-            for entry in portion.entries or (line[0],):
+            for entry in portion.entries or (line.first,):
                 if entry in self._results:
                     self._conclude(entry, self._results.pop(entry))
                 await order.end_of(entry)
-                line.popleft()
-                if line and not entry.lets_pass(line[0]):
+                if not line.next_may_follow():
                     await order.wait_for_receives(group)
                     return
 
-    def _portion(self, line: Sequence[Entry]) -> Portion:
+    def _portion(self, line: Iterable[Entry]) -> Portion:
         """What may go together, from the front of the line."""
         entries: list[Entry] = []
         for entry in line:
@@ -289,15 +288,17 @@ class Batches:
     def _settle(self, part: Sequence[Entry], of_the_call: Result) -> None:
         """Decide what is done with each, up to the first that is not simply done: it has to leave the queue before those of its
         group that come after it. On a standard queue there is one of each."""
-        waits = False
+        waits, done = False, True
         for entry in part:
             result = self._result(entry, of_the_call)
             if waits:
-                self._results[entry] = result
+                if done or entry.is_undecided():  # else it was given back, behind one that will come again before it
+                    self._results[entry] = result
                 entry.scope = None  # nothing of it is at work
             else:
                 self._conclude(entry, result)
                 waits = entry.fate != PROCESSED
+            done = done and result == DONE
 
     def _conclude(self, entry: Entry, result: Result) -> None:
         error, cancelled = result

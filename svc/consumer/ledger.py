@@ -171,11 +171,11 @@ class Entry:
     def lets_pass(self, successor: "Entry") -> bool:
         """In a FIFO group, when this one has ended: whether the next in the line may follow.
 
-        It may when this one is finished. If not, it may when it is the same message, which came back; when it has ended too, and
-        is only passed over; or when it shows that this one, lost or given back, has left the queue since. For a FIFO queue hands
-        out nothing of a group while one of its messages is invisible, and then the oldest first: a later receive that begins with
-        the successor came when this one was deleted or dead-lettered."""
-        if self.is_finished or successor.ended is not None or successor.message.id == self.message.id:
+        It may when this one is finished. If not, it may when it is the same message, which came back; or when it shows that this
+        one, lost or given back, has left the queue since. For a FIFO queue hands out nothing of a group while one of its messages
+        is invisible, and then the oldest first: a later receive that begins with the successor came when this one was deleted or
+        dead-lettered."""
+        if self.is_finished or successor.message.id == self.message.id:
             return True
         return successor.receive is not self.receive
 

@@ -4,7 +4,6 @@ On a standard queue every message has a task; on a FIFO queue every message grou
 goes on to the next only when the one before is settled. However a task ends, its message has a fate afterwards.
 """
 
-from collections import deque
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from structlog.contextvars import STRUCTLOG_KEY_PREFIX
 
 from svc.consumer.batches import Batches
 from svc.consumer.fates import Fates
+from svc.consumer.group_line import Line
 from svc.consumer.ledger import PROCESSED, RELEASED, Entry, Ledger, Listener, Outcome
 from svc.consumer.observer import Observer
 from svc.consumer.queue import RedrivePolicy, is_fifo
@@ -60,7 +60,7 @@ class MessageTasks(Listener):
         self._fates = fates
         self._threads = threads
         self._defects = defects
-        self._groups: dict[str, deque[Entry]] = {}
+        self._groups: dict[str, Line] = {}
         self._nursery: trio.Nursery | None = None
         self.running: dict[Entry, None] = {}
         """Calls of the processor that have not ended, whatever became of their message meanwhile."""
@@ -120,7 +120,7 @@ class MessageTasks(Listener):
         elif group in self._groups:
             self._groups[group].append(entry)
         else:
-            self._groups[group] = deque([entry])
+            self._groups[group] = Line(entry)
             nursery.start_soon(self._work_on_group, group)
 
     def _start_in_batch(self, entry: Entry) -> None:
@@ -152,14 +152,13 @@ class MessageTasks(Listener):
                 elif entry.is_undecided():
                     self._settlement.settle(entry, RELEASED)
 
-    async def _work_one_by_one(self, group: str, line: deque[Entry]) -> None:
+    async def _work_one_by_one(self, group: str, line: Line) -> None:
         while line:
-            entry = line[0]
+            entry = line.first
             await self.end_of_earlier(entry)
             await self._work_on(entry)
             await self.end_of(entry)
-            line.popleft()
-            if line and not entry.lets_pass(line[0]):
+            if not line.next_may_follow():
                 await self.wait_for_receives(group)
                 return
 

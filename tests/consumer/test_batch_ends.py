@@ -393,3 +393,31 @@ async def test_nothing_is_kept_of_a_group_that_was_given_back(autojump_clock) ->
         gc.collect()
         held = [one.message for one in gc.get_objects() if isinstance(one, Entry)]
         assert [one.body for one in held if one.group_id == "looked for when it is over"] == []
+
+
+@pytest.mark.expects_errors
+async def test_what_was_done_behind_one_that_was_not_is_done_again_after_a_drain_gave_up_too(autojump_clock) -> None:
+    """The processor ignores its cancellation, and ends when all three have gone back: x is finished, and z comes after y."""
+    begun: list[tuple[str, ...]] = []
+
+    @processor(batch=3, linger=0)
+    async def handle(batch: Batch) -> None:
+        begun.append(tuple(item.payload.body for item in batch))
+        if len(begun) == 1:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(3)
+            batch[1].retry()
+
+    queue = ScriptedQueue(fifo=True)
+    for body in "xyz":
+        queue.put(body, group_id="a")
+    async with SimulatedService(queue, handle, DRAIN_TIMEOUT="1s") as service:
+        await service.at_work("z")
+        service.maintenance("on")
+        report = await service.drained()
+        assert report.outcome is DrainOutcome.EXPIRED
+        await trio.sleep(3)
+        service.maintenance("off")
+        await service.idle()
+    assert begun == [("x", "y", "z"), ("y", "z")]
+    assert queue.bodies == []

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from svc import Message, Retry
 from svc.maintenance.handler import DrainOutcome
-from svc.testing import Fault, SimulatedQueue
+from svc.testing import Fault, ScriptedQueue, SimulatedQueue
 from svc.testing.history import Assigned, DeadLettered
 from svc.testing.service import SimulatedService
 
@@ -150,3 +150,24 @@ async def test_a_drain_gives_back_what_waits_when_its_receives_have_landed(autoj
         assert report.ended == pytest.approx(20, abs=0.2)  # with the receive that was on the wire
         assert queue.in_flight() == []
         assert len([event for event in queue.history if isinstance(event, Assigned)]) == len(BODIES)
+
+
+async def test_what_was_finished_before_lets_nobody_pass_the_one_that_fails(autojump_clock) -> None:
+    """m2 was finished and comes back all the same: it is deleted at once, and m3 waits for m1 as if there had been no m2."""
+    queue = ScriptedQueue(fifo=True)
+    attempts = 0
+
+    async def fail_once(message: Message) -> None:
+        nonlocal attempts
+        if message.body == "m1":
+            attempts += 1
+            await trio.sleep(1)
+            if attempts == 1:
+                raise ValueError("once")
+
+    async with SimulatedService(queue, fail_once) as service:
+        _, finished, _ = (queue.put(body, group_id="g") for body in ("m1", "m2", "m3"))
+        service.core.worker.ledger.remember(finished)
+        await service.idle()
+    assert [run.body for run in service.runs] == ["m1", "m1", "m3"]
+    assert service.processed == ["m2", "m1", "m3"]

@@ -26,6 +26,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "svc/consumer/delivery_states.py": ("tests/consumer/test_delivery_states.py",),
     "svc/consumer/drain.py": ("tests/consumer/test_drain_report.py",),
     "svc/consumer/gathering.py": ("tests/consumer/test_gathering.py", "tests/consumer/test_batches.py"),
+    "svc/consumer/group_line.py": ("tests/consumer/test_group_line.py",),
     "svc/consumer/ledger.py": (
         "tests/consumer/test_ledger.py",
         "tests/consumer/test_worker.py",

@@ -239,9 +239,9 @@ def successor_after_failure(core: Core) -> None:
         line = tasks._groups[group]
         try:
             while line:
-                await tasks._work_on(line[0])
-                await tasks.end_of(line[0])
-                line.popleft()
+                await tasks._work_on(line.first)
+                await tasks.end_of(line.first)
+                line.next_may_follow()
         finally:
             del tasks._groups[group]
             for entry in line:

@@ -1,6 +1,5 @@
 """Seeded mistakes of the batches, and of what runs on asyncio; as in `mutations.py`."""
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import trio
 
 from svc.consumer.batches import Batches
 from svc.consumer.gathering import Portion
+from svc.consumer.group_line import Line
 from svc.consumer.ledger import PROCESSED, Entry, Outcome
 from svc.core import Core
 from svc.processors import Message
@@ -88,7 +88,7 @@ def a_group_is_gathered_out_of_order(core: Core) -> None:
     if (batches := _batches(core)) is not None:
         portion = batches._portion
 
-        def backwards(line: deque[Entry]) -> Portion:
+        def backwards(line: Line) -> Portion:
             found = portion(line)
             return Portion(list(reversed(found.entries)))
 
