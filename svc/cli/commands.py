@@ -1,9 +1,11 @@
 """What all commands share: the settings of the environment, and how a command ends that cannot do its work."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -46,6 +48,15 @@ def first(group: BaseExceptionGroup[Any]) -> BaseException:
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     return inner
+
+
+def shell_prefix(folder: Path, search: str | None = None) -> str:
+    """What stands before `svc` in a shell in that folder: nothing where it is on the PATH (`search`; None: the process's)."""
+    ours = Path(sys.executable).parent
+    found = shutil.which("svc", path=search)
+    if found is not None and Path(found).parent == ours:
+        return ""
+    return min(os.path.relpath(ours, folder), str(ours), key=len) + "/"
 
 
 def unusable(faults: list[str]) -> NoReturn:

@@ -7,12 +7,13 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import click
 import trio
 
 from svc import signals
-from svc.cli.commands import settings_of
+from svc.cli.commands import settings_of, shell_prefix
 from svc.cli.progress import Progress
 from svc.cli.run import check_database, end, handlers_of, processor_of
 
@@ -28,14 +29,18 @@ FIRST_MESSAGES = 3
     show_default=True,
     help="Send so many first messages.",
 )
-@click.option("--database", is_flag=True, help="With a local PostgreSQL, into which each message is written.")
+@click.option(
+    "--database",
+    is_flag=True,
+    help="With a local PostgreSQL. Each message is written into it, if MESSAGE_PROCESSOR does not say otherwise.",
+)
 def dev(messages: int, database: bool) -> None:
     """Run the service on an embedded stack: a local SQS (moto server) and a real local etcd. Ctrl-C stops everything."""
     if database:
         os.environ.update(
             {"DATABASE_URL": "postgresql://127.0.0.1", "DATABASE_PASSWORD": "", "DATABASE_PASSWORD_FILE": ""}
         )
-        os.environ["MESSAGE_PROCESSOR"] = os.environ.get("MESSAGE_PROCESSOR") or "svc.database.example:write_order"
+        os.environ["MESSAGE_PROCESSOR"] = os.environ.get("MESSAGE_PROCESSOR") or _EXAMPLE
     # The faults first: the stack takes a second to start.
     settings = settings_of({**NOT_OURS, "SQS_QUEUE_URL": "", "AWS_ENDPOINT": "http://127.0.0.1"})
     check_database(settings)
@@ -92,6 +97,10 @@ async def _dev_on_a_stack(
         )
         with progress.step("creating the queue, with its first messages"):
             await creation.create(settings, messages=messages)
+        if database:
+            from svc.database import inbox
+
+            await inbox.create_once(settings)
         with contextlib.ExitStack() as announcement:
 
             def ready(url: str) -> None:
@@ -104,15 +113,23 @@ async def _dev_on_a_stack(
                         queue_url=settings.sqs_queue_url,
                     )
                 )
-                click.echo(_DEV_BLOCK.format(url=url, sqs=stack.moto.url, etcd=stack.etcd.endpoint), err=True)
+                click.echo(
+                    _DEV_BLOCK.format(
+                        url=url, sqs=stack.moto.url, etcd=stack.etcd.endpoint, bin=shell_prefix(Path.cwd())
+                    ),
+                    err=True,
+                )
                 if database:
-                    click.echo(_DATABASE_BLOCK.format(url=os.environ["DATABASE_URL"]), err=True)
+                    block = _DATABASE_BLOCK if settings.message_processor == _EXAMPLE else _OWN_DATABASE_BLOCK
+                    click.echo(block.format(url=os.environ["DATABASE_URL"]), err=True)
 
             return await service.run(settings, processor, handlers=handlers, on_ready=ready)
 
 
 NOT_OURS = {"SQS_QUEUE": "", "SQS_QUEUE_OWNER": "", "SQS_ROLE_ARN": "", "SQS_ROLE_EXTERNAL_ID": ""}
 """What this shell says of another queue."""
+
+_EXAMPLE = "svc.database.example:write_order"
 
 _DEV_BLOCK = """
   svc runs on an embedded stack; Ctrl-C stops everything.
@@ -126,8 +143,8 @@ _DEV_BLOCK = """
     curl -s {url}/health
     curl -s -X POST {url}/messages/send -H 'Content-Type: application/json' -d '{{"message": "Hello from SQS!"}}'
     curl -s {url}/messages/stats
-    .venv/bin/svc maintenance on
-    .venv/bin/svc maintenance off
+    {bin}svc maintenance on
+    {bin}svc maintenance off
 """
 
 
@@ -135,6 +152,12 @@ _DATABASE_BLOCK = """\
   PostgreSQL, in which each message is a row of the table orders:
 
     psql '{url}' -c 'SELECT * FROM orders'
+"""
+
+_OWN_DATABASE_BLOCK = """\
+  PostgreSQL, empty but for the table svc_inbox (exactly_once):
+
+    psql '{url}'
 """
 
 

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import get_args
 
 import click
 
-from svc.cli.commands import fail, unusable
+from svc.cli.commands import fail, shell_prefix, unusable
 from svc.cli.project import BadProject, Project, Runtime, files
 
 
@@ -44,7 +43,8 @@ def new(folder: Path, runtime: Runtime, envelopes: tuple[str, ...], batch: int |
         fail(f"{folder} could not be written: {error.strerror or error}")
     if not written:
         unusable([f"{folder} is there and not empty: choose another folder"])
-    click.echo(_SAID.format(folder=folder, variables=project.variables, bin=_prefix(folder)))
+    tests = "" if importlib.util.find_spec("pytest_trio") else "   # comes with svc's extra `test`"
+    click.echo(_SAID.format(folder=folder, variables=project.variables, bin=shell_prefix(folder), tests=tests))
 
 
 def _is_taken(module: str) -> bool:
@@ -73,20 +73,11 @@ def _write(folder: Path, texts: Mapping[str, str]) -> bool:
     return True
 
 
-def _prefix(folder: Path) -> str:
-    """What stands before `svc` and `pytest` in a shell in that folder: nothing where they are on the PATH."""
-    ours = Path(sys.executable).parent
-    found = shutil.which("svc")
-    if found is not None and Path(found).parent == ours:
-        return ""
-    return os.path.relpath(ours, folder) + "/"
-
-
 _SAID = """\
 {folder} is written. Try:
 
     cd {folder}
-    {bin}pytest
+    {bin}pytest{tests}
     {variables} {bin}svc dev --messages 0
 
 and in another terminal, in the same folder:

@@ -120,7 +120,7 @@ class Settings(BaseModel):
     )  # fmt: skip
     instance_id: str | None = _setting(
         None, "1 to 100 letters, digits, - . and _",
-        "name in the fleet. Unset: the ECS task's id, or the pod's name; else made of host, pid and chance",
+        "name in the fleet. Unset: the ECS task's id, or the pod's name; else made of the host's name, the pid and a random part",
         pattern=r"^[A-Za-z0-9._-]{1,100}$",
     )  # fmt: skip
     instance_ttl: Seconds = _setting(

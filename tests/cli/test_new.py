@@ -13,6 +13,7 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
+from svc.cli.commands import shell_prefix
 from svc.cli.main import cli
 from svc.cli.project import COMBINATIONS, Project, Runtime, files
 from tests.preloaded import SVC
@@ -69,6 +70,19 @@ def test_a_new_project_s_tests_pass_and_its_texts_name_it(tmp_path: Path) -> Non
         assert "$module" not in text
     assert "FROM ${SVC_IMAGE}" in (folder / "Dockerfile").read_text()
     assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_without_pytest_it_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "extra `test`" not in new(tmp_path / "there").output
+    monkeypatch.setitem(sys.modules, "pytest_trio", None)  # as where it is not installed
+    assert "pytest   # comes with svc's extra `test`\n" in new(tmp_path / "absent").output
+
+
+def test_svc_is_named_as_the_shell_in_that_folder_finds_it() -> None:
+    programs = Path(sys.executable).parent
+    assert shell_prefix(programs.parent, search="") == "bin/"
+    assert shell_prefix(programs.parent / "a" / "b", search="") == "../../bin/"
+    assert shell_prefix(programs.parent, search=str(programs)) == ""
 
 
 def test_every_project_is_linted_and_formatted(tmp_path: Path) -> None:

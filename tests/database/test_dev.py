@@ -33,3 +33,4 @@ async def test_svc_dev_with_a_database_writes_each_message_into_it(tmp_path: Pat
         assert found
         with psycopg.connect(found[1]) as other:
             assert other.execute("SELECT count(*) FROM orders").fetchone() == (3,)
+            assert other.execute("SELECT count(*) FROM svc_inbox").fetchone() == (0,)  # for exactly_once
