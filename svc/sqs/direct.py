@@ -117,7 +117,7 @@ class Client:
 
     async def __call__(self, operation: str, **request: Any) -> dict[str, Any]:
         """For what it raises see `calls.Call`. No checkpoint comes after the answer."""
-        body = _encode(request).encode("ascii")
+        body = self._sender.encoded(operation, request)
         try:
             self._free.acquire_nowait()
         except trio.WouldBlock:
@@ -155,6 +155,16 @@ class Sender:
         self._connections = connections
         self._clock = clock
         self._heads: dict[str, tuple[str, Form]] = {}
+        self._asked: dict[str, Any] | None = None  # the last receive, and its body
+        self._asked_as = b""
+
+    def encoded(self, operation: str, request: dict[str, Any]) -> bytes:
+        """The body of a request. One receive asks for what the one before has asked for: its body is made once."""
+        if operation != _ONCE:
+            return _encode(request).encode("ascii")
+        if request != self._asked:
+            self._asked, self._asked_as = request, _encode(request).encode("ascii")
+        return self._asked_as
 
     async def answer(self, operation: str, body: bytes, *, repeatable: bool) -> dict[str, Any]:
         """One attempt; a second one only where the first was refused for our clock, and, where it is `repeatable`, where a kept

@@ -103,14 +103,20 @@ class Form:
         self._second = -1
         self._key = b""
         self._begin = self._to_sign = self._lines = ""
+        self._body: bytes | None = None
+        self._signed_lines = ""
 
     def lines(self, body: bytes, *, keys: Keys, second: int) -> str:
         """The header lines to add. `second`: whole seconds since 1970, UTC."""
         if second != self._second or keys is not self._keys:
             self._prepare(keys, second)
+        elif body == self._body:
+            return self._signed_lines  # what is signed is the same, and so is the signature
         request = f"{self._begin}{sha256(body).hexdigest()}"
         to_sign = f"{self._to_sign}{sha256(request.encode()).hexdigest()}"
-        return f"{self._lines}{hmac.digest(self._key, to_sign.encode(), 'sha256').hex()}\r\n"
+        self._body = body
+        self._signed_lines = f"{self._lines}{hmac.digest(self._key, to_sign.encode(), 'sha256').hex()}\r\n"
+        return self._signed_lines
 
     def _prepare(self, keys: Keys, second: int) -> None:
         moment = datetime.fromtimestamp(second, UTC).strftime("%Y%m%dT%H%M%SZ")

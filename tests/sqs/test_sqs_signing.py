@@ -13,7 +13,7 @@ from botocore.credentials import Credentials
 from svc.consumer.queue import QueueMisconfigured
 from svc.settings import Settings
 from svc.sqs import queue as sqs
-from svc.sqs.signing import Signer, can_sign
+from svc.sqs.signing import Form, Signer, can_sign
 from tests.roads import SLICED
 
 HEADERS = {
@@ -72,6 +72,23 @@ def test_the_key_is_made_anew_each_day() -> None:
     first = signature(1, signer)
     assert signature(2, signer) == signature(2, Signer("http://x")) != first
     assert signature(1, signer) == first
+
+
+def test_a_form_signs_what_changed_and_nothing_else() -> None:
+    url, sent = "https://sqs.eu-central-1.amazonaws.com", [("X-Amz-Target", "AmazonSQS.ReceiveMessage")]
+    form = Form(url, sent, region="r", service="sqs")
+    one, other = Credentials("AKID", "secret"), Credentials("AKID", "another", "token")
+    seen = []
+    for keys, second, body in [
+        (one, 0, b"a"), (one, 0, b"a"), (one, 0, b"b"), (one, 0, b"a"), (one, 1, b"a"), (other, 1, b"a"),
+        (other, 86_400, b"a"), (one, 86_400, b"a"), (one, 0, b"a"),
+    ]:  # fmt: skip
+        lines = dict(line.split(": ", 1) for line in form.lines(body, keys=keys, second=second).splitlines())
+        now = datetime.fromtimestamp(second, UTC)
+        assert lines == Signer(url).headers(sent, body, keys=keys, region="r", service="sqs", now=now)
+        seen.append(lines["Authorization"])
+    assert seen[0] == seen[1] == seen[3] == seen[8]
+    assert len(set(seen)) == 6
 
 
 def test_what_is_left_to_botocore() -> None:
