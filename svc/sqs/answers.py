@@ -113,7 +113,8 @@ _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
-    if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS:  # within texts there may be as many as they like
+    # Within texts there may be as many as they like; and what is shorter cannot hold so many.
+    if len(body) > MAX_CONTAINERS and body.count(b"{") + body.count(b"[") > MAX_CONTAINERS:
         bare = _TEXT.sub(b"", body)
         if bare.count(b"{") + bare.count(b"[") > MAX_CONTAINERS:
             return None
