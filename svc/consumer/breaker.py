@@ -28,8 +28,10 @@ class Breaker:
             return False
         began = entry.received_at if entry.began_at is None else entry.began_at
         event = self._machine.note(failed=failed, began=began, now=trio.current_time())
+        if event is None:
+            return False
         self._log(event)
-        return event is not None
+        return True
 
     def grants(self) -> tuple[float, float | None]:
         """How many more messages may be on their way to us, and when to ask again, if that is a matter of time."""

@@ -92,11 +92,8 @@ class Heartbeat(Listener):
                 heapq.heapify(self._groups)
                 self._empty = 0
 
-    def decided(self, entry: Entry) -> None:
-        self.uncover(entry)
-
-    def ended(self, entry: Entry) -> None:
-        self.uncover(entry)
+    decided = uncover
+    ended = uncover
 
     def slept(self, seconds: float) -> None:
         """The machine has slept, and the ledger's leases have moved: those that are over by now are lost at once."""
@@ -122,12 +119,15 @@ class Heartbeat(Listener):
 
     def _group(self, entries: Iterable[Entry]) -> float:
         """Put those that are covered into one group; returns when to look at it."""
-        group: Group = dict.fromkeys(entry for entry in entries if self._covers(entry))
+        group: Group = {}
+        when = math.inf
+        for entry in entries:
+            if self._covers(entry):
+                group[entry] = None
+                entry.lease.group = group
+                when = min(when, self._due_at(entry), entry.lease.until)
         if not group:
             return math.inf
-        when = min(min(self._due_at(entry), entry.lease.until) for entry in group)
-        for entry in group:
-            entry.lease.group = group
         self._grouped += 1
         heapq.heappush(self._groups, (when, self._grouped, group))
         return when

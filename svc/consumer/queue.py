@@ -114,7 +114,8 @@ class RedrivePolicy(Protocol):
 
 def is_fifo(policy: RedrivePolicy, by_name: bool) -> bool:
     """What the queue's attributes say, once they are known."""
-    return by_name if policy.fifo is None else policy.fifo
+    told = policy.fifo
+    return by_name if told is None else told
 
 
 def had_last_receive(policy: RedrivePolicy, message: Message) -> bool:
