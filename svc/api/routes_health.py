@@ -29,7 +29,7 @@ def add(app: QuartTrio, core: Core, metrics: Metrics) -> None:
     @app.get("/health")
     async def health() -> Answer:
         working = await _handlers_health(core)
-        state = core.manager.state()
+        state, worker = core.manager.state(), core.worker.statistics()
         status = _status(state, all(working.values()))
         body: dict[str, object] = {
             "status": status,
@@ -39,9 +39,9 @@ def add(app: QuartTrio, core: Core, metrics: Metrics) -> None:
             "switch": bodies.switch(state),
             "drain": bodies.drain(state.drain),
             "queue_url": core.settings.sqs_queue_url,
-            **bodies.queue_trouble(core.worker.statistics(), core.worker.probe_trouble),
-            "breaker": bodies.breaker(core.worker.statistics().breaker),
-            "threads": bodies.threads(core.worker.statistics()),
+            **bodies.queue_trouble(worker, core.worker.probe_trouble),
+            "breaker": bodies.breaker(worker.breaker),
+            "threads": bodies.threads(worker),
             **({} if core.database is None else {"database": bodies.database(core.database.statistics())}),
             "timestamp": bodies.now(),
         }

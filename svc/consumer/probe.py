@@ -42,6 +42,8 @@ class Probe:
 
     async def works(self) -> bool:
         """Whether the last call worked, making one if the last is older than a second. Raises no error."""
+        if self._fresh():
+            return self._worked  # at once: behind a lock the answer waits for a turn of everything that is at work
         came = trio.current_time()
         with trio.move_on_after(PATIENCE) as patience:
             async with self._one_at_a_time:
