@@ -5,13 +5,8 @@ What a processor's author imports lives here: `Message`, `processor`, `Retry`, `
 and named after its subject. Importing the package itself costs nothing: the names are found on first use.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING
-
-# etcd3's generated code needs protobuf's pure-Python implementation (protobuf >= 4 refuses it otherwise). The choice counts
-# only before the first import of google.protobuf by anybody, hence here.
-os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 
 if TYPE_CHECKING:
     from svc.maintenance.handler import Handler

@@ -310,7 +310,7 @@ def _places(settings: Settings, urls: Sequence[str], ca: str | None) -> list["Pl
 
 def _ask(ask: Callable[[], Awaitable[Any]]) -> Any:
     """Run it, and end the process with a sentence when it cannot be done."""
-    from svc.etcd.channel import EtcdError
+    from svc.etcd.errors import EtcdError
     from svc.maintenance.orders import NoSuchInstance, NotYours, StillThere
 
     try:

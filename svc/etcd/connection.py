@@ -10,23 +10,15 @@ from typing import Any, TypeVar
 
 import trio
 
-from svc.etcd.channel import (
-    CHANNEL_OPTIONS,
-    CHECK_ENDPOINT,
-    NO_QUORUM,
-    TOKEN_IS_OLD,
-    EtcdError,
-    Trouble,
-    answer_to,
-    details_of,
-    etcdrpc,
-    grpc,
-    understood,
-)
+from svc.etcd import messages
+from svc.etcd.errors import CHECK_ENDPOINT, NO_QUORUM, TOKEN_IS_OLD, EtcdError, Trouble
+from svc.etcd.grpc_calls import call as grpc_call
+from svc.etcd.grpc_calls import unary
+from svc.etcd.http2 import Http2
 from svc.etcd.keys import Found, Held, News, Put, all_in, encoded, news_in, range_end
 from svc.etcd.stream import Stream, watch_requests
-from svc.etcd.tls import credentials
-from svc.settings import Endpoint, Settings
+from svc.etcd.tls import connect
+from svc.settings import Endpoint, Settings, printable
 
 T = TypeVar("T")
 
@@ -44,6 +36,9 @@ _TRY_AGAIN = 0.2
 
 _STAGGER = 0.3
 """Seconds after which the next endpoint is tried beside one that has not answered yet."""
+
+_STOOD_STILL = 0.5
+"""Seconds by which a time limit is noticed too late when this process, or its event loop, did not run."""
 
 # The member ends a watch itself once it has no leader; without this it would keep it, silent (etcd's clientv3,
 # WithRequireLeader).
@@ -83,14 +78,24 @@ async def connected(
     settings: Settings, key: str, endpoints: Sequence[Endpoint]
 ) -> "AsyncIterator[tuple[Connection, Found]]":
     """A connection, and its answer to a first read of the key. Raises `EtcdError` when no endpoint gives one."""
-    connection, answer = await _first_to_answer(settings, key, endpoints)
-    try:
-        yield connection, answer
-    finally:
-        connection.close()
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:  # in which connections move their bytes
+        try:
+            connection, answer = await _first_to_answer(settings, key, endpoints, nursery)
+            try:
+                yield connection, answer
+            finally:
+                connection.close()
+        except Exception as error:
+            failure = error
+        nursery.cancel_scope.cancel(reason="the connection is not needed any more")
+    if failure is not None:
+        raise failure  # out here, where no nursery wraps it
 
 
-async def _first_to_answer(settings: Settings, key: str, endpoints: Sequence[Endpoint]) -> "tuple[Connection, Found]":
+async def _first_to_answer(
+    settings: Settings, key: str, endpoints: Sequence[Endpoint], theirs: trio.Nursery
+) -> "tuple[Connection, Found]":
     """Try the endpoints in their order, each a little after the one before it unless that failed sooner; the first
     answer wins (RFC 8305's way with addresses). One that swallows everything delays us by a fraction of a second, not
     by a timeout."""
@@ -101,7 +106,7 @@ async def _first_to_answer(settings: Settings, key: str, endpoints: Sequence[End
         nonlocal won
         connection = Connection(settings, endpoint)
         try:
-            answer = await connection.open(key)
+            answer = await connection.open(key, theirs)
             if won is None:
                 won = connection, answer
                 nursery.cancel_scope.cancel(reason="another endpoint has answered")
@@ -133,37 +138,30 @@ async def _first_to_answer(settings: Settings, key: str, endpoints: Sequence[End
 
 
 class Connection:
-    """A gRPC channel to one endpoint, with the settings' credentials. Its methods raise `Trouble`."""
+    """A connection to one endpoint, with the settings' credentials. Its methods raise `Trouble`."""
 
     def __init__(self, settings: Settings, endpoint: Endpoint) -> None:
         self.endpoint = _listed([endpoint])
         self._settings = settings
+        self._to = endpoint
         self._tls = endpoint.tls or settings.etcd_ca_cert is not None
-        self._channel: Any = None
+        self._http2: Http2 | None = None
         self._metadata: tuple[tuple[str, str], ...] = ()
 
-    async def open(self, key: str) -> Found:
-        """Connect, authenticate, and read the key."""
-        answer = None
+    async def open(self, key: str, nursery: trio.Nursery) -> Found:
+        """Connect, authenticate, and read the key. The connection moves its bytes in the nursery, until `close`."""
         with trio.move_on_after(_ANSWER):
-            self._channel = (
-                grpc.secure_channel(self.endpoint, await credentials(self._settings), options=CHANNEL_OPTIONS)
-                if self._tls
-                else grpc.insecure_channel(self.endpoint, options=CHANNEL_OPTIONS)
-            )
-            self.keys = etcdrpc.KVStub(self._channel)
-            self.leases = etcdrpc.LeaseStub(self._channel)
-            self.watches = etcdrpc.WatchStub(self._channel)
+            stream = await connect(self._settings, self._to, tls=self._tls)
+            self._http2 = Http2(stream, authority=self.endpoint, scheme="https" if self._tls else "http")
+            nursery.start_soon(self._http2.run)
             await self._authenticate()
-            answer = await self.find([key])
-        if answer is None:
-            raise Trouble(f"no answer within {_ANSWER:g} s", CHECK_ENDPOINT)
-        return answer
+            return await self.find([key])
+        raise Trouble(f"no answer within {_ANSWER:g} s", CHECK_ENDPOINT)
 
     def close(self) -> None:
         """Drop the connection; may be repeated, and does not wait."""
-        if self._channel is not None:
-            self._channel.close()
+        if self._http2 is not None:
+            self._http2.close()
 
     async def find(self, names: Sequence[str], prefixes: Sequence[str] = (), *, serializable: bool = False) -> Found:
         """These keys, and all whose names begin so, as of one moment. `serializable`: by this member alone, which may be behind,
@@ -176,10 +174,10 @@ class Connection:
         revision = 0
         for key, end in asked:
             # What the first one is answered for, this member has: the others need not ask the cluster again.
-            request = etcdrpc.RangeRequest(
+            request = messages.RangeRequest(
                 key=key, range_end=end, revision=revision, serializable=serializable or bool(revision)
             )
-            answer = await self.call(self.keys.Range, request)
+            answer = await self.call("KV/Range", request)
             revision = revision or _revision(answer)
             keys |= {
                 name: held
@@ -192,32 +190,32 @@ class Connection:
         """Write the key, or delete it, if it has not been written since its revision `since` (0: if it is not there);
         returns whether it was, and else what it holds. The revision is then the one at which that was done."""
         key = encoded(put.key)
-        compare = etcdrpc.Compare(result=etcdrpc.Compare.EQUAL, target=etcdrpc.Compare.MOD, key=key, mod_revision=since)
+        compare = messages.Compare(result=messages.EQUAL, target=messages.MOD, key=key, mod_revision=since)
         write = (
-            etcdrpc.RequestOp(request_delete_range=etcdrpc.DeleteRangeRequest(key=key))
+            messages.RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))
             if put.value is None
-            else etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key, value=put.value, lease=put.lease))
+            else messages.RequestOp(request_put=messages.PutRequest(key=key, value=put.value, lease=put.lease))
         )
-        look = etcdrpc.RequestOp(request_range=etcdrpc.RangeRequest(key=key))
-        request = etcdrpc.TxnRequest(compare=[compare], success=[write], failure=[look])
-        answer = await self.call(self.keys.Txn, request)
+        look = messages.RequestOp(request_range=messages.RangeRequest(key=key))
+        request = messages.TxnRequest(compare=[compare], success=[write], failure=[look])
+        answer = await self.call("KV/Txn", request)
         looked_at = all_in(pair for part in answer.responses for pair in part.response_range.kvs)
         return bool(answer.succeeded), Found({put.key: Held()} | looked_at, _revision(answer))
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Set the key, bound to the lease if there is one; returns the revision."""
-        request = etcdrpc.PutRequest(key=encoded(key), value=value, lease=lease)
-        return _revision(await self.call(self.keys.Put, request))
+        request = messages.PutRequest(key=encoded(key), value=value, lease=lease)
+        return _revision(await self.call("KV/Put", request))
 
     async def delete(self, key: str) -> int:
         """Delete the key, if it is there; returns the revision."""
-        request = etcdrpc.DeleteRangeRequest(key=encoded(key))
-        return _revision(await self.call(self.keys.DeleteRange, request))
+        request = messages.DeleteRangeRequest(key=encoded(key))
+        return _revision(await self.call("KV/DeleteRange", request))
 
     async def grant(self, ttl: float) -> int:
         """A lease of so many seconds, rounded up to whole ones."""
-        request = etcdrpc.LeaseGrantRequest(TTL=math.ceil(ttl))
-        if (lease := int((await self.call(self.leases.LeaseGrant, request)).ID)) == 0:
+        request = messages.LeaseGrantRequest(TTL=math.ceil(ttl))
+        if (lease := int((await self.call("Lease/LeaseGrant", request)).ID)) == 0:
             raise Trouble(
                 "etcd has given a lease without a number", CHECK_ENDPOINT
             )  # bound to 0 a key would stay for good
@@ -227,71 +225,94 @@ class Connection:
         """Give a lease its full time again; returns that time in seconds, 0 when there is no such lease any more."""
         # A call of its own each time: etcd's gRPC proxy answers the first request of a call at once, and later ones when it is
         # time for its own renewal. It is held open until the answer is there: the proxy does not answer one that is half closed.
-        asked = [etcdrpc.LeaseKeepAliveRequest(ID=lease)]
-        for again in (False, True):
-            metadata = self._metadata
-            keep_alive = lambda requests, metadata=metadata: self.leases.LeaseKeepAlive(requests, metadata=metadata)  # noqa: E731
-            async with Stream(keep_alive, asked, lambda answer: float(answer.TTL), self.trouble) as stream:
-                answer = await stream.receive()
-            if not isinstance(answer, Trouble):
-                return max(answer, 0.0)  # the proxy says -1 for 0
-            if again or not self._metadata or not any(text in answer.said for text in TOKEN_IS_OLD):
-                raise answer
-            await self._authenticate()
-        raise AssertionError("not reached")
+        request = messages.LeaseKeepAliveRequest(ID=lease)
+
+        async def ask() -> float:
+            async with grpc_call(self._open, _path("Lease/LeaseKeepAlive"), self._metadata) as keeping:
+                await keeping.send(request.SerializeToString())
+                answer = await keeping.receive()
+            if answer is None:
+                raise Trouble("etcd ended the call", "")
+            return max(float(_read(messages.LeaseKeepAliveResponse, answer).TTL), 0.0)  # the proxy says -1 for 0
+
+        return await self._with_a_token(ask)
 
     async def revoke(self, lease: int) -> None:
         """End a lease, and delete the keys bound to it."""
-        await self.call(self.leases.LeaseRevoke, etcdrpc.LeaseRevokeRequest(ID=lease))
+        await self.call("Lease/LeaseRevoke", messages.LeaseRevokeRequest(ID=lease))
 
     async def time_to_live(self, lease: int) -> float:
         """Whole seconds that a lease has left."""
-        life = await self.call(self.leases.LeaseTimeToLive, etcdrpc.LeaseTimeToLiveRequest(ID=lease))
+        life = await self.call("Lease/LeaseTimeToLive", messages.LeaseTimeToLiveRequest(ID=lease))
         return float(max(life.TTL, 0))  # -1: it ran out this moment
 
-    async def call(self, method: Any, request: Any) -> Any:
+    async def call(self, method: str, request: Any) -> Any:
         """One unary call. No bound of its own: the caller has one."""
-        try:
-            return await answer_to(method, request, self._metadata)
-        except grpc.RpcError as error:
-            # A token has a life (300 s by default), ends with a restart of its member, and with any change of users or
-            # roles.
-            if not self._metadata or not any(text in details_of(error) for text in TOKEN_IS_OLD):
-                raise self.trouble(error) from None
-        await self._authenticate()
-        try:
-            return await answer_to(method, request, self._metadata)
-        except grpc.RpcError as error:
-            raise self.trouble(error) from None
+        answer = await self._with_a_token(
+            lambda: unary(self._open, _path(method), self._metadata, request.SerializeToString())
+        )
+        return _read(getattr(messages, method.partition("/")[2] + "Response"), answer)
 
     def watch(self, names: Sequence[str], revision: int, *, prefixes: Sequence[str] = ()) -> Stream[News]:
         """A watch on some keys, and on all whose names begin in some way, from one revision on."""
-        metadata = (*self._metadata, *_REQUIRE_LEADER)
         return Stream(
-            lambda requests: self.watches.Watch(requests, metadata=metadata),
+            grpc_call(self._open, _path("Watch/Watch"), (*self._metadata, *_REQUIRE_LEADER)),
             watch_requests(names, prefixes, revision),
-            news_in,
-            self.trouble,
+            lambda answer: news_in(_read(messages.WatchResponse, answer)),
+            self._hidden,
         )
 
-    def trouble(self, error: Any) -> Trouble:
-        """What a gRPC error of this connection means."""
-        return understood(error, self._secret())
-
-    async def _authenticate(self) -> None:
-        if self._settings.etcd_username is None:
-            return
-        request = etcdrpc.AuthenticateRequest(name=self._settings.etcd_username, password=self._secret())
+    async def _with_a_token(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` answers, with a new token if ours is not good any more: it has a life (300 s by default), ends with a
+        restart of its member, and with any change of users or roles."""
         try:
-            answer = await answer_to(etcdrpc.AuthStub(self._channel).Authenticate, request, ())
-        except grpc.RpcError as error:
-            raise self.trouble(error) from None
-        # As plain metadata: gRPC sends call credentials over TLS only.
-        self._metadata = (("token", answer.token),)
+            return await ask()
+        except Trouble as trouble:
+            if not self._metadata or not any(text in trouble.said for text in TOKEN_IS_OLD):
+                raise self._hidden(trouble) from None
+        await self._authenticate()
+        try:
+            return await ask()
+        except Trouble as trouble:
+            raise self._hidden(trouble) from None
+
+    def _hidden(self, trouble: Trouble) -> Trouble:
+        """The same without the password, which somebody may have said back to us."""
+        said = trouble.said
+        for secret in filter(None, (self._secret(), printable(self._secret()))):
+            said = said.replace(secret, "********")
+        return Trouble(said, trouble.remedy, denied=trouble.denied, refused=trouble.refused)
 
     def _secret(self) -> str:
         held = self._settings.etcd_password
         return held.get_secret_value() if held is not None else ""
+
+    @property
+    def _open(self) -> Http2:
+        assert self._http2 is not None, "open() comes first"
+        return self._http2
+
+    async def _authenticate(self) -> None:
+        if self._settings.etcd_username is None:
+            return
+        request = messages.AuthenticateRequest(name=self._settings.etcd_username, password=self._secret())
+        try:
+            answer = await unary(self._open, _path("Auth/Authenticate"), (), request.SerializeToString())
+        except Trouble as trouble:
+            raise self._hidden(trouble) from None
+        self._metadata = (("token", _read(messages.AuthenticateResponse, answer).token),)
+
+
+def _path(method: str) -> str:
+    return f"/etcdserverpb.{method}"
+
+
+def _read(kind: Any, answer: bytes) -> Any:
+    """A message. Raises `Trouble`."""
+    try:
+        return kind.FromString(answer)
+    except messages.DecodeError:
+        raise Trouble("the answer is no message of etcd's", CHECK_ENDPOINT) from None
 
 
 def _revision(answer: Any) -> int:
@@ -303,9 +324,14 @@ def _revision(answer: Any) -> int:
 
 
 async def within(seconds: float, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
-    """`call`, or a `Trouble` when it takes longer."""
-    with trio.move_on_after(seconds):
-        return await call(*args, **options)
+    """`call`, or a `Trouble` when it takes longer. When it was we who stood still meanwhile, it is asked once more: the answer
+    may lie in the socket, and says nothing about the other side that it was not read."""
+    for _ in range(2):
+        began = trio.current_time()
+        with trio.move_on_after(seconds):
+            return await call(*args, **options)
+        if trio.current_time() < began + seconds + _STOOD_STILL:
+            break
     raise Trouble(f"no answer within {seconds:g} s", CHECK_ENDPOINT)
 
 

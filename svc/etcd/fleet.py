@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 import structlog
 import trio
 
-from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.connection import Connection, connected, one_shot, within
+from svc.etcd.errors import EtcdError, Trouble
 from svc.etcd.keys import Found, Put, below
 from svc.maintenance.fleet import Fleet, Request, Standing, Wait
 from svc.maintenance.orders import NoSuchInstance, Order, OutOfReach, StillThere

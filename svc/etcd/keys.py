@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from svc.etcd.messages import PUT
 from svc.settings import printable
 
 
@@ -96,7 +97,7 @@ def news_in(answer: Any) -> News:
     if answer.canceled or answer.compact_revision:
         ended = str(answer.cancel_reason) or f"compacted up to revision {answer.compact_revision}"
     changes = tuple(
-        Change(name_of(event.kv.key), event.kv.value if event.type == event.PUT else None, event.kv.mod_revision)
+        Change(name_of(event.kv.key), event.kv.value if event.type == PUT else None, event.kv.mod_revision)
         for event in answer.events
     )
     return News(changes, bool(answer.created), ended)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from svc.etcd.channel import Trouble
+from svc.etcd.errors import Trouble
 from svc.etcd.keys import Found, News, Put
 from svc.settings import Endpoint, Settings
 

@@ -28,8 +28,8 @@ import trio
 
 from svc import __version__
 from svc.backoff import backoff
-from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.connection import connected, within
+from svc.etcd.errors import EtcdError, Trouble
 from svc.etcd.keys import Held, Put
 from svc.etcd.link import Connect, Link
 from svc.maintenance.registration import (

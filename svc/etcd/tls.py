@@ -1,42 +1,147 @@
-"""TLS towards etcd: whom we trust, who we are, and when a password is readable for whoever is on the way."""
+"""The way to an endpoint: TCP, and TLS where it is asked for. Whom we trust, who we are, and when a password is readable for
+whoever is on the way."""
 
 import contextlib
 import ipaddress
+import socket
 import ssl
 from pathlib import Path
-from typing import Any
 
 import trio
 
-from svc.etcd.channel import Trouble, grpc
-from svc.settings import Settings
+from svc.etcd.errors import CHECK_AUTHORITY, CHECK_ENDPOINT, CHECK_FILES, CHECK_TLS, Trouble
+from svc.settings import Endpoint, Settings, printable
+
+_NEXT_ADDRESS = 0.25
+"""Seconds after which the next address of a host is tried beside one that has not answered yet (RFC 8305)."""
 
 
-async def credentials(settings: Settings) -> Any:
-    """Those of a TLS channel, from the files that the settings name; read anew each time, because certificates are renewed under
-    a running service. Raises `Trouble`."""
-    authority, key, certificate = settings.etcd_ca_cert, settings.etcd_key, settings.etcd_cert
+async def connect(settings: Settings, endpoint: Endpoint, *, tls: bool) -> trio.abc.Stream:
+    """A stream to the endpoint, on which nothing has been said yet. No bound of its own. Raises `Trouble`."""
+    context = await _context(settings) if tls else None
+    try:
+        plain = await _connected(await _addresses(endpoint.host), endpoint.port)
+    except OSError as error:
+        raise Trouble(_reason(error), CHECK_ENDPOINT) from None
+    if context is None:
+        return plain
+    stream = trio.SSLStream(plain, context, server_hostname=endpoint.host, https_compatible=True)
+    try:
+        await stream.do_handshake()
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(stream)
+        raise tls_trouble(error.__cause__) or Trouble("the connection broke in the TLS handshake", CHECK_TLS) from None
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
 
-    def read() -> tuple[bytes | None, bytes | None, bytes | None]:
-        return (
-            Path(authority).read_bytes() if authority else _system_authorities(),
-            Path(key).read_bytes() if key else None,
-            Path(certificate).read_bytes() if certificate else None,
-        )
 
+def tls_trouble(error: BaseException | None) -> Trouble | None:
+    """What an error of TLS means; None: it is none."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Trouble(f"certificate verify failed: {printable(error.verify_message)}", CHECK_AUTHORITY)
+    if isinstance(error, ssl.SSLError):
+        return Trouble(f"TLS: {printable(str(error.reason or error)).lower().replace('_', ' ')}", CHECK_TLS)
+    return None
+
+
+async def _addresses(host: str) -> list[str]:
+    """Those of a host, as numbers, in their order."""
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        return [host]
     # A limiter of this call's own. Trio's default one may be full, which must not delay the switch; and one for all calls would
     # be shared by two event loops, the service's and the registration's.
     try:
-        return grpc.ssl_channel_credentials(*await trio.to_thread.run_sync(read, limiter=trio.CapacityLimiter(1)))
+        found = await trio.to_thread.run_sync(
+            lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM),
+            limiter=trio.CapacityLimiter(1),
+            abandon_on_cancel=True,
+        )
+    except UnicodeError:  # no name that could be looked up
+        raise Trouble("no such host", CHECK_ENDPOINT) from None
+    return list(dict.fromkeys(socket.getnameinfo(address, socket.NI_NUMERICHOST)[0] for *_, address in found))
+
+
+async def _connected(addresses: list[str], port: int) -> trio.SocketStream:
+    """The first connection that comes about. Raises `OSError`."""
+    won: trio.SocketStream | None = None
+    errors: list[OSError] = []
+
+    async def attempt(address: str, settled: trio.Event) -> None:
+        nonlocal won
+        try:
+            stream = await trio.open_tcp_stream(address, port)
+        except OSError as error:
+            errors.append(error)
+        else:
+            if won is None:
+                won = stream
+                nursery.cancel_scope.cancel(reason="another address has answered")
+            else:
+                stream.socket.close()
+        settled.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                settled = trio.Event()
+                nursery.start_soon(attempt, address, settled)
+                with trio.move_on_after(_NEXT_ADDRESS):
+                    await settled.wait()
+    except BaseException:
+        if won is not None:
+            won.socket.close()
+        raise
+    if won is None:
+        raise errors[0]
+    return won
+
+
+def _reason(error: BaseException) -> str:
+    """The first of the errors that a failed connection consists of, in the system's words."""
+    while True:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        elif isinstance(error, OSError) and error.strerror is not None:
+            return error.strerror
+        elif error.__cause__ is not None:
+            error = error.__cause__
+        else:
+            return str(error)
+
+
+async def _context(settings: Settings) -> ssl.SSLContext:
+    """Whom we trust and who we are, from the files that the settings name; read anew each time, because certificates are renewed
+    under a running service. Raises `Trouble`."""
+    authority, key, certificate = settings.etcd_ca_cert, settings.etcd_key, settings.etcd_cert
+
+    def read() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies the certificate and the host's name
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2"])
+        if trusted := Path(authority).read_bytes() if authority else _system_authorities():
+            context.load_verify_locations(cadata=trusted.decode("ascii", "replace"))
+        if certificate:
+            for path in (certificate, key or certificate):  # the context's own error would not say which
+                Path(path).open("rb").close()
+            context.load_cert_chain(
+                certificate, key, password=""
+            )  # else it asks the terminal for the one of an encrypted key
+        return context
+
+    try:
+        return await trio.to_thread.run_sync(read, limiter=trio.CapacityLimiter(1))  # as in `_addresses`
+    except ssl.SSLError as error:
+        raise Trouble(f"the certificates cannot be used: {printable(str(error))}", CHECK_FILES) from None
     except OSError as error:
-        raise Trouble(
-            f"cannot read {error.filename}: {error.strerror}", "Check ETCD_CA_CERT, ETCD_CERT and ETCD_KEY."
-        ) from None
+        raise Trouble(f"cannot read {error.filename}: {error.strerror}", CHECK_FILES) from None
 
 
 def _system_authorities() -> bytes | None:
     """The certificates that this machine trusts, where OpenSSL looks for them (so `SSL_CERT_FILE` and `SSL_CERT_DIR` count); None
-    when there are none: then gRPC takes those that it brings along, which know no authority that an operator has added."""
+    when there are none."""
     places = ssl.get_default_verify_paths()
     if places.cafile:
         return Path(places.cafile).read_bytes()

@@ -18,8 +18,8 @@ import structlog
 import trio
 
 from svc.backoff import backoff
-from svc.etcd.channel import EtcdError, Trouble
 from svc.etcd.connection import Connection, connected, one_shot, within
+from svc.etcd.errors import EtcdError, Trouble
 from svc.etcd.keys import LONGEST_LEASE, Found, Held
 from svc.etcd.link import Connect, Link, Watch
 from svc.etcd.tls import password_in_the_open

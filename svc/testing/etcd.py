@@ -18,7 +18,7 @@ from typing import Self
 
 import trio
 
-from svc.etcd.channel import EtcdError, Trouble
+from svc.etcd.errors import EtcdError, Trouble
 from svc.etcd.keys import Change, Found, Held, News, Put
 from svc.etcd.link import Connect
 from svc.settings import Endpoint, Settings

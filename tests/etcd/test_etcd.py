@@ -187,13 +187,12 @@ async def test_a_lease_that_runs_out_is_a_change(etcd: Etcd, key_prefix: str) ->
         await seen.until(None, 6)
 
 
-async def test_cancellation_is_quick_and_leaves_no_thread(etcd: Etcd, key_prefix: str) -> None:
+async def test_cancellation_is_quick_and_there_is_no_thread(etcd: Etcd, key_prefix: str) -> None:
     async with watching(settings(etcd.endpoint, key_prefix)) as (watcher, _):
         await until(lambda: watcher.snapshot().connected)
-        assert [t.name for t in threading.enumerate() if "etcd" in t.name] == ["etcd-stream"]
+        assert not [t.name for t in threading.enumerate() if "etcd" in t.name]
         began = trio.current_time()
     assert trio.current_time() - began < 1
-    assert not [t.name for t in threading.enumerate() if "etcd" in t.name]
 
 
 async def test_what_on_value_raises_ends_the_watcher(etcd: Etcd, key_prefix: str) -> None:
@@ -592,17 +591,6 @@ async def test_cancelling_a_call_is_immediate(mute: Etcd) -> None:
         await subject.read(settings(mute.endpoint), "/m")
     assert scope.cancelled_caught
     assert trio.current_time() - began < 0.8
-
-
-@pytest.mark.parametrize("implementation", ["upb"])
-def test_the_wrong_protobuf_is_named(implementation: str) -> None:
-    environ = {**os.environ, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": implementation}
-    done = subprocess.run(
-        [sys.executable, "-c", "import svc.etcd.watcher"], env=environ, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "ImportError: etcd3 needs" in done.stderr
-    assert "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python" in done.stderr
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import trio
 
 from svc.etcd import fleet as etcd_fleet
 from svc.etcd import watcher
-from svc.etcd.channel import EtcdError, etcdrpc, grpc
+from svc.etcd.errors import EtcdError, etcdrpc, grpc
 from svc.etcd.registration import Registrar, identity
 from svc.etcd.watcher import KeyWatcher
 from svc.maintenance.fleet import Request, Wait

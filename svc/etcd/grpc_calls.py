@@ -1,0 +1,105 @@
+"""gRPC on an HTTP/2 connection: messages in their frames, and the status at the end of a call.
+
+What is no gRPC is a `Trouble`, as is every status but OK. Nothing here may know what etcd's messages say.
+"""
+
+import contextlib
+import struct
+from collections.abc import AsyncIterator, Sequence
+from urllib.parse import unquote
+
+from svc.etcd.errors import CHECK_ENDPOINT, Trouble, trouble_of
+from svc.etcd.http2 import Exchange, Http2
+from svc.settings import printable
+
+LARGEST = 64 * 1024 * 1024
+"""Bytes of one answer: a fleet of some thousand instances fits."""
+
+_LONGEST_WORDS = 1000
+"""Characters of what a status says."""
+
+_HEADERS = (("content-type", "application/grpc"), ("te", "trailers"), ("user-agent", "svc"))
+
+
+class Call:
+    """A call that is open. `call` makes one."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._unread = bytearray()
+        self._looked = False
+
+    async def send(self, message: bytes, *, last: bool = False) -> None:
+        """A message; `last`: our half of the call ends with it."""
+        await self._exchange.send(struct.pack(">?L", False, len(message)) + message, last=last)
+
+    async def receive(self) -> bytes | None:
+        """The next message; None: the call has ended well. Raises `Trouble`."""
+        while True:
+            if (message := self._message()) is not None:
+                return message
+            data = await self._exchange.receive()
+            self._look()
+            if data is None:
+                self._end()
+                return None
+            self._unread += data
+
+    def end(self, trouble: Trouble) -> None:
+        """Let `receive` raise this next, after what has come already."""
+        self._exchange.fail(trouble)
+
+    def _message(self) -> bytes | None:
+        """One that has come whole."""
+        if len(self._unread) < 5:
+            return None
+        flag, length = struct.unpack_from(">BL", self._unread)
+        if flag:
+            raise Trouble("the answer is compressed, which was not asked for", CHECK_ENDPOINT)
+        if length > LARGEST:
+            raise Trouble(f"the answer has {length} bytes; more than {LARGEST} are not read", CHECK_ENDPOINT)
+        if len(self._unread) < 5 + length:
+            return None
+        message = bytes(memoryview(self._unread)[5 : 5 + length])
+        del self._unread[: 5 + length]
+        return message
+
+    def _look(self) -> None:
+        """Whether this is gRPC at all."""
+        headers = self._exchange.headers
+        if self._looked or "grpc-status" in headers:
+            return
+        self._looked = True
+        if (status := headers.get(":status")) != "200":
+            raise Trouble(f"the answer has HTTP status {printable(str(status))}", CHECK_ENDPOINT)
+        if not (kind := headers.get("content-type", "")).startswith("application/grpc"):
+            raise Trouble(f"the answer is not gRPC but {printable(kind[:100]) or 'of no type'}", CHECK_ENDPOINT)
+
+    def _end(self) -> None:
+        told = {**self._exchange.headers, **self._exchange.trailers}
+        status, message = told.get("grpc-status", ""), told.get("grpc-message", "")
+        if not status.isascii() or not status.isdecimal() or len(status) > 9:
+            raise Trouble("the answer ends without a status", CHECK_ENDPOINT)
+        if int(status):
+            raise trouble_of(int(status), printable(unquote(message, errors="replace")[:_LONGEST_WORDS]))
+        if self._unread:
+            raise Trouble("the answer ends in the middle of a message", CHECK_ENDPOINT)
+
+
+@contextlib.asynccontextmanager
+async def call(connection: Http2, path: str, metadata: Sequence[tuple[str, str]]) -> AsyncIterator[Call]:
+    """A call, for as long as the block lasts. Raises `Trouble`."""
+    async with await connection.open(path, [*_HEADERS, *metadata]) as exchange:
+        yield Call(exchange)
+
+
+async def unary(connection: Http2, path: str, metadata: Sequence[tuple[str, str]], request: bytes) -> bytes:
+    """One request, one answer. Raises `Trouble`. When it is cancelled, the call ends at once, and the connection goes on."""
+    async with call(connection, path, metadata) as made:
+        await made.send(request, last=True)
+        answer = await made.receive()
+        if answer is None:
+            raise Trouble("the answer holds no message", CHECK_ENDPOINT)
+        if await made.receive() is not None:
+            raise Trouble("the answer holds more than one message", CHECK_ENDPOINT)
+    return answer

@@ -1,0 +1,348 @@
+"""One HTTP/2 connection on any of Trio's streams: requests with bodies both ways, flow control, pings.
+
+The protocol is the library h2's; this file moves the bytes and says when the other side counts as gone. `Http2.run` does it, in a
+nursery of whoever opened the connection: one task reads, one writes, one pings. Callers never touch the stream, so a call that is
+cancelled cannot leave half a frame behind: it is reset, and the connection goes on.
+
+Whatever the other side sends, it comes out as the `Trouble` of the calls that are open, and of every later one. (h2 ends with the
+first GOAWAY, and so do we, although streams might be finished after one: what reads or watches has to change the member anyway.)
+
+Nothing here may know what gRPC or etcd is.
+"""
+
+import collections
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+import trio
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+)
+from h2.exceptions import H2Error
+from h2.settings import SettingCodes
+from h2.settings import Settings as H2Settings
+
+from svc.etcd.errors import CHECK_ENDPOINT, Trouble
+from svc.etcd.tls import tls_trouble
+from svc.settings import printable
+from svc.wakeup import WakeUp
+
+PING_AFTER = 10.0
+"""Seconds without a byte from the other side, and with a call open, after which it is asked for a sign of life. etcd hangs up on
+whoever pings more often than every 5 s (--grpc-keepalive-min-time), or while nothing is open."""
+
+PING_ANSWER = 5.0
+"""Seconds that the sign may take."""
+
+_TICK = 1.0
+"""Seconds between two looks for it."""
+
+_WINDOW, _ALL_WINDOWS = 1 << 20, 1 << 24
+"""Bytes that a call, and all together, may have sent us without our having read them: some calls that nobody reads do not stop
+the others."""
+
+_CHUNK = 1 << 16
+_MOST_UNSENT = 1 << 20
+"""Bytes waiting to be written beyond which nothing more is read, and no more of a body taken: who does not read our answers to
+pings and settings does not get to send more of them."""
+
+_LONGEST_HEADERS = 1 << 16
+
+_Headers = Mapping[str, str]
+
+
+class Exchange:
+    """One request and its answer. Ends as an async context manager: what is not over then is reset."""
+
+    def __init__(self, connection: "Http2", id: int) -> None:
+        self.headers: _Headers = {}
+        """Of the answer; empty until it has begun."""
+        self.trailers: _Headers = {}
+        self.over = False
+        """The answer is complete."""
+        self._id = id
+        self._connection = connection
+        self._chunks: collections.deque[tuple[bytes, int]] = collections.deque()
+        self._trouble: Trouble | None = None
+        self._changed = WakeUp()
+        self._sent_all = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._connection._leave(self._id, finished=self.over and self._sent_all)
+
+    async def send(self, data: bytes, *, last: bool = False) -> None:
+        """A piece of the request's body, as the other side has room for it. Returns early when the answer is complete, or the
+        exchange has failed: `receive` tells."""
+        rest = memoryview(data)
+        while not self._stopped():
+            room = self._connection._room(self._id)
+            piece, rest = rest[:room], rest[room:]
+            if piece or not rest:
+                self._sent_all = last and not rest
+                self._connection._send(self._id, bytes(piece), last=self._sent_all)
+                if not rest:
+                    return
+            else:
+                await self._connection._changed.wait_until(
+                    lambda: self._stopped() or self._connection._room(self._id) > 0
+                )
+
+    async def receive(self) -> bytes | None:
+        """The next piece of the answer's body; None: it is complete. Raises `Trouble`."""
+        await self._changed.wait_until(lambda: bool(self._chunks) or self._stopped())
+        if self._chunks:
+            data, length = self._chunks.popleft()
+            self._connection._read_by_us(self._id, length)
+            return data
+        if self._trouble is not None:
+            raise _again(self._trouble)
+        return None
+
+    def fail(self, trouble: Trouble) -> None:
+        """Let `receive` raise this, after what there is."""
+        if not self._stopped():
+            self._trouble = trouble
+            self._changed.notify()
+
+    def _stopped(self) -> bool:
+        return self.over or self._trouble is not None
+
+    def _told(self, event: Event) -> None:
+        if isinstance(event, ResponseReceived):
+            self.headers = _readable(event.headers or ())
+        elif isinstance(event, TrailersReceived):
+            self.trailers = _readable(event.headers or ())
+        elif isinstance(event, DataReceived):
+            self._chunks.append((event.data or b"", event.flow_controlled_length or 0))
+        elif isinstance(event, StreamEnded):
+            self.over = True
+        elif isinstance(event, StreamReset):
+            self.fail(Trouble(f"the call was reset ({_named(event.error_code)})", CHECK_ENDPOINT))
+        self._changed.notify()
+
+
+class Http2:
+    """A connection on `stream`, which it owns from here on. Make it inside `trio.run`, and start `run` in a nursery."""
+
+    def __init__(self, stream: trio.abc.Stream, *, authority: str, scheme: str) -> None:
+        self.trouble: Trouble | None = None
+        """Why it has ended; None: it lives."""
+        self._stream = stream
+        self._constant = [(":method", "POST"), (":scheme", scheme), (":authority", authority)]
+        self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        self._h2.local_settings = H2Settings(
+            client=True,
+            initial_values={
+                SettingCodes.ENABLE_PUSH: 0,
+                SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW,
+                SettingCodes.MAX_CONCURRENT_STREAMS: 100,
+                SettingCodes.MAX_HEADER_LIST_SIZE: _LONGEST_HEADERS,
+            },
+        )
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(_ALL_WINDOWS - self._h2.inbound_flow_control_window)
+        self._exchanges: dict[int, Exchange] = {}
+        self._unsent = bytearray(self._h2.data_to_send())
+        self._outgoing, self._written, self._changed = WakeUp(), WakeUp(), WakeUp()
+        self._heard_at = trio.current_time()
+        self._heard_first = False
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Move the bytes until the connection ends, by trouble or by `close`; then the stream is closed."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._ping)
+                    await self._read()
+        finally:
+            self._fail(Trouble("the connection was closed", ""))
+            await trio.aclose_forcefully(self._stream)
+
+    def close(self) -> None:
+        """End the connection. Does not wait; may be repeated."""
+        self._fail(Trouble("the connection was closed", ""))
+
+    async def open(self, path: str, headers: Sequence[tuple[str, str]]) -> Exchange:
+        """Begin a request, as soon as the other side takes one more. Raises `Trouble`."""
+        await self._changed.wait_until(lambda: self.trouble is not None or self._takes_one_more())
+        if self.trouble is not None:
+            raise _again(self.trouble)
+        if not self._exchanges:
+            self._heard_at = max(self._heard_at, trio.current_time() - PING_AFTER / 2)
+        try:
+            id = self._h2.get_next_available_stream_id()
+            self._h2.send_headers(id, [*self._constant, (":path", path), *headers])
+        except H2Error as error:
+            self._fail(trouble := Trouble(f"the request cannot be sent: {error}", CHECK_ENDPOINT))
+            raise trouble from None
+        self._exchanges[id] = exchange = Exchange(self, id)
+        self._flush()
+        return exchange
+
+    # -- for exchanges --
+
+    def _room(self, id: int) -> int:
+        """How many bytes may be sent now."""
+        if len(self._unsent) >= _MOST_UNSENT:
+            return 0
+        return max(0, min(_CHUNK, self._h2.max_outbound_frame_size, self._h2.local_flow_control_window(id)))
+
+    def _send(self, id: int, data: bytes, *, last: bool) -> None:
+        self._h2.send_data(id, data, end_stream=last)
+        self._flush()
+
+    def _read_by_us(self, id: int, length: int) -> None:
+        if self.trouble is None and length:
+            self._h2.acknowledge_received_data(length, id)
+            self._flush()
+
+    def _leave(self, id: int, *, finished: bool) -> None:
+        exchange = self._exchanges.pop(id)
+        if self.trouble is not None:
+            return
+        for _, length in exchange._chunks:
+            self._h2.acknowledge_received_data(length, id)
+        if not finished:
+            with contextlib.suppress(H2Error):  # the other side was quicker
+                self._h2.reset_stream(id, ErrorCodes.CANCEL)
+        self._flush()
+        self._changed.notify()
+
+    # -- the tasks --
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                data = await self._stream.receive_some(_CHUNK)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                return self._fail(broken(error))
+            if not data:
+                return self._fail(Trouble("the connection was closed by the other side", CHECK_ENDPOINT))
+            self._heard_at = trio.current_time()
+            if not self._heard_first:
+                self._heard_first = True
+                if (other := _no_http2(bytes(data))) is not None:
+                    return self._fail(Trouble(other, CHECK_ENDPOINT))
+            try:
+                events = self._h2.receive_data(bytes(data))
+            except Exception as error:  # whatever foreign code makes of foreign bytes
+                return self._fail(
+                    Trouble(f"the answer is not HTTP/2 as it should be ({_brief(error)})", CHECK_ENDPOINT)
+                )
+            for event in events:
+                self._told(event)
+            self._flush()
+            await self._written.wait_until(lambda: len(self._unsent) < _MOST_UNSENT)
+
+    def _told(self, event: Event) -> None:
+        if isinstance(event, ConnectionTerminated):
+            why = printable((event.additional_data or b"")[:100].decode("latin-1"))
+            said = f"the other side ends the connection ({', '.join(filter(None, (_named(event.error_code), why)))})"
+            self._fail(Trouble(said, CHECK_ENDPOINT))
+        elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
+            self._changed.notify()
+        elif (exchange := self._exchanges.get(getattr(event, "stream_id", 0))) is not None:
+            exchange._told(event)
+            if exchange._stopped():
+                self._changed.notify()
+
+    async def _write(self) -> None:
+        while True:
+            await self._outgoing.wait_until(lambda: bool(self._unsent))
+            data, self._unsent = self._unsent, bytearray()
+            try:
+                await self._stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                # What the other side has said before it hung up is worth more: the reader finds it, and the end.
+                with trio.move_on_after(_TICK):
+                    await trio.sleep_forever()
+                return self._fail(broken(error))
+            self._written.notify()
+            self._changed.notify()
+
+    async def _ping(self) -> None:
+        while True:
+            quiet = trio.current_time() - self._heard_at
+            if quiet < PING_AFTER or not self._exchanges:
+                await trio.sleep(PING_AFTER - quiet if quiet < PING_AFTER else PING_AFTER / 2)
+                continue
+            asked_at, left = trio.current_time(), PING_ANSWER
+            self._h2.ping(b"svc-ping")
+            self._flush()
+            while self._heard_at < asked_at:
+                if left <= 0:
+                    return self._fail(Trouble(f"no answer to a ping within {PING_ANSWER:g} s", CHECK_ENDPOINT))
+                before = trio.current_time()
+                await trio.sleep(_TICK)
+                # A tick that took much longer is one in which this process did not run: the sign may lie in the socket.
+                if trio.current_time() - before < 2 * _TICK:
+                    left -= _TICK
+
+    def _takes_one_more(self) -> bool:
+        return self._h2.open_outbound_streams < self._h2.remote_settings.max_concurrent_streams
+
+    def _flush(self) -> None:
+        if data := self._h2.data_to_send():
+            self._unsent += data
+            self._outgoing.notify()
+
+    def _fail(self, trouble: Trouble) -> None:
+        """The connection is over."""
+        if self.trouble is None:
+            self.trouble = trouble
+            for exchange in self._exchanges.values():
+                exchange.fail(trouble)
+            self._changed.notify()
+            self._scope.cancel(reason="the connection has ended")
+
+
+def broken(error: BaseException) -> Trouble:
+    """What a stream's error says."""
+    cause = error.__cause__
+    if (trouble := tls_trouble(cause)) is not None:
+        return trouble
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause or error) or "it broke"
+    return Trouble(f"the connection broke: {printable(said)}", CHECK_ENDPOINT)
+
+
+def _no_http2(data: bytes) -> str | None:
+    """What the first bytes are, if they are something else that is known."""
+    if data.startswith(b"HTTP/1"):
+        return f"the answer is HTTP/1 ({printable(data[:40].decode('latin-1').splitlines()[0])})"
+    if data[:2] in (b"\x15\x03", b"\x16\x03"):
+        return "the answer is TLS"
+    return None
+
+
+def _readable(headers: Iterable[tuple[bytes, bytes]]) -> _Headers:
+    return {bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in headers}
+
+
+def _named(code: object) -> str:
+    return code.name if isinstance(code, ErrorCodes) else f"error {code}"
+
+
+def _brief(error: Exception) -> str:
+    return printable(str(error)[:200]) or type(error).__name__
+
+
+def _again(trouble: Trouble) -> Trouble:
+    """The same, to be raised once more: an error collects the places where it was raised."""
+    return Trouble(trouble.said, trouble.remedy, denied=trouble.denied, refused=trouble.refused)
