@@ -12,8 +12,8 @@ import trio
 from svc.devstack.stack import Etcd, etcd_binary
 from svc.etcd import fleet as etcd_fleet
 from svc.etcd import watcher as etcd_switch
-from svc.etcd.errors import EtcdError
 from svc.etcd.connection import connected
+from svc.etcd.errors import EtcdError
 from svc.etcd.keys import Put
 from svc.etcd.registration import AT_MOST_EVERY, Registrar, identity
 from svc.etcd.watcher import KeyWatcher

@@ -2,18 +2,18 @@
 streams that end. The watcher, the registration and the commands take it for trouble; nothing but their own errors comes out."""
 
 import random
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 
 from svc.etcd import fleet as etcd_fleet
-from svc.etcd import watcher
-from svc.etcd.errors import EtcdError, etcdrpc, grpc
+from svc.etcd import messages, watcher
+from svc.etcd.errors import EtcdError
 from svc.etcd.registration import Registrar, identity
 from svc.etcd.watcher import KeyWatcher
 from svc.maintenance.fleet import Request, Wait
@@ -21,6 +21,7 @@ from svc.maintenance.orders import NoSuchInstance, NotYours, Order
 from svc.maintenance.registration import own_key, registrations
 from svc.settings import Settings, load
 from svc.wakeup import WakeUp
+from tests.etcd.http2_member import Member
 
 KEY = "/m"
 STREAMS = ("Watch", "LeaseKeepAlive")
@@ -41,21 +42,21 @@ def made(rng: random.Random, call: str) -> list[bytes]:
     }
     header = rng.choice([None, {"revision": revision}])
     pairs = [pair] * rng.randrange(3)
-    event = {"type": rng.choice(["PUT", "DELETE"]), "kv": pair}
+    event = {"type": rng.choice([messages.PUT, messages.DELETE, 7]), "kv": pair}
     message = rng.choice(
         [
-            etcdrpc.RangeResponse(header=header, kvs=pairs, count=99),
-            etcdrpc.TxnResponse(
+            messages.RangeResponse(header=header, kvs=pairs),
+            messages.TxnResponse(
                 header=header,
                 succeeded=rng.random() < 0.5,
                 responses=[{"response_range": {"kvs": pairs}}, {"response_put": {}}][: rng.randrange(3)],
             ),
-            etcdrpc.PutResponse(header=header),
-            etcdrpc.LeaseGrantResponse(header=header, ID=rng.choice([0, -1, 5]), TTL=rng.choice([0, -1, 10])),
-            etcdrpc.LeaseKeepAliveResponse(header=header, ID=5, TTL=rng.choice([0, -1, 10])),
-            etcdrpc.LeaseTimeToLiveResponse(header=header, TTL=rng.choice([-1, 0, 2**62])),
-            etcdrpc.WatchResponse(header=header, created=rng.random() < 0.5, events=[event] * rng.randrange(3)),
-            etcdrpc.WatchResponse(header=header, canceled=True, cancel_reason="\u202eno\n", compact_revision=revision),
+            messages.PutResponse(header=header),
+            messages.LeaseGrantResponse(header=header, ID=rng.choice([0, -1, 5]), TTL=rng.choice([0, -1, 10])),
+            messages.LeaseKeepAliveResponse(header=header, ID=5, TTL=rng.choice([0, -1, 10])),
+            messages.LeaseTimeToLiveResponse(header=header, TTL=rng.choice([-1, 0, 2**62])),
+            messages.WatchResponse(header=header, created=rng.random() < 0.5, events=[event] * rng.randrange(3)),
+            messages.WatchResponse(header=header, canceled=True, cancel_reason="\u202eno\n", compact_revision=revision),
         ]
     ).SerializeToString()
     if rng.random() < 0.2:
@@ -66,51 +67,44 @@ def made(rng: random.Random, call: str) -> list[bytes]:
 
 
 GOOD: dict[str, Any] = {
-    "Range": lambda pairs, header: etcdrpc.RangeResponse(header=header, kvs=pairs),
-    "Txn": lambda pairs, header: etcdrpc.TxnResponse(header=header, succeeded=True),
-    "LeaseGrant": lambda pairs, header: etcdrpc.LeaseGrantResponse(header=header, ID=5, TTL=5),
-    "LeaseKeepAlive": lambda pairs, header: etcdrpc.LeaseKeepAliveResponse(header=header, ID=5, TTL=5),
-    "Watch": lambda pairs, header: etcdrpc.WatchResponse(
-        header=header, created=True, events=[{"type": "PUT", "kv": pair} for pair in pairs]
+    "Range": lambda pairs, header: messages.RangeResponse(header=header, kvs=pairs),
+    "Txn": lambda pairs, header: messages.TxnResponse(header=header, succeeded=True),
+    "LeaseGrant": lambda pairs, header: messages.LeaseGrantResponse(header=header, ID=5, TTL=5),
+    "LeaseKeepAlive": lambda pairs, header: messages.LeaseKeepAliveResponse(header=header, ID=5, TTL=5),
+    "Watch": lambda pairs, header: messages.WatchResponse(
+        header=header, created=True, events=[{"type": messages.PUT, "kv": pair} for pair in pairs]
     ),
 }
 
 
-class Odd(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Odd:
     """Answers each call anew."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.calls = 0
 
-    def service(self, details: Any) -> Any:
-        name = details.method.rpartition("/")[2]
-
-        def unary(request: bytes, context: Any) -> bytes:
-            self.calls += 1
-            if self.rng.random() < 0.1:
-                context.abort(self.rng.choice(list(grpc.StatusCode)[1:]), self.rng.choice(["no leader", "\x1b[2J", ""]))
-            return made(self.rng, name)[0]
-
-        def stream(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
-            self.calls += 1
-            yield from made(self.rng, name)
-
-        if name in STREAMS:
-            return grpc.stream_stream_rpc_method_handler(stream)
-        return grpc.unary_unary_rpc_method_handler(unary)
+    async def __call__(self, member: Member, id: int, path: str) -> None:
+        self.calls += 1
+        name = path.rpartition("/")[2]
+        if self.rng.random() < 0.1:
+            status = self.rng.choice(["1", "7", "8", "13", "14", "16", "99", "-1", "", "x"])
+            await member.headers(
+                id, grpc_status=status, grpc_message=self.rng.choice(["no leader", "%1b[2J", "%ff%zz"]), end=True
+            )
+            return
+        await member.good(id, made(self.rng, name))
 
 
-@contextmanager
-def odd_member(seed: int) -> Iterator[tuple[Settings, Odd]]:
+@asynccontextmanager
+async def odd_member(seed: int) -> AsyncIterator[tuple[Settings, Odd]]:
     odd = Odd(random.Random(seed))
-    server = grpc.server(ThreadPoolExecutor(8), handlers=[odd], options=[("grpc.enable_http_proxy", 0)])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, lambda stream: Member(stream, odd).run(), 0, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        port = listener.socket.getsockname()[1]
         yield load({"ETCD_ENDPOINTS": f"127.0.0.1:{port}", "MAINTENANCE_KEY": KEY, "INSTANCE_TTL": "5"}), odd
-    finally:
-        server.stop(0).wait(5)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
@@ -119,7 +113,7 @@ async def test_nothing_that_a_member_answers_ends_a_part(seed: int, monkeypatch:
     monkeypatch.setattr(watcher, "_FIRST_DELAY", 0.01)
     monkeypatch.setattr(watcher, "_LONGEST_DELAY", 0.02)
     told: list[bytes | None] = []
-    with odd_member(seed) as (its, odd):
+    async with odd_member(seed) as (its, odd):
         base, changed = replace(identity(its), id="a"), WakeUp()
         watching = KeyWatcher(its, lambda value, _: told.append(value), own_key=own_key(KEY, "a"))
         registrar = Registrar(its, lambda: base, changed, lambda began, answered: None)
