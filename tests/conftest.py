@@ -7,8 +7,6 @@ processes and keep apart by `queue_name` and `key_prefix`; whoever kills or free
 
 import os
 
-# Before anybody imports google.protobuf: see svc/__init__.py.
-os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
 # Some hundred Python processes are started here, by xdist and by the tests: one of them compiles a module, the others load it.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

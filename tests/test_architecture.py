@@ -21,7 +21,7 @@ SUITES: dict[str, tuple[int, set[str]]] = {
     "telemetry": (5, {"prometheus_client", "opentelemetry"}),
     "core": (4, set()),
     "sqs": (4, {"aiobotocore", "botocore", "aiohttp", "asyncio", "trio_asyncio", "httptools"}),
-    "etcd": (4, {"etcd3", "grpc"}),
+    "etcd": (4, {"h2", "google"}),
     "database": (4, {"psycopg", "psycopg_pool", "asyncio"}),
     "consumer": (3, set()),
     "maintenance": (2, set()),

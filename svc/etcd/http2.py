@@ -60,6 +60,9 @@ pings and settings does not get to send more of them."""
 
 _LONGEST_HEADERS = 1 << 16
 
+_FRAME_HEADER, _SETTINGS_TYPE = 9, 4
+"""Bytes, and the type of the first frame (RFC 9113, 4.1 and 3.4)."""
+
 _Headers = Mapping[str, str]
 
 
@@ -160,7 +163,8 @@ class Http2:
         self._unsent = bytearray(self._h2.data_to_send())
         self._outgoing, self._written, self._changed = WakeUp(), WakeUp(), WakeUp()
         self._heard_at = trio.current_time()
-        self._heard_first = False
+        self._settled = False
+        self._first: bytes | None = b""  # what has come, until it is enough to tell what it is
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
@@ -236,10 +240,12 @@ class Http2:
             if not data:
                 return self._fail(Trouble("the connection was closed by the other side", CHECK_ENDPOINT))
             self._heard_at = trio.current_time()
-            if not self._heard_first:
-                self._heard_first = True
-                if (other := _no_http2(bytes(data))) is not None:
+            if self._first is not None:
+                self._first += data[:_FRAME_HEADER]
+                if (other := _no_http2(self._first)) is not None:
                     return self._fail(Trouble(other, CHECK_ENDPOINT))
+                if len(self._first) >= _FRAME_HEADER:
+                    self._first = None
             try:
                 events = self._h2.receive_data(bytes(data))
             except Exception as error:  # whatever foreign code makes of foreign bytes
@@ -257,6 +263,7 @@ class Http2:
             said = f"the other side ends the connection ({', '.join(filter(None, (_named(event.error_code), why)))})"
             self._fail(Trouble(said, CHECK_ENDPOINT))
         elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
+            self._settled = self._settled or isinstance(event, RemoteSettingsChanged)
             self._changed.notify()
         elif (exchange := self._exchanges.get(getattr(event, "stream_id", 0))) is not None:
             exchange._told(event)
@@ -279,9 +286,12 @@ class Http2:
 
     async def _ping(self) -> None:
         while True:
-            quiet = trio.current_time() - self._heard_at
-            if quiet < PING_AFTER or not self._exchanges:
-                await trio.sleep(PING_AFTER - quiet if quiet < PING_AFTER else PING_AFTER / 2)
+            due = self._heard_at + PING_AFTER
+            if trio.current_time() < due:
+                await trio.sleep_until(due)
+                continue
+            if not self._exchanges:
+                await trio.sleep(PING_AFTER / 2)
                 continue
             asked_at, left = trio.current_time(), PING_ANSWER
             self._h2.ping(b"svc-ping")
@@ -296,7 +306,8 @@ class Http2:
                     left -= _TICK
 
     def _takes_one_more(self) -> bool:
-        return self._h2.open_outbound_streams < self._h2.remote_settings.max_concurrent_streams
+        # None before its settings have come: they say how many, and that this is HTTP/2 at all, before a password goes there.
+        return self._settled and self._h2.open_outbound_streams < self._h2.remote_settings.max_concurrent_streams
 
     def _flush(self) -> None:
         if data := self._h2.data_to_send():
@@ -322,12 +333,15 @@ def broken(error: BaseException) -> Trouble:
     return Trouble(f"the connection broke: {printable(said)}", CHECK_ENDPOINT)
 
 
-def _no_http2(data: bytes) -> str | None:
-    """What the first bytes are, if they are something else that is known."""
-    if data.startswith(b"HTTP/1"):
-        return f"the answer is HTTP/1 ({printable(data[:40].decode('latin-1').splitlines()[0])})"
-    if data[:2] in (b"\x15\x03", b"\x16\x03"):
+def _no_http2(first: bytes) -> str | None:
+    """What the first bytes are, if they cannot be those of HTTP/2: it begins with settings. (h2 would wait for the end of what it
+    takes for a frame.)"""
+    if first.startswith(b"HTTP/1"):
+        return "the answer is HTTP/1"
+    if first[:2] in (b"\x15\x03", b"\x16\x03"):
         return "the answer is TLS"
+    if len(first) >= _FRAME_HEADER and first[3] != _SETTINGS_TYPE:
+        return "the answer is not HTTP/2"
     return None
 
 

@@ -22,7 +22,8 @@ _BEGIN = 3.0
 
 class Stream(Generic[T]):
     """A two-way call to which these requests are sent, as an async context manager; entering it raises `Trouble`. `read` parses
-    an answer, `hidden` takes out of a trouble what must not be told. Our half of the call stays open: etcd's gRPC proxy ends its own with it, before it has answered."""
+    an answer, `hidden` takes out of a trouble what must not be told. Our half of the call stays open: etcd's gRPC proxy ends its
+    own with it, before it has answered."""
 
     def __init__(
         self,

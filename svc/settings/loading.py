@@ -76,7 +76,7 @@ def _incomplete(held: Mapping[str, str]) -> list[str]:
         missing.append("sqs_role_arn")
     if ("database_password" in held or "database_password_file" in held) and "database_url" not in held:
         missing.append("database_url")
-    # etcd3 would speak plain text without a word if it had a client certificate and no authority (STACK 3.4).
+    # A client certificate is shown over TLS only: the connection would be plain text without a word (STACK 3.4).
     tls = "etcd_ca_cert" in held or "https://" in held.get("etcd_endpoints", "")
     if ("etcd_cert" in held or "etcd_key" in held) and not tls:
         missing.append("etcd_ca_cert")

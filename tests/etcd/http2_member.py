@@ -10,6 +10,7 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, Event, RequestReceived, WindowUpdated
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes
+from h2.settings import Settings as H2Settings
 
 Answer = Callable[["Member", int, str], Awaitable[None]]
 """Given the member, the stream's number and the path; called with the first message of each call."""
@@ -27,18 +28,18 @@ class Member:
     ) -> None:
         self.stream = stream
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
-        if settings:
-            self.h2.update_settings(settings)
+        self.h2.local_settings = H2Settings(client=False, initial_values=settings or {})
+        self.h2.decoder.max_allowed_table_size = self.h2.local_settings.header_table_size
         self.answer = answer
         self.bodies: dict[int, bytearray] = {}
         self.events: list[Event] = []
         self.changed = trio.Event()
+        self.gone = trio.Event()
         self._lock = trio.Lock()
 
     async def run(self) -> None:
         """Serve until the client has gone."""
-        gone = (trio.BrokenResourceError, trio.ClosedResourceError, H2Error)
-        with contextlib.suppress(*gone, *(BaseExceptionGroup,)):
+        try:
             self.h2.initiate_connection()
             await self.flush()
             async with trio.open_nursery() as nursery:
@@ -49,7 +50,11 @@ class Member:
                     self.changed.set()
                     self.changed = trio.Event()
                 nursery.cancel_scope.cancel()
-        await trio.aclose_forcefully(self.stream)
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, H2Error):
+            pass
+        finally:
+            self.gone.set()
+            await trio.aclose_forcefully(self.stream)
 
     def _told(self, event: Event, nursery: trio.Nursery) -> None:
         self.events.append(event)

@@ -351,8 +351,8 @@ async def test_without_the_extra_a_warning_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_nothing_is_imported_before_spans_leave_by_otlp_beside_etcd3_in_one_process() -> None:
-    """OpenTelemetry and etcd3 both live on protobuf, which etcd3 needs in pure Python (STACK 3.5)."""
+def test_nothing_is_imported_before_spans_leave_by_otlp_beside_etcds_messages_in_one_process() -> None:
+    """OpenTelemetry and svc/etcd both live on protobuf."""
     bodies: list[tuple[str, bytes]] = []
 
     class Collector(BaseHTTPRequestHandler):
