@@ -167,8 +167,8 @@ async def test_what_a_status_means(autojump_clock: trio.testing.MockClock) -> No
 # -- what ends the connection --
 
 
-def frame(kind: type[Frame], id: int, **fields: Any) -> bytes:
-    made = kind(id)
+def frame(kind: type[Frame], id: int, *flags: str, **fields: Any) -> bytes:
+    made = kind(id, flags=flags)
     for name, value in fields.items():
         setattr(made, name, value)
     return made.serialize()
@@ -187,7 +187,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "data at once": (SETTINGS + frame(DataFrame, 1, data=b"yes"), "not HTTP/2"),
     "data of no call": (SETTINGS + frame(DataFrame, 99, data=b"yes"), "not HTTP/2"),
     "continuation": (SETTINGS + frame(ContinuationFrame, 1, data=b"x"), "not HTTP/2"),
-    "push": (SETTINGS + frame(PushPromiseFrame, 1, promised_stream_id=2, data=b"\x88"), "not HTTP/2"),
+    "push": (SETTINGS + frame(PushPromiseFrame, 1, "END_HEADERS", promised_stream_id=2, data=b"\x88"), "not HTTP/2"),
     "headers that are none": (SETTINGS + b"\0\0\x03\x01\x04\0\0\0\x01\xff\xff\xff", "not HTTP/2"),
     "a frame too large": (SETTINGS + b"\xff\xff\xff\0\0\0\0\0\x01", "closed by the other side"),
     "settings of half a length": (b"\0\0\x05\x04\0\0\0\0\0abcde", "not HTTP/2"),
