@@ -302,7 +302,6 @@ class Database:
         deadline = loop.time() + (self.timeout if timeout is None else timeout)
         if not self._is_open.is_set():
             await asyncio.to_thread(self._is_open.wait, deadline - loop.time())
-        self._open_pool()
         pool = self._pool_on(loop)
         # Its tasks are nobody's: begun in a message's context, they would be ended with the message.
         await loop.create_task(pool.open(), context=contextvars.Context())
@@ -311,6 +310,7 @@ class Database:
 
     def _pool_on(self, loop: asyncio.AbstractEventLoop) -> AsyncPool:
         with self._lock:
+            self._open_pool()  # closed by another thread since it was asked for: nobody would close this one any more
             if self._async_pool is None:
                 self._async_loop = loop
                 self._async_pool = psycopg_pool.AsyncConnectionPool(

@@ -14,6 +14,7 @@ from svc.maintenance.handler import DrainOutcome
 from svc.processors import opened
 from svc.testing import SimulatedQueue
 from svc.testing.fleet import SimulatedFleet
+from svc.testing.history import Refused, VisibilityChanged
 from svc.testing.service import SimulatedService
 
 pytestmark = pytest.mark.expects_errors
@@ -302,3 +303,36 @@ async def test_a_thread_that_cannot_be_stopped_is_named_in_the_report() -> None:
             assert queue.visible() == [stuck_id]
     finally:
         release.set()
+
+
+async def test_what_waits_behind_a_processor_that_blocks_the_loop_is_not_begun_after_its_lease(autojump_clock):
+    queue = SimulatedQueue()
+    for body in "abc":
+        queue.put(body)
+    begun: list[tuple[str, int]] = []
+
+    async def work(message: Message) -> None:
+        begun.append((message.body, message.receive_count))
+        if len(begun) == 1:
+            autojump_clock.jump(60)
+
+    async with SimulatedService(queue, work, SQS_VISIBILITY_TIMEOUT_SECONDS="60") as service:
+        await service.idle()
+    assert len(begun) == 3
+    assert {receives for _, receives in begun[1:]} == {2}
+
+
+async def test_what_blocked_the_loop_beyond_its_lease_is_not_given_back_by_its_receipt(autojump_clock):
+    """Another consumer may have the message by then, and some queues let old receipts act."""
+    queue = SimulatedQueue()
+    queue.put("a")
+
+    async def work(message: Message) -> None:
+        if message.receive_count == 1:
+            autojump_clock.jump(60)
+            raise Retry(after=1)
+
+    async with SimulatedService(queue, work, SQS_VISIBILITY_TIMEOUT_SECONDS="60") as service:
+        await service.idle()
+    assert (service.lost, service.processed) == (["a"], ["a"])
+    assert not [event for event in queue.history if isinstance(event, (VisibilityChanged, Refused))]

@@ -91,6 +91,19 @@ async def test_a_drain_waits_for_a_thread_that_was_left_behind(autojump_clock) -
         assert report.handlers["sqs"]["threads"] == {}
 
 
+async def test_while_a_thread_that_was_left_behind_goes_on_nothing_is_quiet(autojump_clock) -> None:
+    queue, work = SimulatedQueue(), Work(8)
+    queue.put("long")
+    async with service(queue, work) as running:
+        await running.at_work("long", seconds=1)
+        running.maintenance("on")
+        await running.drained()
+        running.maintenance("off")
+        await trio.sleep_until(7.5)
+        running.maintenance('{"enabled": true, "quiet": true}')
+        assert (await running.drained()).quiet == pytest.approx(8)
+
+
 async def test_a_message_is_not_begun_beside_its_own_thread(autojump_clock) -> None:
     queue, work = SimulatedQueue(), Work(30)
     message_id = queue.put("long")

@@ -156,6 +156,10 @@ async def test_who_asks_while_it_is_away_is_told_why(postgres: Postgres) -> None
             pass
     with pytest.raises(RuntimeError, match="async with connection"), away.sync_connection():
         pass
+    loop = asyncio.new_event_loop()  # as if it had been closed since the loop's thread has looked
+    with pytest.raises(DatabaseAway, match="not connected yet"):
+        away._pool_on(loop)
+    loop.close()
     with pytest.raises(RuntimeError, match="set DATABASE_URL"):
         svc_database.connection()
 

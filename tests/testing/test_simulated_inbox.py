@@ -46,6 +46,25 @@ async def test_a_crash_before_the_commit(svc_queue: ScriptedQueue, svc_service: 
 
 
 @pytest.mark.expects_errors
+async def test_a_processor_that_leaves_a_nursery_open_is_not_committed(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock
+):
+    """Its message fails by that: a commit would make the next attempt a duplicate of what was not finished."""
+
+    @processor(exactly_once=True)
+    async def leaves(message: Message, transaction: Transaction) -> None:
+        await transaction.execute(INSERT, (message.receive_count,))
+        if message.receive_count == 1:
+            await trio.open_nursery().__aenter__()
+
+    svc_queue.put("order")
+    service = await svc_service(leaves)
+    await service.idle()
+    assert (service.failed, service.processed, service.duplicates) == (["order"], ["order"], 0)
+    assert svc_service.inbox.statements == [(INSERT, (2,))]
+
+
+@pytest.mark.expects_errors
 @pytest.mark.parametrize(("lost", "duplicates"), [("commit", 0), ("answer", 1), ("claim", 0)])
 async def test_a_lost_connection(
     svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock, lost: Any, duplicates: int
