@@ -75,6 +75,20 @@ async def test_not_asked_for_a_last_receive_is_worked_on_and_quiet_comes_with_th
         assert service.core.manager.state().quiet
 
 
+async def test_quiet_is_over_with_its_maintenance(autojump_clock):
+    async with SimulatedService(_with_dead_letters(), _work) as service:
+        await trio.sleep(5)
+        service.maintenance(QUIET)
+        await service.drained()
+        service.maintenance("off")
+        await trio.sleep(1)
+        service.maintenance("on")
+        await trio.sleep(1)
+        service.queue.put("3")  # in its last receive
+        await service.drained()
+        assert (service.processed, service.released) == (["3"], [])
+
+
 async def test_it_may_be_asked_for_later(autojump_clock):
     async with SimulatedService(_with_dead_letters(), _work) as service:
         await trio.sleep(5)

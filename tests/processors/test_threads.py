@@ -156,3 +156,18 @@ def test_a_run_that_was_given_back_before_its_thread_got_to_run_does_not_begin()
         other.release_on_behalf_of(object())
 
     trio.run(main)
+
+
+async def test_what_has_ended_in_the_moment_of_its_cancellation_is_known_to_be_finished() -> None:
+    """Its task does not know it yet, and gives the message back: it must not be processed again."""
+    finished: list[str] = []
+    threads = Threads(1)
+    threads.on_finished = finished.append
+    run = ThreadRun(threads, "1")
+    await threads.acquire(run)
+    assert run.begin("a thread")
+    run.finished = ["1"]
+    threads.end(run)
+    assert finished == []  # its task tells
+    run.give_back()
+    assert (finished, threads.left) == (["1"], 0)
