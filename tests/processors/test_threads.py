@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from svc.processors import Message, Process, ThreadRun, Threads, opened, threads_of
+from svc import Batch, processor
+from svc.processors import Batching, Item, Message, Process, ThreadRun, Threads, opened, threads_of
 
 MESSAGE = Message("1", "body")
 
@@ -171,3 +172,38 @@ async def test_what_has_ended_in_the_moment_of_its_cancellation_is_known_to_be_f
     assert finished == []  # its task tells
     run.give_back()
     assert (finished, threads.left) == (["1"], 0)
+
+
+async def test_a_place_that_was_given_up_is_counted_until_its_thread_ends_and_not_longer() -> None:
+    threads = Threads(1)
+    for number in range(3):  # one after the other: none of them keeps its place
+        run = ThreadRun(threads, str(number))
+        with trio.fail_after(1):
+            await threads.acquire(run)
+        assert run.begin("a thread")
+        run.give_back()
+        assert not run.has_place
+        threads.end(run)
+
+
+async def test_of_a_batch_that_was_left_behind_what_was_marked_as_done_is_finished_though_it_raises(held: Held) -> None:
+    @processor(batch=2)
+    def handle(batch: Batch[Message]) -> None:
+        batch[0].done()
+        held(batch[0].message)
+        raise ValueError
+
+    finished: list[str] = []
+    async with opened(handle, None, threads=1) as process:
+        assert isinstance(process, Batching)
+        threads = threads_of(process)
+        threads.on_finished = finished.append
+        items = [Item(message, message) for message in (MESSAGE, Message("2", "body"))]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.call, Batch(items))
+            await until(lambda: held.began)
+            nursery.cancel_scope.cancel()
+        assert threads.left == 1
+        held.let_go.set()
+        await until(lambda: threads.left == 0)
+    assert finished == ["1"]

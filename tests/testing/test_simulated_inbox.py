@@ -452,3 +452,39 @@ async def test_a_batch_in_threads(svc_queue: ScriptedQueue, svc_service: Simulat
     await service.idle()
     assert sorted(params for _, params in svc_service.inbox.statements) == [("a",), ("b",)]
     assert len(svc_service.inbox.committed) == 1
+
+
+@pytest.mark.expects_errors
+async def test_what_was_lost_of_a_batch_is_committed_with_the_rest(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock
+):
+    @processor(batch=2, linger=0.1, exactly_once=True)
+    async def both(batch: Batch, transaction: Transaction) -> None:
+        for item in batch:
+            await transaction.execute(INSERT, (item.message.body,))
+        await trio.sleep(40)
+
+    svc_queue.put("a")
+    svc_queue.put("b")
+    service = await svc_service(both, SQS_VISIBILITY_TIMEOUT_SECONDS="30")
+    await service.at_work("b", seconds=1)
+    svc_queue.let_lease_run_out("a")
+    await service.idle()
+    assert sorted(statement[1][0] for statement in svc_service.inbox.statements) == ["a", "b"]
+    assert (service.lost, sorted(service.processed), len(service.batches)) == (["a"], ["a", "b"], 1)
+
+
+@pytest.mark.expects_errors
+async def test_a_batch_whose_processor_returns_something_is_not_committed(
+    svc_queue: ScriptedQueue, svc_service: SimulatedFleet, autojump_clock
+):
+    @processor(batch=2, linger=0.1, exactly_once=True)
+    async def returns(batch: Batch, transaction: Transaction):
+        await transaction.execute(INSERT, (batch[0].message.receive_count,))
+        return ["a list of failures"] if batch[0].message.receive_count == 1 else None
+
+    svc_queue.put("a")
+    service = await svc_service(returns)
+    await service.idle()
+    assert (service.failed, service.processed, service.duplicates) == (["a"], ["a"], 0)
+    assert svc_service.inbox.statements == [(INSERT, (2,))]
