@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from urllib.parse import unquote
 
 from svc.etcd.errors import CHECK_ENDPOINT, Trouble, trouble_of
-from svc.etcd.http2 import Exchange, Http2
+from svc.etcd.exchange import Exchange
+from svc.etcd.http2 import Http2
 from svc.settings import printable
 
 LARGEST = 64 * 1024 * 1024

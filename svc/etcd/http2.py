@@ -10,10 +10,8 @@ first GOAWAY, and so do we, although streams might be finished after one: what r
 Nothing here may know what gRPC or etcd is.
 """
 
-import collections
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from collections.abc import Sequence
 
 import trio
 from h2.config import H2Configuration
@@ -21,13 +19,8 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
-    DataReceived,
     Event,
     RemoteSettingsChanged,
-    ResponseReceived,
-    StreamEnded,
-    StreamReset,
-    TrailersReceived,
     WindowUpdated,
 )
 from h2.exceptions import H2Error
@@ -35,6 +28,7 @@ from h2.settings import SettingCodes
 from h2.settings import Settings as H2Settings
 
 from svc.etcd.errors import CHECK_ENDPOINT, Trouble
+from svc.etcd.exchange import Exchange, again, named
 from svc.etcd.tls import tls_trouble
 from svc.settings import printable
 from svc.wakeup import WakeUp
@@ -63,80 +57,10 @@ _LONGEST_HEADERS = 1 << 16
 _FRAME_HEADER, _SETTINGS_TYPE = 9, 4
 """Bytes, and the type of the first frame (RFC 9113, 4.1 and 3.4)."""
 
-_Headers = Mapping[str, str]
 
-
-class Exchange:
-    """One request and its answer. Ends as an async context manager: what is not over then is reset."""
-
-    def __init__(self, connection: "Http2", id: int) -> None:
-        self.headers: _Headers = {}
-        """Of the answer; empty until it has begun."""
-        self.trailers: _Headers = {}
-        self.over = False
-        """The answer is complete."""
-        self._id = id
-        self._connection = connection
-        self._chunks: collections.deque[tuple[bytes, int]] = collections.deque()
-        self._trouble: Trouble | None = None
-        self._changed = WakeUp()
-        self._sent_all = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._connection._leave(self._id, finished=self.over and self._sent_all)
-
-    async def send(self, data: bytes, *, last: bool = False) -> None:
-        """A piece of the request's body, as the other side has room for it. Returns early when the answer is complete, or the
-        exchange has failed: `receive` tells."""
-        rest = memoryview(data)
-        while not self._stopped():
-            room = self._connection._room(self._id)
-            piece, rest = rest[:room], rest[room:]
-            if piece or not rest:
-                self._sent_all = last and not rest
-                self._connection._send(self._id, bytes(piece), last=self._sent_all)
-                if not rest:
-                    return
-            else:
-                await self._connection._changed.wait_until(
-                    lambda: self._stopped() or self._connection._room(self._id) > 0
-                )
-
-    async def receive(self) -> bytes | None:
-        """The next piece of the answer's body; None: it is complete. Raises `Trouble`."""
-        await self._changed.wait_until(lambda: bool(self._chunks) or self._stopped())
-        if self._chunks:
-            data, length = self._chunks.popleft()
-            self._connection._read_by_us(self._id, length)
-            return data
-        if self._trouble is not None:
-            raise _again(self._trouble)
-        return None
-
-    def fail(self, trouble: Trouble) -> None:
-        """Let `receive` raise this, after what there is."""
-        if not self._stopped():
-            self._trouble = trouble
-            self._changed.notify()
-
-    def _stopped(self) -> bool:
-        return self.over or self._trouble is not None
-
-    def _told(self, event: Event) -> None:
-        if isinstance(event, ResponseReceived):
-            self.headers = _readable(event.headers or ())
-        elif isinstance(event, TrailersReceived):
-            self.trailers = _readable(event.headers or ())
-        elif isinstance(event, DataReceived):
-            self._chunks.append((event.data or b"", event.flow_controlled_length or 0))
-        elif isinstance(event, StreamEnded):
-            self.over = True
-        elif isinstance(event, StreamReset):
-            self.fail(Trouble(f"the call was reset ({_named(event.error_code)})", CHECK_ENDPOINT))
-        self._changed.notify()
+class _H2(H2Connection):
+    MAX_CLOSED_STREAMS = 1024
+    """How many calls that are over it keeps in mind; h2 itself keeps 65,536, some megabytes after some hours."""
 
 
 class Http2:
@@ -147,7 +71,7 @@ class Http2:
         """Why it has ended; None: it lives."""
         self._stream = stream
         self._constant = [(":method", "POST"), (":scheme", scheme), (":authority", authority)]
-        self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        self._h2 = _H2(H2Configuration(client_side=True, header_encoding=None))
         self._h2.local_settings = H2Settings(
             client=True,
             initial_values={
@@ -161,7 +85,8 @@ class Http2:
         self._h2.increment_flow_control_window(_ALL_WINDOWS - self._h2.inbound_flow_control_window)
         self._exchanges: dict[int, Exchange] = {}
         self._unsent = bytearray(self._h2.data_to_send())
-        self._outgoing, self._written, self._changed = WakeUp(), WakeUp(), WakeUp()
+        self.changed = WakeUp()
+        self._outgoing, self._written = WakeUp(), WakeUp()
         self._heard_at = trio.current_time()
         self._settled = False
         self._first: bytes | None = b""  # what has come, until it is enough to tell what it is
@@ -185,9 +110,9 @@ class Http2:
 
     async def open(self, path: str, headers: Sequence[tuple[str, str]]) -> Exchange:
         """Begin a request, as soon as the other side takes one more. Raises `Trouble`."""
-        await self._changed.wait_until(lambda: self.trouble is not None or self._takes_one_more())
+        await self.changed.wait_until(lambda: self.trouble is not None or self._takes_one_more())
         if self.trouble is not None:
-            raise _again(self.trouble)
+            raise again(self.trouble)
         if not self._exchanges:
             self._heard_at = max(self._heard_at, trio.current_time() - PING_AFTER / 2)
         try:
@@ -202,32 +127,32 @@ class Http2:
 
     # -- for exchanges --
 
-    def _room(self, id: int) -> int:
+    def room(self, id: int) -> int:
         """How many bytes may be sent now."""
         if len(self._unsent) >= _MOST_UNSENT:
             return 0
         return max(0, min(_CHUNK, self._h2.max_outbound_frame_size, self._h2.local_flow_control_window(id)))
 
-    def _send(self, id: int, data: bytes, *, last: bool) -> None:
+    def send(self, id: int, data: bytes, *, last: bool) -> None:
         self._h2.send_data(id, data, end_stream=last)
         self._flush()
 
-    def _read_by_us(self, id: int, length: int) -> None:
+    def read_by_us(self, id: int, length: int) -> None:
         if self.trouble is None and length:
             self._h2.acknowledge_received_data(length, id)
             self._flush()
 
-    def _leave(self, id: int, *, finished: bool) -> None:
+    def leave(self, id: int, *, finished: bool) -> None:
         exchange = self._exchanges.pop(id)
         if self.trouble is not None:
             return
-        for _, length in exchange._chunks:
+        for _, length in exchange.chunks:
             self._h2.acknowledge_received_data(length, id)
         if not finished:
             with contextlib.suppress(H2Error):  # the other side was quicker
                 self._h2.reset_stream(id, ErrorCodes.CANCEL)
         self._flush()
-        self._changed.notify()
+        self.changed.notify()
 
     # -- the tasks --
 
@@ -260,15 +185,15 @@ class Http2:
     def _told(self, event: Event) -> None:
         if isinstance(event, ConnectionTerminated):
             why = printable((event.additional_data or b"")[:100].decode("latin-1"))
-            said = f"the other side ends the connection ({', '.join(filter(None, (_named(event.error_code), why)))})"
+            said = f"the other side ends the connection ({', '.join(filter(None, (named(event.error_code), why)))})"
             self._fail(Trouble(said, CHECK_ENDPOINT))
         elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
             self._settled = self._settled or isinstance(event, RemoteSettingsChanged)
-            self._changed.notify()
+            self.changed.notify()
         elif (exchange := self._exchanges.get(getattr(event, "stream_id", 0))) is not None:
-            exchange._told(event)
-            if exchange._stopped():
-                self._changed.notify()
+            exchange.told(event)
+            if exchange.stopped():
+                self.changed.notify()
 
     async def _write(self) -> None:
         while True:
@@ -282,7 +207,7 @@ class Http2:
                     await trio.sleep_forever()
                 return self._fail(broken(error))
             self._written.notify()
-            self._changed.notify()
+            self.changed.notify()
 
     async def _ping(self) -> None:
         while True:
@@ -320,7 +245,7 @@ class Http2:
             self.trouble = trouble
             for exchange in self._exchanges.values():
                 exchange.fail(trouble)
-            self._changed.notify()
+            self.changed.notify()
             self._scope.cancel(reason="the connection has ended")
 
 
@@ -345,18 +270,5 @@ def _no_http2(first: bytes) -> str | None:
     return None
 
 
-def _readable(headers: Iterable[tuple[bytes, bytes]]) -> _Headers:
-    return {bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in headers}
-
-
-def _named(code: object) -> str:
-    return code.name if isinstance(code, ErrorCodes) else f"error {code}"
-
-
 def _brief(error: Exception) -> str:
     return printable(str(error)[:200]) or type(error).__name__
-
-
-def _again(trouble: Trouble) -> Trouble:
-    """The same, to be raised once more: an error collects the places where it was raised."""
-    return Trouble(trouble.said, trouble.remedy, denied=trouble.denied, refused=trouble.refused)
