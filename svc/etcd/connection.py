@@ -169,22 +169,31 @@ class Connection:
 
         By reads at one revision, not by a transaction of reads: etcd before 3.5.5 ends itself when the client of such a
         transaction gives up in the middle ("unexpected error during txn", etcd-io/etcd#14110; seen with 3.5.1)."""
-        asked = [(encoded(name), b"") for name in names] + [(encoded(prefix), range_end(prefix)) for prefix in prefixes]
         keys = {name: Held() for name in names}
-        revision = 0
-        for key, end in asked:
+        # Names are asked for together, which wakes an idle process up once, and again if the store changed between them.
+        answers = await self._ranges([(encoded(name), b"") for name in names], serializable=serializable)
+        revision = _revision(answers[0]) if answers else 0
+        for number, name in enumerate(names):
+            if _revision(answers[number]) != revision:
+                (answers[number],) = await self._ranges([(encoded(name), b"")], revision, serializable=True)
+        for prefix in prefixes:
             # What the first one is answered for, this member has: the others need not ask the cluster again.
-            request = messages.RangeRequest(
-                key=key, range_end=end, revision=revision, serializable=serializable or bool(revision)
-            )
-            answer = await self.call("KV/Range", request)
-            revision = revision or _revision(answer)
-            keys |= {
-                name: held
-                for name, held in all_in(answer.kvs).items()
-                if name in keys or any(name.startswith(prefix) for prefix in prefixes)
-            }
+            asked = [(encoded(prefix), range_end(prefix))]
+            answers += await self._ranges(asked, revision, serializable=serializable or bool(revision))
+            revision = revision or _revision(answers[0])
+        for answer in answers:
+            for name, held in all_in(answer.kvs).items():
+                if name in keys or any(name.startswith(prefix) for prefix in prefixes):
+                    keys[name] = held
         return Found(keys, revision)
+
+    async def _ranges(
+        self, asked: Sequence[tuple[bytes, bytes]], revision: int = 0, *, serializable: bool
+    ) -> list[Any]:
+        """Each from a key up to an end (empty: that key alone), all at this revision (0: the latest, which may differ)."""
+        how = {"revision": revision, "serializable": serializable}
+        requests = [messages.RangeRequest(key=key, range_end=end, **how) for key, end in asked]
+        return await self._calls("KV/Range", requests)
 
     async def change(self, put: Put, *, since: int) -> tuple[bool, Found]:
         """Write the key, or delete it, if it has not been written since its revision `since` (0: if it is not there);
@@ -233,7 +242,7 @@ class Connection:
                 answer = await keeping.receive()
             if answer is None:
                 raise Trouble("etcd ended the call", "")
-            return max(float(_read(messages.LeaseKeepAliveResponse, answer).TTL), 0.0)  # the proxy says -1 for 0
+            return max(float(messages.read("LeaseKeepAliveResponse", answer).TTL), 0.0)  # the proxy says -1 for 0
 
         return await self._with_a_token(ask)
 
@@ -248,17 +257,21 @@ class Connection:
 
     async def call(self, method: str, request: Any) -> Any:
         """One unary call. No bound of its own: the caller has one."""
-        answer = await self._with_a_token(
-            lambda: unary(self._open, _path(method), self._metadata, request.SerializeToString())
-        )
-        return _read(getattr(messages, method.partition("/")[2] + "Response"), answer)
+        (answer,) = await self._calls(method, [request])
+        return answer
+
+    async def _calls(self, method: str, requests: Sequence[Any]) -> list[Any]:
+        """Unary calls that are sent together."""
+        sent = [request.SerializeToString() for request in requests]
+        answers = await self._with_a_token(lambda: unary(self._open, _path(method), self._metadata, sent))
+        return [messages.read(method.partition("/")[2] + "Response", answer) for answer in answers]
 
     def watch(self, names: Sequence[str], revision: int, *, prefixes: Sequence[str] = ()) -> Stream[News]:
         """A watch on some keys, and on all whose names begin in some way, from one revision on."""
         return Stream(
             grpc_call(self._open, _path("Watch/Watch"), (*self._metadata, *_REQUIRE_LEADER)),
             watch_requests(names, prefixes, revision),
-            lambda answer: news_in(_read(messages.WatchResponse, answer)),
+            lambda answer: news_in(messages.read("WatchResponse", answer)),
             self._hidden,
         )
 
@@ -297,22 +310,14 @@ class Connection:
             return
         request = messages.AuthenticateRequest(name=self._settings.etcd_username, password=self._secret())
         try:
-            answer = await unary(self._open, _path("Auth/Authenticate"), (), request.SerializeToString())
+            (answer,) = await unary(self._open, _path("Auth/Authenticate"), (), [request.SerializeToString()])
         except Trouble as trouble:
             raise self._hidden(trouble) from None
-        self._metadata = (("token", _read(messages.AuthenticateResponse, answer).token),)
+        self._metadata = (("token", messages.read("AuthenticateResponse", answer).token),)
 
 
 def _path(method: str) -> str:
     return f"/etcdserverpb.{method}"
-
-
-def _read(kind: Any, answer: bytes) -> Any:
-    """A message. Raises `Trouble`."""
-    try:
-        return kind.FromString(answer)
-    except messages.DecodeError:
-        raise Trouble("the answer is no message of etcd's", CHECK_ENDPOINT) from None
 
 
 def _revision(answer: Any) -> int:

@@ -94,13 +94,23 @@ async def call(connection: Http2, path: str, metadata: Sequence[tuple[str, str]]
         yield Call(exchange)
 
 
-async def unary(connection: Http2, path: str, metadata: Sequence[tuple[str, str]], request: bytes) -> bytes:
-    """One request, one answer. Raises `Trouble`. When it is cancelled, the call ends at once, and the connection goes on."""
-    async with call(connection, path, metadata) as made:
-        await made.send(request, last=True)
-        answer = await made.receive()
-        if answer is None:
-            raise Trouble("the answer holds no message", CHECK_ENDPOINT)
-        if await made.receive() is not None:
-            raise Trouble("the answer holds more than one message", CHECK_ENDPOINT)
+async def unary(
+    connection: Http2, path: str, metadata: Sequence[tuple[str, str]], requests: Sequence[bytes]
+) -> list[bytes]:
+    """Calls of one request and one answer each, sent together. Raises `Trouble`. When that is cancelled, the calls end at once,
+    and the connection goes on."""
+    async with contextlib.AsyncExitStack() as stack:
+        calls = []
+        for request in requests:
+            calls.append(await stack.enter_async_context(call(connection, path, metadata)))
+            await calls[-1].send(request, last=True)
+        return [await _only(made) for made in calls]
+
+
+async def _only(made: Call) -> bytes:
+    answer = await made.receive()
+    if answer is None:
+        raise Trouble("the answer holds no message", CHECK_ENDPOINT)
+    if await made.receive() is not None:
+        raise Trouble("the answer holds more than one message", CHECK_ENDPOINT)
     return answer

@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-__all__ = ["DELETE", "EQUAL", "MOD", "PUT", "DecodeError"]
+from svc.etcd.errors import CHECK_ENDPOINT, Trouble
 
 PUT, DELETE = 0, 1
 """`Event.type`."""
@@ -88,6 +88,14 @@ def _made() -> dict[str, Any]:
 
 
 _CLASSES = _made()
+
+
+def read(name: str, data: bytes) -> Any:
+    """A message of this name. Raises `Trouble`."""
+    try:
+        return _CLASSES[name].FromString(data)
+    except DecodeError:
+        raise Trouble("the answer is no message of etcd's", CHECK_ENDPOINT) from None
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ import trio
 
 from svc.etcd import fleet as etcd_fleet
 from svc.etcd import messages, watcher
+from svc.etcd.connection import connected
 from svc.etcd.errors import EtcdError
 from svc.etcd.registration import Registrar, identity
 from svc.etcd.watcher import KeyWatcher
@@ -138,3 +139,29 @@ async def test_nothing_that_a_member_answers_ends_a_part(seed: int, monkeypatch:
                 nursery.cancel_scope.cancel()
         await registrar.close()
         assert odd.calls >= 200
+
+
+async def test_keys_that_are_read_together_are_read_again_when_the_store_changed_between() -> None:
+    asked: list[tuple[bytes, int, bool]] = []
+
+    async def answer(member: Member, id: int, path: str) -> None:
+        request = messages.RangeRequest.FromString(bytes(member.bodies[id][5:]))
+        asked.append((request.key, request.revision, request.serializable))
+        revision = request.revision or {b"/m": 7, b"/a": 8, b"/b": 7}[request.key]
+        pair = {"key": request.key, "value": b"%d" % revision, "mod_revision": revision}
+        await member.good(id, [messages.RangeResponse(header={"revision": revision}, kvs=[pair]).SerializeToString()])
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, lambda stream: Member(stream, answer).run(), 0, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        its = load({"ETCD_ENDPOINTS": f"127.0.0.1:{listener.socket.getsockname()[1]}", "MAINTENANCE_KEY": KEY})
+        async with connected(its, KEY, its.etcd_endpoints) as (connection, _):
+            asked.clear()
+            found = await connection.find(["/m", "/a", "/b"])
+        nursery.cancel_scope.cancel()
+    assert (found.revision, {name: held.value for name, held in found.keys.items()}) == (
+        7,
+        {"/m": b"7", "/a": b"7", "/b": b"7"},
+    )
+    assert sorted(asked[:3]) == [(b"/a", 0, False), (b"/b", 0, False), (b"/m", 0, False)]
+    assert asked[3:] == [(b"/a", 7, True)]

@@ -48,7 +48,8 @@ async def hangs_up(theirs: trio.abc.Stream) -> None:
 
 async def ask(http2: Http2, request: bytes = b"?", *, seconds: float = 30) -> bytes:
     with trio.fail_after(seconds):
-        return await unary(http2, "/etcdserverpb.KV/Range", (), request)
+        (answer,) = await unary(http2, "/etcdserverpb.KV/Range", (), [request])
+        return answer
 
 
 async def good(member: Member, id: int, path: str) -> None:
