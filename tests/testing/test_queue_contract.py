@@ -140,7 +140,7 @@ def _settings(endpoint: str, name: str, dead: str | None) -> Settings:
     )
 
 
-_ENDPOINT = [pytest.param("endpoint", marks=pytest.mark.contract_endpoint)]
+_ENDPOINT = [pytest.param(f"endpoint, {road}", marks=pytest.mark.contract_endpoint) for road in ROADS]
 
 
 @pytest.fixture(
@@ -156,8 +156,9 @@ def kingdom(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     name = f"contract-{uuid.uuid4().hex[:12]}"
     if request.param == "simulated":
         return Kingdom("simulated", _simulated, _settings("", name, None))
-    if request.param.startswith("moto"):
-        endpoint, road = request.getfixturevalue("moto").url, request.param.partition(", ")[2]
+    where, _, road = request.param.partition(", ")
+    if where == "moto":
+        endpoint = request.getfixturevalue("moto").url
         return Kingdom("moto", _over_the_wire(endpoint, name, road), _settings(endpoint, name, None))
     given = os.environ["SVC_CONTRACT_ENDPOINT"]
     for variable, value in os.environ.items():
@@ -165,7 +166,7 @@ def kingdom(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             monkeypatch.setenv(variable.removeprefix("SVC_CONTRACT_"), value)
     endpoint = "" if given == "aws" else given.rstrip("/")
     who = "localstack" if endpoint else "aws"
-    return Kingdom(who, _over_the_wire(endpoint, name), _settings(endpoint, name, None))
+    return Kingdom(who, _over_the_wire(endpoint, name, road), _settings(endpoint, name, None))
 
 
 @pytest.fixture
