@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from svc import Message, Reject, Retry
 from svc.maintenance.handler import DrainOutcome
 from svc.processors import opened
-from svc.testing import SimulatedQueue
+from svc.testing import ScriptedQueue, SimulatedQueue
 from svc.testing.fleet import SimulatedFleet
 from svc.testing.history import Refused, VisibilityChanged
 from svc.testing.service import SimulatedService
@@ -336,3 +336,20 @@ async def test_what_blocked_the_loop_beyond_its_lease_is_not_given_back_by_its_r
         await service.idle()
     assert (service.lost, service.processed) == (["a"], ["a"])
     assert not [event for event in queue.history if isinstance(event, (VisibilityChanged, Refused))]
+
+
+async def test_a_message_that_was_lost_and_cancelled_is_worked_on_when_it_comes_back(autojump_clock):
+    """To be cancelled is not to be finished: remembered as finished, it would be deleted unprocessed."""
+    queue = ScriptedQueue()
+    queue.put("a")
+    finished: list[int] = []
+
+    async def work(message: Message) -> None:
+        await trio.sleep(60 if message.receive_count == 1 else 0)
+        finished.append(message.receive_count)
+
+    async with SimulatedService(queue, work, SQS_VISIBILITY_TIMEOUT_SECONDS="30") as service:
+        await service.at_work("a", seconds=1)
+        queue.let_lease_run_out("a")
+        await service.idle()
+    assert (service.lost, service.processed, finished) == (["a"], ["a"], [2])
