@@ -308,7 +308,9 @@ class Connection:
     async def _authenticate(self) -> None:
         if self._settings.etcd_username is None:
             return
-        request = messages.AuthenticateRequest(name=self._settings.etcd_username, password=self._secret())
+        request = messages.AuthenticateRequest(
+            name=encoded(self._settings.etcd_username), password=encoded(self._secret())
+        )
         try:
             (answer,) = await unary(self._open, _path("Auth/Authenticate"), (), [request.SerializeToString()])
         except Trouble as trouble:

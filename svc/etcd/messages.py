@@ -5,7 +5,8 @@ The classes are made at import from the table below. Code that protoc generates 
 refuses it, and a later one warns of it. It also enters its names into the one pool of the process, where etcd's generated code
 of somebody else may stand already. A table needs no tool to be changed, works with every protobuf, and has a pool of its own.
 
-Fields that are not in the table are skipped when a message is read. Enumerations are whole numbers here.
+Fields that are not in the table are skipped when a message is read. Enumerations are whole numbers here, and strings
+that we send are bytes, which travel in the same way: an environment may hold any.
 """
 
 from typing import Any
@@ -50,7 +51,7 @@ _MESSAGES = {
     "LeaseKeepAliveResponse": "header 1 ResponseHeader, ID 2 int64, TTL 3 int64",
     "LeaseTimeToLiveRequest": "ID 1 int64",
     "LeaseTimeToLiveResponse": "header 1 ResponseHeader, TTL 3 int64",
-    "AuthenticateRequest": "name 1 string, password 2 string",
+    "AuthenticateRequest": "name 1 bytes, password 2 bytes",
     "AuthenticateResponse": "header 1 ResponseHeader, token 2 string",
 }
 

@@ -568,6 +568,25 @@ async def test_read_write_delete(etcd: Etcd, key_prefix: str) -> None:
         await subject.write(its, key_prefix, b"x", ttl=0)
 
 
+async def test_values_larger_than_any_window(etcd: Etcd, key_prefix: str) -> None:
+    its, value = settings(etcd.endpoint, key_prefix), os.urandom(1_400_000)
+    async with etcd_connection.connected(its, key_prefix, its.etcd_endpoints) as (connection, found):
+        async with connection.watch([key_prefix], found.revision + 1) as watch:
+            for _ in range(2):
+                await connection.put(key_prefix, value)
+            assert (await connection.find([key_prefix])).keys[key_prefix].value == value
+            told: list[bytes | None] = []
+            with trio.fail_after(5):
+                while len(told) < 2:
+                    news = await watch.receive()
+                    assert not isinstance(news, etcd_connection.Trouble)
+                    told += [change.value for change in news.changes]
+            assert told == [value, value]
+        with pytest.raises(etcd_connection.Trouble, match="larger than max"):
+            await connection.put(key_prefix, value * 3)
+        assert (await connection.find([key_prefix])).keys[key_prefix].value == value  # the connection goes on
+
+
 async def test_nobody_there_is_told_with_every_endpoint() -> None:
     with pytest.raises(EtcdError) as caught, trio.fail_after(5.5):
         await subject.read(settings("127.0.0.1:1,127.0.0.1:2"), "/m")

@@ -165,3 +165,21 @@ async def test_keys_that_are_read_together_are_read_again_when_the_store_changed
     )
     assert sorted(asked[:3]) == [(b"/a", 0, False), (b"/b", 0, False), (b"/m", 0, False)]
     assert asked[3:] == [(b"/a", 7, True)]
+
+
+async def test_who_we_are_is_said_as_the_environment_has_it_and_never_told() -> None:
+    heard: list[bytes] = []
+
+    async def answer(member: Member, id: int, path: str) -> None:
+        heard.append(bytes(member.bodies[id][5:]))
+        await member.headers(id, grpc_status="3", grpc_message="who is s3cr3t-%FF%FE-s3cr3t-w%C3%B6rd?", end=True)
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, lambda stream: Member(stream, answer).run(), 0, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        who = {"ETCD_USERNAME": "a\udcff", "ETCD_PASSWORD": "s3cr3t-wörd"}
+        its = load({"ETCD_ENDPOINTS": f"127.0.0.1:{listener.socket.getsockname()[1]}", "MAINTENANCE_KEY": KEY} | who)
+        with pytest.raises(EtcdError, match=r"who is s3cr3t-\ufffd\ufffd-\*\*\*\*\*\*\*\*\?"):
+            await watcher.read(its, KEY)
+        nursery.cancel_scope.cancel()
+    assert heard[0] == b"\x0a\x02a\xff\x12\x0c" + "s3cr3t-wörd".encode()

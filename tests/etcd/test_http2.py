@@ -14,6 +14,7 @@ from h2.events import PingReceived, RequestReceived, StreamReset
 from h2.settings import SettingCodes
 from hyperframe.frame import ContinuationFrame, DataFrame, Frame, PushPromiseFrame, SettingsFrame, WindowUpdateFrame
 
+from svc.etcd.connection import within
 from svc.etcd.errors import NO_QUORUM, Trouble
 from svc.etcd.grpc_calls import LARGEST, call, unary
 from svc.etcd.http2 import PING_AFTER, PING_ANSWER, Http2
@@ -458,3 +459,22 @@ async def test_an_answer_that_lies_in_the_socket_after_a_standstill_counts(
             autojump_clock.jump(60)
             await trio.sleep(0.4)
         assert http2.trouble is None
+
+
+async def test_a_standstill_of_ours_is_no_silence_of_the_other_side(autojump_clock: trio.testing.MockClock) -> None:
+    asked = 0
+
+    async def silent(standstill: float) -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            autojump_clock.jump(standstill)  # in which nothing here ran
+            await trio.sleep_forever()
+        return "yes"
+
+    assert await within(2, silent, 60) == "yes"
+    asked = 0
+    began = trio.current_time()
+    with pytest.raises(Trouble, match="no answer within 2 s"):
+        await within(2, silent, 0)
+    assert (asked, round(trio.current_time() - began, 3)) == (1, 2)
