@@ -5,6 +5,7 @@ as was said ends there: rejected or failed, with a reason that names the fields 
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar, get_args, get_origin
@@ -188,9 +189,20 @@ def _encoded(body: str) -> bytes:
 
 def _fields(error: pydantic.ValidationError) -> str:
     """Which fields are wrong, and how; nothing of what they held."""
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    told = [f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}" for fault in faults]
+    told = []
+    for fault in error.errors(include_url=False, include_input=False):
+        # Keys of a dictionary stand among the names of fields, and may be anybody's data.
+        place = ".".join(str(part) if _FIELD.fullmatch(str(part)) else "…" for part in fault["loc"])
+        what = fault["msg"]
+        if fault["type"] == "union_tag_invalid":  # the only one that quotes
+            context = fault["ctx"]
+            what = f"its {context['discriminator']} is none of {context['expected_tags']}"
+        told.append(f"{place or 'body'}: {what}")
     return _short(f"not a valid {error.title}: {'; '.join(told)}")
+
+
+_FIELD = re.compile(r"\d{1,6}|[A-Za-z_][\w.,()\[\]-]{0,63}")
+"""What an index looks like, the name of a field, or of one type of a union."""
 
 
 def _named(peel: Peel) -> str:

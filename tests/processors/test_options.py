@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
@@ -145,6 +145,34 @@ async def test_what_is_not_valid_is_rejected_with_its_fields_and_without_its_val
     assert "secret" not in raised.value.reason
     with pytest.raises(InvalidMessage, match=reason.replace("(", r"\(")):
         await seen(Order, body, invalid="fail")
+
+
+class Cash(pydantic.BaseModel):
+    kind: Literal["cash"]
+
+
+class Card(pydantic.BaseModel):
+    kind: Literal["card"]
+    limits: dict[str, int]
+
+
+Payment = Annotated[Cash | Card, pydantic.Field(discriminator="kind")]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "body", "reason"),
+    [
+        (dict[str, int], '{"card 4111 secret": "x"}', "…: Input should be a valid integer"),
+        (dict[str, int], '{"9999999999999999": "x"}', "…: Input should be a valid integer"),
+        (Payment, '{"kind": "card", "limits": {"secret@home": "x"}}', "card.limits.…: Input should be a valid integer"),
+        (Payment, '{"kind": "secret"}', "body: its 'kind' is none of 'cash', 'card'"),
+    ],
+)
+async def test_keys_and_tags_that_are_data_are_not_told(annotation: object, body: str, reason: str) -> None:
+    with pytest.raises(Reject) as raised:
+        await seen(annotation, body)
+    assert reason in raised.value.reason
+    assert not any(data in raised.value.reason for data in ("secret", "9999"))
 
 
 async def test_bytes_of_an_envelope_that_utf_8_has_no_form_for_are_rejected() -> None:
