@@ -11,7 +11,7 @@ Nothing here may know what gRPC or etcd is.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 from h2.config import H2Configuration
@@ -23,7 +23,7 @@ from h2.events import (
     RemoteSettingsChanged,
     WindowUpdated,
 )
-from h2.exceptions import H2Error
+from h2.exceptions import FrameTooLargeError, H2Error
 from h2.settings import SettingCodes
 from h2.settings import Settings as H2Settings
 
@@ -89,7 +89,7 @@ class Http2:
         self._outgoing, self._written = WakeUp(), WakeUp()
         self._heard_at = trio.current_time()
         self._settled = False
-        self._first: bytes | None = b""  # what has come, until it is enough to tell what it is
+        self._unread = bytearray()
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
@@ -165,22 +165,32 @@ class Http2:
             if not data:
                 return self._fail(Trouble("the connection was closed by the other side", CHECK_ENDPOINT))
             self._heard_at = trio.current_time()
-            if self._first is not None:
-                self._first += data[:_FRAME_HEADER]
-                if (other := _no_http2(self._first)) is not None:
-                    return self._fail(Trouble(other, CHECK_ENDPOINT))
-                if len(self._first) >= _FRAME_HEADER:
-                    self._first = None
+            self._unread += data
+            if not self._settled and (other := _no_http2(self._unread)) is not None:
+                return self._fail(Trouble(other, CHECK_ENDPOINT))
             try:
-                events = self._h2.receive_data(bytes(data))
+                for frame in self._frames():
+                    for event in self._h2.receive_data(frame):
+                        self._told(event)
             except Exception as error:  # whatever foreign code makes of foreign bytes
                 return self._fail(
                     Trouble(f"the answer is not HTTP/2 as it should be ({_brief(error)})", CHECK_ENDPOINT)
                 )
-            for event in events:
-                self._told(event)
             self._flush()
             await self._written.wait_until(lambda: len(self._unsent) < _MOST_UNSENT)
+
+    def _frames(self) -> Iterator[bytes]:
+        """Those that have come whole, one at a time. Given all at once, h2 would throw away what it has understood when something
+        follows that it does not: what comes after a GOAWAY is such a thing, and gRPC servers send a ping with it."""
+        while self.trouble is None and len(self._unread) >= _FRAME_HEADER:
+            length = int.from_bytes(self._unread[:3])
+            if length > self._h2.max_inbound_frame_size:
+                raise FrameTooLargeError(f"a frame of {length} bytes")
+            if len(self._unread) < _FRAME_HEADER + length:
+                return
+            frame = bytes(self._unread[: _FRAME_HEADER + length])
+            del self._unread[: _FRAME_HEADER + length]
+            yield frame
 
     def _told(self, event: Event) -> None:
         if isinstance(event, ConnectionTerminated):
@@ -258,7 +268,7 @@ def broken(error: BaseException) -> Trouble:
     return Trouble(f"the connection broke: {printable(said)}", CHECK_ENDPOINT)
 
 
-def _no_http2(first: bytes) -> str | None:
+def _no_http2(first: bytes | bytearray) -> str | None:
     """What the first bytes are, if they cannot be those of HTTP/2: it begins with settings. (h2 would wait for the end of what it
     takes for a frame.)"""
     if first.startswith(b"HTTP/1"):

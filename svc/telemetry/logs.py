@@ -31,9 +31,9 @@ LEVELS = ("debug", "info", "warning", "error")
 NOISY = ("httpx", "httpx2", "hypercorn", "asyncio", "quart", "psycopg")
 """What these say below a warning is about single requests, or repeats what our own lines say: only at `debug`."""
 
-SILENT = ("botocore", "aiobotocore")
+SILENT = ("botocore", "aiobotocore", "hpack")
 """What these say below a warning is never logged: at their `debug` they write down requests with their signed headers, the
-session token among them, and the bodies of messages."""
+session token among them, the bodies of messages, and etcd's token."""
 
 log = structlog.get_logger(__name__)
 

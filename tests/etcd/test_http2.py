@@ -12,7 +12,15 @@ import trio.testing
 from h2.errors import ErrorCodes
 from h2.events import PingReceived, RequestReceived, StreamReset
 from h2.settings import SettingCodes
-from hyperframe.frame import ContinuationFrame, DataFrame, Frame, PushPromiseFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    Frame,
+    PingFrame,
+    PushPromiseFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
 
 from svc.etcd.connection import within
 from svc.etcd.errors import NO_QUORUM, Trouble
@@ -191,7 +199,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "continuation": (SETTINGS + frame(ContinuationFrame, 1, data=b"x"), "not HTTP/2"),
     "push": (SETTINGS + frame(PushPromiseFrame, 1, "END_HEADERS", promised_stream_id=2, data=b"\x88"), "not HTTP/2"),
     "headers that are none": (SETTINGS + b"\0\0\x03\x01\x04\0\0\0\x01\xff\xff\xff", "not HTTP/2"),
-    "a frame too large": (SETTINGS + b"\xff\xff\xff\0\0\0\0\0\x01", "closed by the other side"),
+    "a frame too large": (SETTINGS + b"\xff\xff\xff\0\0\0\0\0\x01", "a frame of 16777215 bytes"),
     "settings of half a length": (b"\0\0\x05\x04\0\0\0\0\0abcde", "not HTTP/2"),
     "window beyond all": (SettingsFrame(0, settings={4: 2**31}).serialize(), "not HTTP/2"),
     "frames of no size": (SettingsFrame(0, settings={5: 1}).serialize(), "not HTTP/2"),
@@ -201,6 +209,10 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "goodbye with words": (
         SETTINGS + b"\0\0\x16\x07\0\0\0\0\0" + b"\0\0\0\0" + b"\0\0\0\x0b" + b"too_many\x1bpings",
         "(ENHANCE_YOUR_CALM, too_many\\x1bpings",
+    ),
+    "goodbye and a ping": (  # as Go's gRPC servers end
+        SETTINGS + b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\0" + frame(PingFrame, 0, opaque_data=b"goodbye!"),
+        "ends the connection (NO_ERROR)",
     ),
 }
 
@@ -234,6 +246,23 @@ async def test_what_is_no_http2_is_the_trouble_of_the_connection(
         assert again.value.said == caught.value.said
     await hangs_up(theirs)
     assert trio.current_time() - began < 1
+
+
+@pytest.mark.parametrize("after", [frame(PingFrame, 0, opaque_data=b"goodbye!"), b"\0\0\3\6\0\0\0\0\0abc"])
+async def test_an_answer_that_came_whole_counts_whatever_came_with_it(
+    after: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def answer(member: Member, id: int, path: str) -> None:
+        member.h2.send_headers(id, [(":status", "200"), ("content-type", "application/grpc")])
+        member.h2.send_data(id, framed(b"yes"))
+        member.h2.send_headers(id, [("grpc-status", "0")], end_stream=True)
+        goodbye = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\0"
+        await member.stream.send_all(member.h2.data_to_send() + goodbye + after)
+
+    async with talking(answer) as (http2, _):
+        assert await ask(http2) == b"yes"
+        with pytest.raises(Trouble, match=r"ends the connection \(NO_ERROR\)"):
+            await ask(http2)
 
 
 # -- settings, windows --

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pytest
 import structlog
 import trio
+from hpack import Encoder
 
 import svc
 from svc import Message, Retry
@@ -34,7 +35,7 @@ def stream() -> Iterator[io.StringIO]:
     handlers, level = root.handlers[:], root.level
     named = {
         name: logging.getLogger(name).level
-        for name in ("httpx2", "httpx", "hypercorn", "botocore", "aiobotocore", "asyncio", "quart")
+        for name in ("httpx2", "httpx", "hypercorn", "botocore", "aiobotocore", "asyncio", "quart", "hpack")
     }
     configured = structlog.get_config()
     yield io.StringIO()
@@ -285,11 +286,12 @@ def test_figures_begin_at_one_column_and_nothing_is_left_out_but_none() -> None:
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])
-def test_the_sdk_never_writes_down_requests(level: str, stream: io.StringIO) -> None:
-    """They hold signed headers and the session token."""
+def test_libraries_never_write_down_requests(level: str, stream: io.StringIO) -> None:
+    """They hold signed headers, the session token, and etcd's."""
     logs.configure("json", level, stream)
     logging.getLogger("botocore.endpoint").debug("Sending http request: %s", {"X-Amz-Security-Token": "secret"})
     logging.getLogger("aiobotocore").info("secret")
+    Encoder().encode([("token", "secret")])  # as etcd's goes out
     logging.getLogger("botocore.credentials").warning("found in the environment")
     (line,) = lines(stream)
     assert line["event"] == "found in the environment"
