@@ -18,7 +18,7 @@ from svc.maintenance import handler
 
 FIXTURES = ("svc_queue", "svc_service", "svc_moto", "svc_etcd", "svc_stack")
 
-TOLD = ("System", "ShuttingDown")
+TOLD = ("Unmarked", "System", "ShuttingDown")
 
 ENVELOPES = ("SnsEnvelope", "EventBridgeEnvelope", "S3Envelope", "S3Record", "Peeled")
 

@@ -6,7 +6,7 @@ The names below are what other suites, and users, may use.
 
 from svc.processors import system
 from svc.processors.arguments import InvalidMessage
-from svc.processors.batch import UNMARKED, AnyProcess, Batch, Batching, Item
+from svc.processors.batch import UNMARKED, AnyProcess, Batch, Batching, Item, Unmarked
 from svc.processors.calling import AsyncioLoop, asyncio_loop, opened, sender_context, threads_of
 from svc.processors.envelopes import CONTEXT_NAMES, EventBridgeEnvelope, Peeled, S3Envelope, S3Record, SnsEnvelope
 from svc.processors.finding import UnusableProcessor, check, find, opens, settings_arguments
@@ -63,6 +63,7 @@ __all__ = [
     "Threads",
     "Transaction",
     "UnitOfWork",
+    "Unmarked",
     "UnusableProcessor",
     "asyncio_loop",
     "check",

@@ -14,11 +14,11 @@ from svc.processors.shutdown import ShuttingDown
 T = TypeVar("T")
 
 
-class _Unmarked:
+class Unmarked:
     """No mark: the end of the function decides."""
 
 
-UNMARKED = _Unmarked()
+UNMARKED = Unmarked()
 
 
 class Item(Generic[T]):
@@ -32,8 +32,9 @@ class Item(Generic[T]):
         self.message = message
         self.lost = False
         """Its lease was lost while the batch is at work: another consumer may have it, and nothing that is said of it counts."""
-        self.mark: BaseException | _Unmarked | None = UNMARKED
-        """None: done; an exception: as if it had been raised on this message alone."""
+        self.mark: BaseException | Unmarked | None = UNMARKED
+        """None: done; an exception: as if it had been raised on this message alone. `svc.processors.UNMARKED` until it is marked:
+        then the end of the function decides."""
 
     def done(self) -> None:
         """It is finished, even if the function raises or is cancelled later: delete it."""

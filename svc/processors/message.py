@@ -57,7 +57,7 @@ class Message:
     """What the envelopes said that were taken off, the outer one first (`@processor(envelope=…)`)."""
     raw_body: str | None = None
     """The body as it came, when an envelope was taken off it."""
-    packed_system: str = field(default="", repr=False, compare=False)
+    _packed_system: str = field(default="", repr=False, compare=False)
     """What `system` reads."""
     _holder: Holder | None = field(default=None, repr=False, compare=False)
 
@@ -65,7 +65,7 @@ class Message:
     def system(self) -> System:
         """What SQS itself says of it beside `receive_count`, `sent_at` and `group_id`: sender, first receive, sequence number,
         deduplication id, the queue whose dead letter it is, X-Ray's header."""
-        return unpacked(self.packed_system)
+        return unpacked(self._packed_system)
 
     @property
     def is_last_attempt(self) -> bool | None:

@@ -40,14 +40,17 @@ def _shown(field: str, value: object) -> str:
     if isinstance(value, tuple):
         return "-".join(_shown_seconds(part, field) for part in value)
     if isinstance(value, float):
-        return f"{value:.15g}s"
+        return _shown_seconds(value, field)
     return without_credentials(str(value))
 
 
 def _shown_seconds(value: float, field: str) -> str:
     if field == "simulated_work_seconds":
         return f"{value:g}"
-    return f"{value / 60:g}m" if value >= 60 and value % 60 == 0 else f"{value:.15g}s"
+    for unit, of_seconds in (("h", 3600), ("m", 60)):
+        if value >= of_seconds and value % of_seconds == 0:
+            return f"{value / of_seconds:.15g}{unit}"
+    return f"{value:.15g}s"
 
 
 _MAY_BE_OFF = {"retry_backoff", "breaker_failures"}

@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from svc.consumer.queue import MAX_BATCH, MAX_VISIBILITY, Received, Refusal
-from svc.processors import Message
+from svc.processors import received_message
 from svc.sqs import wire
 from svc.testing import refusals
 from svc.testing.attempts import NOT_VALID, Attempts
@@ -190,7 +190,7 @@ class Server:
             self._ring()
         until = stored.hidden_until
         self.history.append(Assigned(now, call.number, stored.id, stored.receipt, stored.receives, until))
-        message = Message(
+        message = received_message(
             id=stored.id,
             body=stored.body,
             attributes=MappingProxyType(values(stored.native)),

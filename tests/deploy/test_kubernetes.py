@@ -11,8 +11,10 @@ import yaml
 
 from svc import service
 from svc.settings import Settings, load, variable
+from svc.sqs import permissions
 from svc.telemetry import scaling_metrics
 from svc.telemetry.backlog import BacklogFigures
+from tests.deploy.test_ecs import ENVIRON
 from tests.telemetry.test_observe import promtool
 
 ROOT = Path(__file__).parent.parent.parent
@@ -48,6 +50,16 @@ def test_its_variables_make_usable_settings() -> None:
     assert set(environ) <= {variable(field) for field in Settings.model_fields}
     settings = load(environ)
     assert settings.aws_endpoint == ""
+
+
+def test_its_role_may_reach_the_dead_letter_queue() -> None:
+    """The role has the policy that `svc iam` prints for these variables. ECS's file names the same queues."""
+    data = document("ConfigMap")["data"]
+    statements = {one["Sid"]: one for one in permissions.policy(load(data), permissions.Asked())["Statement"]}
+    assert statements["DeadLetters"]["Resource"] == "arn:aws:sqs:eu-central-1:123456789012:orders-dlq"
+    assert {name: data[name] for name in ("SQS_QUEUE_URL", "SQS_DLQ_NAME")} == {
+        name: ENVIRON[name] for name in ("SQS_QUEUE_URL", "SQS_DLQ_NAME")
+    }
 
 
 def test_services_of_the_namespace_do_not_become_settings() -> None:

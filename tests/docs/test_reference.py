@@ -1,5 +1,6 @@
 """docs/reference is what `python -m docs.generate` makes of the code as it is."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ def test_the_command_names_what_is_stale_and_writes_it(tmp_path: Path, monkeypat
     assert docs.generate.write() == ["one.md"]
     assert docs.generate.stale() == []
     assert (tmp_path / "one.md").read_text() == "1"
+
+
+def test_nothing_private_is_on_the_page_of_the_python_api() -> None:
+    page = PAGES["python-api.md"]()
+    shown = re.findall(r"(?m)^- `(.+)`$", page) + re.findall(r"(?ms)^```python\n(.*?)^```", page)
+    assert len(shown) > 100
+    assert [part for part in shown if re.search(r"(?<![\w\"'])_[A-Za-z]", part)] == []
 
 
 def test_every_event_of_the_log_has_a_row() -> None:

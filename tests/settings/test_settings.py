@@ -418,5 +418,21 @@ def test_config_can_be_read_back() -> None:
     assert load(masked(settings)) == settings
 
 
-def test_a_long_duration_is_shown_in_digits() -> None:
-    assert masked(load({}))["INBOX_RETENTION"] == "1296000s"  # 360h, 15 days
+@pytest.mark.parametrize(
+    ("variable", "given", "shown"),
+    [
+        ("INBOX_RETENTION", "1296000", "360h"),
+        ("INBOX_RETENTION", "5400", "90m"),
+        ("INBOX_RETENTION", "4000", "4000s"),
+        ("BREAKER_WINDOW", "60s", "1m"),
+        ("DRAIN_TIMEOUT", "1m30s", "90s"),
+        ("SQS_BATCH_LINGER", "0", "0s"),
+        ("SQS_BATCH_LINGER", "100ms", "0.1s"),
+        ("RETRY_BACKOFF", "90s-12h", "90s-12h"),
+        ("SIMULATED_WORK_SECONDS", "60-3600", "60-3600"),
+    ],
+)
+def test_a_duration_is_shown_in_its_largest_whole_unit(variable: str, given: str, shown: str) -> None:
+    settings = load({variable: given})
+    assert masked(settings)[variable] == shown
+    assert load(masked(settings)) == settings
