@@ -16,6 +16,7 @@ from svc import signals
 from svc.cli.commands import settings_of, shell_prefix
 from svc.cli.progress import Progress
 from svc.cli.run import check_database, end, handlers_of, processor_of
+from svc.settings import printable
 
 FIRST_MESSAGES = 3
 """What `svc dev` sends for a start (SPEC)."""
@@ -37,6 +38,8 @@ FIRST_MESSAGES = 3
 def dev(messages: int, database: bool) -> None:
     """Run the service on an embedded stack: a local SQS (moto server) and a real local etcd. Ctrl-C stops everything."""
     if database:
+        if os.environ.get("DATABASE_URL"):
+            click.echo("svc: DATABASE_URL is set and not used: --database starts a PostgreSQL of its own", err=True)
         os.environ.update(
             {"DATABASE_URL": "postgresql://127.0.0.1", "DATABASE_PASSWORD": "", "DATABASE_PASSWORD_FILE": ""}
         )
@@ -114,10 +117,7 @@ async def _dev_on_a_stack(
                     )
                 )
                 click.echo(
-                    _DEV_BLOCK.format(
-                        url=url, sqs=stack.moto.url, etcd=stack.etcd.endpoint, bin=shell_prefix(Path.cwd())
-                    ),
-                    err=True,
+                    told(settings.message_processor, url=url, sqs=stack.moto.url, etcd=stack.etcd.endpoint), err=True
                 )
                 if database:
                     block = _DATABASE_BLOCK if settings.message_processor == _EXAMPLE else _OWN_DATABASE_BLOCK
@@ -131,6 +131,9 @@ NOT_OURS = {"SQS_QUEUE": "", "SQS_QUEUE_OWNER": "", "SQS_ROLE_ARN": "", "SQS_ROL
 
 _EXAMPLE = "svc.database.example:write_order"
 
+_TAKE_ANY = ("svc.processors:simulated", _EXAMPLE)
+"""Processors that take any body."""
+
 _DEV_BLOCK = """
   svc runs on an embedded stack; Ctrl-C stops everything.
 
@@ -138,10 +141,10 @@ _DEV_BLOCK = """
     SQS    {sqs}  (moto)
     etcd   {etcd}
 
-  Try, in another terminal of this folder:
+  Try, in another terminal of this folder{hint}:
 
     curl -s {url}/health
-    curl -s -X POST {url}/messages/send -H 'Content-Type: application/json' -d '{{"message": "Hello from SQS!"}}'
+    curl -s -X POST {url}/messages/send -H 'Content-Type: application/json' -d '{{"message": {message}}}'
     curl -s {url}/messages/stats
     {bin}svc maintenance on
     {bin}svc maintenance off
@@ -159,6 +162,15 @@ _OWN_DATABASE_BLOCK = """\
 
     psql '{url}'
 """
+
+
+def told(processor: str, *, url: str, sqs: str, etcd: str) -> str:
+    """What is said when the service runs. A processor of the user's own takes no greeting, but most likely JSON."""
+    hint, message = "", '"Hello from SQS!"'
+    if processor not in _TAKE_ANY:
+        hint = f' (in place of {{"id": 7}} a body that {printable(processor)} takes)'
+        message = r'"{\"id\": 7}"'
+    return _DEV_BLOCK.format(url=url, sqs=sqs, etcd=etcd, bin=shell_prefix(Path.cwd()), hint=hint, message=message)
 
 
 def _free_port(wanted: int) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import trio
 from click.testing import CliRunner
 
 from svc import __version__
+from svc.cli.dev import told
 from svc.cli.main import cli
 from svc.devstack.stack import Etcd, Moto
 from svc.etcd import watcher as etcd
@@ -479,6 +481,33 @@ async def test_dev_from_its_start_to_ctrl_c(surroundings: dict[str, str], tmp_pa
     assert "Traceback" not in running.output
     # What it had announced is taken back: without it and without settings there is no etcd to be found.
     assert announcements(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("processor", "body", "hint"),
+    [
+        ("svc.processors:simulated", "Hello from SQS!", ":"),
+        ("svc.database.example:write_order", "Hello from SQS!", ":"),
+        ("orders:handle", '{"id": 7}', ' (in place of {"id": 7} a body that orders:handle takes):'),
+    ],
+)
+def test_dev_suggests_a_message_that_the_processor_may_take(processor: str, body: str, hint: str) -> None:
+    said = told(processor, url="http://localhost:8082", sqs="http://localhost:1", etcd="localhost:2")
+    assert f"  Try, in another terminal of this folder{hint}\n" in said
+    [sends] = [line for line in said.splitlines() if "/messages/send" in line]
+    *_, document = shlex.split(sends)
+    assert json.loads(document) == {"message": body}
+
+
+async def test_dev_with_a_database_of_its_own_says_that_another_one_is_not_used(
+    surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    broken = {**surroundings, "MESSAGE_PROCESSOR": "there_is_none:handle", "DATABASE_URL": "postgresql://a:b@db/orders"}
+    ended = await svc("dev", "--database", environ=broken, cwd=tmp_path)
+    assert ended.code == 2
+    assert ended.err.splitlines()[0] == (
+        "svc: DATABASE_URL is set and not used: --database starts a PostgreSQL of its own"
+    )
 
 
 async def test_dev_killed_leaves_no_process_behind(surroundings: dict[str, str], tmp_path: Path) -> None:
