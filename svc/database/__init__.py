@@ -2,9 +2,9 @@
 
 Lives here: what is connected to, and how (`conninfo.py`); the pools, for Trio, asyncio and threads alike (`pool.py`), and where
 processors find them (`access.py`); a connection as it is used on Trio (`trio_connection.py`); whether one still answers
-(`checking.py`); the end of connections, seen through to the server's side (`farewell.py`); the inbox of those who do things
-exactly once (`inbox.py`, `sessions.py`). Also the handler of maintenance (`handler.py`), what a processor's
-failure says of the database (`failures.py`), and both opened (`opening.py`).
+(`checking.py`), and whether its server takes writes (`read_only.py`); the end of connections, seen through to the server's side
+(`farewell.py`); the inbox of those who do things exactly once (`inbox.py`, `sessions.py`). Also the handler of maintenance
+(`handler.py`), what a processor's failure says of the database (`failures.py`), and both opened (`opening.py`).
 Never here: what processors do with it, messages, receives, HTTP.
 Begin reading at `pool.py`. psycopg and psycopg_pool are imported here only, and only where `DATABASE_URL` is set.
 

@@ -12,13 +12,18 @@ from svc.backoff import redelivery
 from svc.processors import AnyProcess, Batch, Batching, Message, Reject, Retry
 
 
-def of_its_absence(error: BaseException) -> psycopg.OperationalError | None:
+def of_its_absence(error: BaseException, *, read_only: bool = False) -> psycopg.Error | None:
     """The error by which an exception, or what it was raised from, says that the database is away; None if it says something
-    else. A statement that the server refuses, a lock or a conflict is the processor's own matter."""
-    return next((one for one in _within(error, set()) if _tells_absence(one)), None)
+    else. A statement that the server refuses, a lock or a conflict is the processor's own matter. So is a write that was refused
+    (25006), unless servers that take none have been met (`read_only`): it had begun its transaction READ ONLY."""
+    return next((one for one in _within(error, set()) if _tells_absence(one, read_only)), None)
 
 
-def _tells_absence(error: psycopg.OperationalError) -> bool:
+def _tells_absence(error: psycopg.Error, read_only: bool) -> bool:
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return read_only
+    if not isinstance(error, psycopg.OperationalError):
+        return False
     state = error.sqlstate
     # Without a state it is libpq's: no connection, or it is lost. 08: connection exception, 53300: no connection left, 57P: it
     # shuts down, starts, or an operator has ended the connection. A full disk (53100) is a failure like any other: the server
@@ -41,11 +46,11 @@ def _verdicts(error: BaseException) -> Iterator[Retry | Reject]:
             yield from _verdicts(inner)
 
 
-def _within(error: BaseException, seen: set[int]) -> Iterator[psycopg.OperationalError]:
+def _within(error: BaseException, seen: set[int]) -> Iterator[psycopg.Error]:
     if id(error) in seen:
         return
     seen.add(id(error))
-    if isinstance(error, psycopg.OperationalError):
+    if isinstance(error, psycopg.Error):
         yield error
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
@@ -56,13 +61,20 @@ def _within(error: BaseException, seen: set[int]) -> Iterator[psycopg.Operationa
 
 
 class Guard:
-    """Looks at what a processor raises: `suspect` is told of errors that say that the database is away. With `retry` (the range
-    of `RETRY_BACKOFF`), their messages are then given back and tried again, which nobody counts as a failure. What the processor
-    itself has decided, `Retry` or `Reject`, stands."""
+    """Looks at what a processor raises, or says of the items of a batch: `suspect` is told of errors that say that the database
+    is away. With `retry` (the range of `RETRY_BACKOFF`), their messages are then given back and tried again, which nobody counts
+    as a failure. What the processor itself has decided, `Retry` or `Reject`, stands. `read_only`: whether servers that take no
+    writes have been met."""
 
-    def __init__(self, suspect: Callable[[psycopg.OperationalError], None], retry: tuple[float, float] | None) -> None:
+    def __init__(
+        self,
+        suspect: Callable[[psycopg.Error], None],
+        retry: tuple[float, float] | None,
+        read_only: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._suspect = suspect
         self._retry = retry
+        self._read_only = read_only
         self._rng = random.Random()
 
     def around(self, process: AnyProcess) -> AnyProcess:
@@ -78,8 +90,13 @@ class Guard:
 
     def _batches(self, call: Callable[[Batch[Any]], Awaitable[None]]) -> Callable[[Batch[Any]], Awaitable[None]]:
         async def guarded(batch: Batch[Any]) -> None:
-            with self._looked_at(max((item.message.receive_count for item in batch), default=1)):
-                await call(batch)
+            try:
+                with self._looked_at(max((item.message.receive_count for item in batch), default=1)):
+                    await call(batch)
+            finally:
+                for item in batch:
+                    if isinstance(item.mark, Exception):
+                        item.mark = self._meant(item.mark, item.message.receive_count)
 
         guarded.__wrapped__ = call  # type: ignore[attr-defined]
         return guarded
@@ -89,14 +106,22 @@ class Guard:
         try:
             yield
         except Exception as error:
-            absence, decided = of_its_absence(error), verdict(error)
-            if absence is None:
+            meant = self._meant(error, receive_count)
+            if meant is error:
                 raise
-            self._suspect(absence)
-            if decided is not None and decided is not error:
-                raise decided  # noqa: B904 - the error is what it is in: a chain would be a circle
-            if decided is not None or self._retry is None:
-                raise
-            first, cap = self._retry
-            after = redelivery(receive_count, first=first, cap=cap, rng=self._rng)
-            raise Retry("the database is away", after=after) from error
+            raise meant  # noqa: B904 - a verdict's error is what it is in: a chain would be a circle
+
+    def _meant(self, error: Exception, receive_count: int) -> Exception:
+        """What is to be raised in its place."""
+        absence, decided = of_its_absence(error, read_only=self._read_only()), verdict(error)
+        if absence is None:
+            return error
+        self._suspect(absence)
+        if decided is not None:
+            return decided
+        if self._retry is None:
+            return error
+        first, cap = self._retry
+        later = Retry("the database is away", after=redelivery(receive_count, first=first, cap=cap, rng=self._rng))
+        later.__cause__ = error
+        return later

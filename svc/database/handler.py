@@ -119,8 +119,10 @@ class DatabaseHandler:
 
     # -- the processors' side --
 
-    def suspect(self, error: psycopg.OperationalError) -> None:
+    def suspect(self, error: psycopg.Error) -> None:
         """A processor has failed, by this error, as if the database were away. Receiving pauses until that is known."""
+        if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+            self._database.for_writing = True
         if self._wanted and self._database.is_open and not self._suspected:
             self._suspected = True
             self.hold(f"the database may be away: {_in_short(error)}")

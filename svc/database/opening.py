@@ -42,9 +42,8 @@ class Opened:
         """The processor, whose failures tell when the database is away. It has to be known before the first connection."""
         self._database.for_asyncio = asyncio_loop(process) is not None
         retry = self._settings.retry_backoff or (5.0, 900.0)
-        return Guard(self.handler.suspect, retry if self._settings.database_failure == "retry" else None).around(
-            process
-        )
+        again = retry if self._settings.database_failure == "retry" else None
+        return Guard(self.handler.suspect, again, lambda: self._database.read_only.seen).around(process)
 
     async def check_inbox(self) -> None:
         """Raises `MissingInbox`, which ends the start, when its table is not there. A database that is away is no reason."""

@@ -30,6 +30,7 @@ from svc.database.checking import check, check_async
 from svc.database.conninfo import connect, conninfo, place
 from svc.database.farewell import Farewell, Raw, wait_ended
 from svc.database.figures import Closed, PoolStatistics
+from svc.database.read_only import TAKES_NO_WRITES, ReadOnly, takes_no_writes
 from svc.database.trio_connection import PATIENCE, Connection, cancel, in_thread
 from svc.settings import Settings
 from svc.wakeup import WakeUp
@@ -67,6 +68,9 @@ class Database:
         self._application_name = settings.database_application_name or application_name
         self.for_asyncio = False
         """The processor runs on asyncio: of the connections all but one are for its loop. To be set before `open`."""
+        self.for_writing = False
+        """A server that takes no writes counts as away: a processor has wanted to write."""
+        self.read_only = ReadOnly()
         self._places = trio.CapacityLimiter(settings.database_max_connections)
         # Holders of a place use one thread each; a few open and close; and those that nobody waits for any more end soon.
         self._limiter = trio.CapacityLimiter(2 * settings.database_max_connections + 8)
@@ -100,7 +104,12 @@ class Database:
 
     def _open(self, least: int, most: int) -> SyncPool:
         # The first by hand: psycopg_pool would try in the background, and tell the reason to the log only.
-        self._ended_by_us(connect(self._conninfo(), self.timeout))
+        first = connect(self._conninfo(), self.timeout)
+        refuses = takes_no_writes(first)
+        self._ended_by_us(first)
+        if self.for_writing and refuses:
+            raise DatabaseAway(TAKES_NO_WRITES)
+        self.read_only.seen = False
         if self.for_asyncio:
             least, most = min(least, 1), 1
         pool: SyncPool = psycopg_pool.ConnectionPool(
@@ -129,10 +138,12 @@ class Database:
 
     def _note(self, raw: "psycopg.Connection[Any]") -> None:
         """Every new connection comes by here."""
+        self.read_only.look_at(raw)
         with self._lock:
             self._held.add(raw)
 
     async def _note_async(self, raw: "psycopg.AsyncConnection[Any]") -> None:
+        self.read_only.look_at(raw)
         with self._lock:
             self._held.add(raw)
 
@@ -179,15 +190,19 @@ class Database:
                     self._counted.update(closed.get_stats())
 
     async def ping(self) -> None:
-        """Raises `psycopg.Error` (or `OSError`) if the database does not answer. Takes `timeout` at most, or twice that when all
-        connections are in use: then it is asked by a connection of its own."""
+        """Raises `psycopg.Error` (or `OSError`) if the database does not answer, or takes no writes although it has to. Takes
+        `timeout` at most, or twice that when all connections are in use: then it is asked by a connection of its own."""
         pool = self._open_pool()
         try:
             raw = await self._borrowed(pool, self.timeout / 2)
         except psycopg_pool.PoolTimeout:
             await trio.to_thread.run_sync(self._knock, abandon_on_cancel=True, limiter=self._limiter)
         else:
-            await in_thread(lambda: _give_back(pool, raw), self._limiter, raw)
+            await in_thread(lambda: self._give_back(pool, raw), self._limiter, raw)
+        if not self.read_only.in_use():
+            self.read_only.seen = False
+        elif self.for_writing:
+            raise DatabaseAway(TAKES_NO_WRITES)
 
     def _knock(self) -> None:
         try:
@@ -254,7 +269,7 @@ class Database:
             finally:
                 # A connection in the middle of a transaction is rolled back by the pool; a broken one is replaced.
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + PATIENCE):
-                    await in_thread(lambda: _give_back(pool, raw), self._limiter, raw)
+                    await in_thread(lambda: self._give_back(pool, raw), self._limiter, raw)
         finally:
             self._places.release_on_behalf_of(holder)
 
@@ -268,7 +283,7 @@ class Database:
             with ours:
                 if wanted:
                     return raw
-            _give_back(pool, raw)
+            self._give_back(pool, raw)
             raise psycopg_pool.PoolTimeout("nobody waits for this connection any more")
 
         try:
@@ -277,6 +292,15 @@ class Database:
             with ours:
                 wanted = False
             raise
+
+    def _give_back(self, pool: SyncPool, raw: "psycopg.Connection[Any]") -> None:
+        # Rolled back here and not by the pool, which would complain of each in the log.
+        if raw.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            with contextlib.suppress(psycopg.Error):
+                raw.rollback()
+        self.read_only.look_at(raw)
+        with contextlib.suppress(psycopg.Error):
+            pool.putconn(raw)
 
     def _open_pool(self) -> SyncPool:
         if (pool := self._pool) is None:
@@ -293,7 +317,10 @@ class Database:
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         self._is_open.wait(deadline - time.monotonic())
         with self._open_pool().connection(max(0.1, deadline - time.monotonic())) as raw:
-            yield raw
+            try:
+                yield raw
+            finally:
+                self.read_only.look_at(raw)
 
     @contextlib.asynccontextmanager
     async def asyncio_connection(self, timeout: float | None = None) -> AsyncIterator["psycopg.AsyncConnection[Any]"]:
@@ -306,7 +333,10 @@ class Database:
         # Its tasks are nobody's: begun in a message's context, they would be ended with the message.
         await loop.create_task(pool.open(), context=contextvars.Context())
         async with pool.connection(max(0.1, deadline - loop.time())) as raw:
-            yield raw
+            try:
+                yield raw
+            finally:
+                self.read_only.look_at(raw)
 
     def _pool_on(self, loop: asyncio.AbstractEventLoop) -> AsyncPool:
         with self._lock:
@@ -328,15 +358,6 @@ class Database:
             if self._async_loop is not loop:
                 raise RuntimeError("the connections for asyncio belong to another event loop")
             return self._async_pool
-
-
-def _give_back(pool: SyncPool, raw: "psycopg.Connection[Any]") -> None:
-    # Rolled back here and not by the pool, which would complain of each in the log.
-    if raw.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-        with contextlib.suppress(psycopg.Error):
-            raw.rollback()
-    with contextlib.suppress(psycopg.Error):
-        pool.putconn(raw)
 
 
 def _cancel(raw: Raw, loop: asyncio.AbstractEventLoop | None) -> None:

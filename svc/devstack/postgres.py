@@ -90,7 +90,7 @@ class Postgres(Child):
 
     def _ready(self, lines: list[str]) -> bool:
         told = (self._directory / "stderr").read_text("utf-8", "replace")
-        return "database system is ready to accept connections" in told
+        return "database system is ready to accept" in told  # a standby: read-only connections
 
 
 def postgres_installation() -> Path:

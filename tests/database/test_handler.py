@@ -1,16 +1,19 @@
 """The database as a handler: it comes and goes with maintenance, and nothing is received while it is away."""
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psycopg
 import pytest
 import trio
 
+from svc import database as svc_database
 from svc.database.failures import Guard, of_its_absence
 from svc.database.handler import DatabaseHandler
 from svc.devstack.postgres import Postgres
-from svc.processors import Message, Reject, Retry
+from svc.processors import UNMARKED, Batch, Batching, Item, Message, Reject, Retry
 from svc.settings import load
 from tests.database.conftest import database
 from tests.database.test_pool import seen
@@ -160,9 +163,100 @@ async def test_a_frozen_database_is_found_out_and_who_uses_it_is_told() -> None:
             await held.until()
 
 
+async def writes(message: Message) -> None:
+    async with svc_database.connection() as connection:
+        if message.body == "reads only":
+            await connection.execute("SET TRANSACTION READ ONLY")
+        await connection.execute("CREATE TABLE IF NOT EXISTS written (number int)")
+        await connection.execute("INSERT INTO written VALUES (1)")
+
+
+async def refused_until_it_takes_writes(held: Held, mend: Callable[[], object]) -> None:
+    guard = Guard(held.handler.suspect, (5, 900), lambda: held.database.read_only.seen)
+    process: Any = guard.around(writes)
+    with svc_database.in_use(held.database):
+        with pytest.raises(Retry, match="the database is away"):
+            await process(Message("id", "body"))
+        assert held.reason is not None
+        assert "may be away: cannot execute" in held.reason
+        await held.until("is not there", "takes no writes")
+        assert not await held.handler.health()
+        mend()
+        await held.until()
+        await process(Message("id", "body"))
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):  # it has said so itself
+            await process(Message("id", "reads only"))
+        assert held.reason is None
+        assert await held.handler.health()
+
+
+async def test_a_server_that_takes_no_writes_is_away_for_who_writes(postgres: Postgres) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as owner:
+        owner.execute("CREATE ROLE clerk LOGIN PASSWORD 'clerk'; GRANT ALL ON SCHEMA public TO clerk")
+        owner.execute("ALTER ROLE clerk SET default_transaction_read_only = on")
+        async with running(f"postgresql://clerk:clerk@127.0.0.1:{postgres.port}/postgres", "clerk") as held:
+            held.handler.leave()
+            await held.until()
+            assert await held.handler.health()  # nobody has wanted to write
+            await refused_until_it_takes_writes(
+                held, lambda: owner.execute("ALTER ROLE clerk RESET default_transaction_read_only")
+            )
+
+
+@pytest.mark.slow
+async def test_a_standby_is_away_for_who_writes_until_it_is_promoted() -> None:
+    with Postgres() as server:
+        data = server._directory / "data"
+        (data / "standby.signal").touch()
+        owner = (data / "PG_VERSION").stat()
+        os.chown(data / "standby.signal", owner.st_uid, owner.st_gid)
+        server.restart()
+        with psycopg.connect(server.url, autocommit=True) as other:
+            async with running(server.url, "standby") as held:
+                held.handler.leave()
+                await held.until()
+                await refused_until_it_takes_writes(held, lambda: other.execute("SELECT pg_promote()"))
+
+
+async def test_what_is_said_of_an_item_tells_whether_the_database_is_away() -> None:
+    lost, own, read_only = psycopg.OperationalError("lost"), ValueError("own"), psycopg.errors.ReadOnlySqlTransaction()
+    told: list[psycopg.Error] = []
+    items = [Item(number, Message(str(number), "body")) for number in range(7)]
+
+    async def process(batch: Batch[int]) -> None:
+        for item, error in zip(
+            batch, (lost, own, ExceptionGroup("both", [lost, Reject("bad")]), read_only), strict=False
+        ):
+            item.fail(error)
+        batch[4].done()
+        batch[5].retry(after=7)
+        raise ZeroDivisionError
+
+    batching = Batching(7, 1, lambda message: None, process)
+    guarded = Guard(told.append, (5, 900)).around(batching)
+    assert isinstance(guarded, Batching)
+    with pytest.raises(ZeroDivisionError):
+        await guarded.call(Batch(items))
+    assert [type(item.mark) for item in items[:4]] == [Retry, ValueError, Reject, psycopg.errors.ReadOnlySqlTransaction]
+    assert isinstance(items[0].mark, Retry)
+    assert 1 <= items[0].mark.after <= 5
+    assert items[0].mark.__cause__ is lost
+    assert items[4].mark is None
+    assert isinstance(items[5].mark, Retry)
+    assert items[5].mark.after == 7
+    assert items[6].mark is UNMARKED
+    assert told == [lost, lost]
+    failing = Guard(told.append, None, lambda: True).around(batching)
+    assert isinstance(failing, Batching)
+    with pytest.raises(ZeroDivisionError):
+        await failing.call(Batch(items))
+    assert [item.mark for item in items[:2]] == [lost, own]
+    assert told == [lost, lost, lost, lost, read_only]
+
+
 async def test_what_a_processor_raises_tells_whether_the_database_is_away() -> None:
     lost = psycopg.OperationalError("lost")
-    told: list[psycopg.OperationalError] = []
+    told: list[psycopg.Error] = []
 
     async def process(message: Message) -> None:
         try:
@@ -196,7 +290,7 @@ async def test_what_the_processor_decides_stands_although_the_database_is_away(
     verdicts = {"retry": [later], "reject": [bad], "both": [bad, later], "nested": [ExceptionGroup("inner", [later])]}[
         said
     ]
-    told: list[psycopg.OperationalError] = []
+    told: list[psycopg.Error] = []
 
     async def process(message: Message) -> None:
         if beside:
@@ -212,7 +306,7 @@ async def test_what_the_processor_decides_stands_although_the_database_is_away(
 
 async def test_a_plain_verdict_stands_and_the_database_is_suspected() -> None:
     lost = psycopg.OperationalError("lost")
-    told: list[psycopg.OperationalError] = []
+    told: list[psycopg.Error] = []
 
     async def process(message: Message) -> None:
         raise Retry("later", after=700) from lost if message.body == "from" else None

@@ -24,6 +24,44 @@ def seen(postgres: Postgres, name: str) -> list[tuple[str, str]]:
         ).fetchall()
 
 
+async def test_a_connection_that_is_given_back_tells_whether_its_server_takes_writes(opened: Database) -> None:
+    told = opened.read_only
+
+    async def on_asyncio(statement: str) -> None:
+        async with svc_database.asyncio_connection() as raw:
+            await raw.execute(statement)
+
+    def in_thread(statement: str) -> None:
+        with svc_database.sync_connection() as raw:
+            raw.execute(statement)
+
+    async def both_on_asyncio() -> None:
+        await on_asyncio("SET default_transaction_read_only = on")
+        assert (told.seen, told.in_use()) == (True, True)
+        pool = opened._async_pool
+        assert pool is not None
+        await pool.close()
+
+    assert (told.seen, told.in_use()) == (False, False)
+    async with opened.connection() as connection:
+        await connection.execute("SET default_transaction_read_only = on")
+    assert (told.seen, told.in_use()) == (True, True)
+    await opened.ping()  # who has never wanted to write is content
+    async with opened.connection() as connection:
+        await connection.execute("SET default_transaction_read_only = off")
+    assert (told.seen, told.in_use()) == (True, False)
+    await opened.ping()
+    assert told.seen is False
+    with svc_database.in_use(opened):
+        await trio.to_thread.run_sync(in_thread, "SET default_transaction_read_only = on")
+        assert (told.seen, told.in_use()) == (True, True)
+        await trio.to_thread.run_sync(in_thread, "SET default_transaction_read_only = off")
+        await opened.ping()
+        assert (told.seen, told.in_use()) == (False, False)
+        await trio.to_thread.run_sync(asyncio.run, both_on_asyncio())
+    assert (told.seen, told.in_use()) == (True, False)  # it is closed
+
+
 async def test_each_colour_has_its_connection_which_commits_or_rolls_back(opened: Database) -> None:
     async with opened.connection() as connection:
         await connection.execute("CREATE TABLE done (colour text)")
