@@ -199,3 +199,24 @@ async def test_a_cancelled_worker_releases_also_what_its_own_poll_takes_back(aut
         nursery.cancel_scope.cancel(reason="a second signal")
     assert trio.current_time() - cancelled < 2
     assert sorted(queue.visible()) == sorted(ids)
+
+
+async def test_a_drain_ends_with_the_work_on_a_message_that_was_lost(autojump_clock):
+    """Its processor ignores that the lease is gone, and nothing else happens until it ends."""
+    queue = SimulatedQueue()
+    queue.put("m")
+
+    async def deaf(message: Message) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+
+    settings = {"SQS_WAIT_TIME_SECONDS": "1", "DRAIN_TIMEOUT": "60s"}
+    async with SimulatedService(queue, deaf, **settings) as service:
+        await service.at_work("m")
+        (entry,) = service.core.worker.ledger
+        service.core.worker.ledger.lose(entry, "another consumer has it")
+        service.maintenance("on")
+        report = await service.drained()
+        (run,) = service.runs
+        assert report.ended == run.ended == run.began + 10
+        service.core.manager.stop()
