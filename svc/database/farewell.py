@@ -10,6 +10,8 @@ not (it is frozen, or the network is cut), the socket is shut down, so that at l
 error.
 """
 
+import asyncio
+import concurrent.futures
 import contextlib
 import os
 import select
@@ -71,3 +73,27 @@ def wait_ended(farewells: Iterable[Farewell], seconds: float) -> list[Farewell]:
                 poll.unregister(descriptor)
                 del left[descriptor]
     return list(left.values())
+
+
+def cancel(raw: "psycopg.Connection[Any]", seconds: float) -> None:
+    """Ask the server to cancel the statement that is under way, if there is one. Blocks, for so many seconds."""
+    with contextlib.suppress(psycopg.Error, OSError):
+        raw.cancel_safe(timeout=seconds)
+
+
+def cancel_either(raw: Raw, loop: asyncio.AbstractEventLoop | None, seconds: float) -> None:
+    """The same for a connection of `loop` too."""
+    if isinstance(raw, psycopg.Connection):
+        cancel(raw, seconds)
+    elif loop is not None:
+        in_loop(loop, raw.cancel_safe(timeout=seconds), seconds)
+
+
+def in_loop(loop: asyncio.AbstractEventLoop, coroutine: Any, seconds: float) -> None:
+    """Run it in a loop of another thread, which may be busy, or have ended."""
+    try:
+        asyncio.run_coroutine_threadsafe(coroutine, loop).result(seconds)
+    except RuntimeError:
+        coroutine.close()  # the loop has ended
+    except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError, psycopg.Error, OSError):
+        pass

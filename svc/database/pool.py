@@ -10,7 +10,6 @@ opened and closed as maintenance and the database's own absence ask for it (`ope
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import contextvars
 import threading
@@ -28,10 +27,10 @@ from psycopg.pq import TransactionStatus
 
 from svc.database.checking import check, check_async
 from svc.database.conninfo import connect, conninfo, place
-from svc.database.farewell import Farewell, Raw, wait_ended
+from svc.database.farewell import Farewell, Raw, cancel_either, in_loop, wait_ended
 from svc.database.figures import Closed, PoolStatistics
 from svc.database.read_only import TAKES_NO_WRITES, ReadOnly, takes_no_writes
-from svc.database.trio_connection import PATIENCE, Connection, cancel, in_thread
+from svc.database.trio_connection import PATIENCE, Connection, in_thread
 from svc.settings import Settings
 from svc.wakeup import WakeUp
 
@@ -169,14 +168,14 @@ class Database:
             # What is connecting at present belongs to the pools' workers: they are waited for.
             pool.close(timeout=max(0.1, deadline - time.monotonic() - PATIENCE))
             if async_pool is not None and loop is not None:
-                _in_loop(loop, async_pool.close(timeout=PATIENCE), 2 * PATIENCE)
+                in_loop(loop, async_pool.close(timeout=PATIENCE), 2 * PATIENCE)
             with self._lock:  # those that came to be meanwhile
                 known = {one.connection for one in farewells}
                 farewells += [Farewell(raw) for raw in self._held if not raw.closed and raw not in known]
             left = wait_ended(farewells, min(LENT_GRACE, deadline - time.monotonic()))
             lent = [one for one in left if not one.connection.closed]
             for one in lent:
-                _cancel(one.connection, loop)
+                cancel_either(one.connection, loop, PATIENCE / 2)
                 one.stop_sending()
             unconfirmed = wait_ended(left, max(PATIENCE, deadline - time.monotonic()))
             for one in unconfirmed:
@@ -358,20 +357,3 @@ class Database:
             if self._async_loop is not loop:
                 raise RuntimeError("the connections for asyncio belong to another event loop")
             return self._async_pool
-
-
-def _cancel(raw: Raw, loop: asyncio.AbstractEventLoop | None) -> None:
-    if isinstance(raw, psycopg.Connection):
-        cancel(raw, PATIENCE / 2)
-    elif loop is not None:
-        _in_loop(loop, raw.cancel_safe(timeout=PATIENCE / 2), PATIENCE / 2)
-
-
-def _in_loop(loop: asyncio.AbstractEventLoop, coroutine: Any, seconds: float) -> None:
-    """Run it in a loop of another thread, which may be busy, or have ended."""
-    try:
-        asyncio.run_coroutine_threadsafe(coroutine, loop).result(seconds)
-    except RuntimeError:
-        coroutine.close()  # the loop has ended
-    except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError, psycopg.Error, OSError):
-        pass

@@ -13,7 +13,7 @@ import psycopg
 import trio
 from psycopg import sql
 
-from svc.database.farewell import Farewell
+from svc.database.farewell import Farewell, cancel
 
 T = TypeVar("T")
 
@@ -64,12 +64,6 @@ async def _interrupt(raw: "psycopg.Connection[Any]", ended: trio.Event) -> None:
                 await ended.wait()
     finally:
         farewell.forget()
-
-
-def cancel(raw: "psycopg.Connection[Any]", seconds: float) -> None:
-    """Ask the server to cancel the statement that is under way, if there is one. Blocks, for so many seconds."""
-    with contextlib.suppress(psycopg.Error, OSError):
-        raw.cancel_safe(timeout=seconds)
 
 
 class Connection:
