@@ -261,6 +261,8 @@ class _InThreads(_Direct):
         except trio.Cancelled:
             run.give_back()
             raise
+        finally:
+            run.task_ends()
         if result is not None:
             await self._returned(result)
 

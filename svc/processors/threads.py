@@ -46,7 +46,7 @@ class Threads:
         return {message_id: run.name for run in self._left for message_id in run.message_ids}
 
     def at_work_on(self, message_id: str) -> "ThreadRun | None":
-        """The thread that has this message, left behind or not."""
+        """The thread that has this message, left behind or not; or has ended, and its task has yet to hear of it."""
         return next(iter(self._by_message.get(message_id, ())), None)
 
     async def acquire(self, run: "ThreadRun") -> None:
@@ -61,6 +61,7 @@ class Threads:
         """Its message was given back, and it goes on. Or it has ended in this very moment, and its task does not know it."""
         if run not in self._runs:
             self._tell_finished(run)
+            self.forget(run)
             return
         self._left[run] = None
         log.warning(
@@ -85,16 +86,25 @@ class Threads:
         if run not in self._runs:
             return
         del self._runs[run]
-        for message_id in run.message_ids:
-            del self._by_message[message_id][run]
-            if not self._by_message[message_id]:
-                del self._by_message[message_id]
         if run in self._left:
             del self._left[run]
             self._without_place -= not run.has_place
             log.info("the thread that went on has ended", message_id=run.told_ids, thread=run.name)
             self._tell_finished(run)
+            self.forget(run)
         self._give_up_place(run)
+        self.changed.notify()
+
+    def forget(self, run: "ThreadRun") -> None:
+        """Its thread has ended, and whoever has to know what came of it does. (Not before: a copy of the message may be waiting,
+        and would be begun although the message is finished.)"""
+        if run in self._left:
+            return
+        for message_id in run.message_ids:
+            if runs := self._by_message.get(message_id):
+                runs.pop(run, None)
+                if not runs:
+                    del self._by_message[message_id]
         self.changed.notify()
 
     def _tell_finished(self, run: "ThreadRun") -> None:
@@ -150,3 +160,8 @@ class ThreadRun:
             self._threads.leave_behind(self)
         else:
             self._threads.end(self)
+            self._threads.forget(self)
+
+    def task_ends(self) -> None:
+        """Its task has heard of the end, or has given it back."""
+        self._threads.forget(self)

@@ -55,5 +55,7 @@ class VirtualThreads:
             if not ended.is_set():
                 self._on_left(message)
             raise
+        finally:
+            run.task_ends()
         for error in errors:
             raise error

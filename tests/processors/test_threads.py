@@ -170,8 +170,25 @@ async def test_what_has_ended_in_the_moment_of_its_cancellation_is_known_to_be_f
     run.finished = ["1"]
     threads.end(run)
     assert finished == []  # its task tells
+    assert threads.at_work_on("1") is run  # until then no copy of the message is begun
     run.give_back()
-    assert (finished, threads.left) == (["1"], 0)
+    assert (finished, threads.left, threads.at_work_on("1")) == (["1"], 0, None)
+
+
+async def test_a_thread_has_its_message_until_its_task_has_heard_of_the_end() -> None:
+    threads = Threads(1)
+    run = ThreadRun(threads, "1", "2")
+    await threads.acquire(run)
+    assert run.begin("a thread")
+    threads.end(run)
+    assert threads.at_work_on("1") is threads.at_work_on("2") is run
+    waiting = threads.changed
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waiting.wait_until, lambda: threads.at_work_on("1") is None)
+            await trio.testing.wait_all_tasks_blocked()
+            run.task_ends()
+    assert threads.at_work_on("2") is None
 
 
 async def test_a_place_that_was_given_up_is_counted_until_its_thread_ends_and_not_longer() -> None:
