@@ -16,8 +16,8 @@ from svc.etcd.grpc_calls import call as grpc_call
 from svc.etcd.grpc_calls import unary
 from svc.etcd.http2 import Http2
 from svc.etcd.keys import Found, Held, News, Put, all_in, encoded, news_in, range_end
+from svc.etcd.reach import reach
 from svc.etcd.stream import Stream, watch_requests
-from svc.etcd.tls import connect
 from svc.settings import Endpoint, Settings, printable
 
 T = TypeVar("T")
@@ -144,16 +144,13 @@ class Connection:
         self.endpoint = _listed([endpoint])
         self._settings = settings
         self._to = endpoint
-        self._tls = endpoint.tls or settings.etcd_ca_cert is not None
         self._http2: Http2 | None = None
         self._metadata: tuple[tuple[str, str], ...] = ()
 
     async def open(self, key: str, nursery: trio.Nursery) -> Found:
         """Connect, authenticate, and read the key. The connection moves its bytes in the nursery, until `close`."""
         with trio.move_on_after(_ANSWER):
-            stream = await connect(self._settings, self._to, tls=self._tls)
-            self._http2 = Http2(stream, authority=self.endpoint, scheme="https" if self._tls else "http")
-            nursery.start_soon(self._http2.run)
+            self._http2 = await reach(self._settings, self._to, self.endpoint, nursery)
             await self._authenticate()
             return await self.find([key])
         raise Trouble(f"no answer within {_ANSWER:g} s", CHECK_ENDPOINT)

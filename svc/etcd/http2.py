@@ -108,6 +108,12 @@ class Http2:
         """End the connection. Does not wait; may be repeated."""
         self._fail(Trouble("the connection was closed", ""))
 
+    async def settled(self) -> None:
+        """Wait for the other side's settings: it speaks HTTP/2. Raises `Trouble`."""
+        await self.changed.wait_until(lambda: self.trouble is not None or self._settled)
+        if self.trouble is not None:
+            raise again(self.trouble)
+
     async def open(self, path: str, headers: Sequence[tuple[str, str]]) -> Exchange:
         """Begin a request, as soon as the other side takes one more. Raises `Trouble`."""
         await self.changed.wait_until(lambda: self.trouble is not None or self._takes_one_more())

@@ -5,22 +5,22 @@ import contextlib
 import ipaddress
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
 from svc.etcd.errors import CHECK_AUTHORITY, CHECK_ENDPOINT, CHECK_FILES, CHECK_TLS, Trouble
 from svc.settings import Endpoint, Settings, printable
 
-_NEXT_ADDRESS = 0.25
-"""Seconds after which the next address of a host is tried beside one that has not answered yet (RFC 8305)."""
+T = TypeVar("T")
 
 
-async def connect(settings: Settings, endpoint: Endpoint, *, tls: bool) -> trio.abc.Stream:
-    """A stream to the endpoint, on which nothing has been said yet. No bound of its own. Raises `Trouble`."""
-    context = await _context(settings) if tls else None
+async def stream_to(address: str, endpoint: Endpoint, context: ssl.SSLContext | None) -> trio.abc.Stream:
+    """A stream to one address of the endpoint's, on which nothing has been said yet. No bound of its own. Raises `Trouble`."""
     try:
-        plain = await _connected(await _addresses(endpoint.host), endpoint.port)
+        plain = await trio.open_tcp_stream(address, endpoint.port)
     except OSError as error:
         raise Trouble(_reason(error), CHECK_ENDPOINT) from None
     if context is None:
@@ -46,57 +46,29 @@ def tls_trouble(error: BaseException | None) -> Trouble | None:
     return None
 
 
-async def _addresses(host: str) -> list[str]:
-    """Those of a host, as numbers, in their order."""
+async def addresses_of(host: str) -> list[str]:
+    """As numbers, in their order. Raises `Trouble`."""
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(host)
         return [host]
+    try:
+        found = await _in_a_thread(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+        return list(dict.fromkeys(socket.getnameinfo(address, socket.NI_NUMERICHOST)[0] for *_, address in found))
+    except UnicodeError:  # no name that could be looked up
+        raise Trouble("no such host", CHECK_ENDPOINT) from None
+    except OSError as error:
+        raise Trouble(_reason(error), CHECK_ENDPOINT) from None
+
+
+async def _in_a_thread(work: Callable[[], T]) -> T:
+    """What may hang, in the resolver or in a file system, and is left to itself when our time is over. Raises `Trouble` when the
+    system gives us no thread."""
     # A limiter of this call's own. Trio's default one may be full, which must not delay the switch; and one for all calls would
     # be shared by two event loops, the service's and the registration's.
     try:
-        found = await trio.to_thread.run_sync(
-            lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM),
-            limiter=trio.CapacityLimiter(1),
-            abandon_on_cancel=True,
-        )
-    except UnicodeError:  # no name that could be looked up
-        raise Trouble("no such host", CHECK_ENDPOINT) from None
-    return list(dict.fromkeys(socket.getnameinfo(address, socket.NI_NUMERICHOST)[0] for *_, address in found))
-
-
-async def _connected(addresses: list[str], port: int) -> trio.SocketStream:
-    """The first connection that comes about. Raises `OSError`."""
-    won: trio.SocketStream | None = None
-    errors: list[OSError] = []
-
-    async def attempt(address: str, settled: trio.Event) -> None:
-        nonlocal won
-        try:
-            stream = await trio.open_tcp_stream(address, port)
-        except OSError as error:
-            errors.append(error)
-        else:
-            if won is None:
-                won = stream
-                nursery.cancel_scope.cancel(reason="another address has answered")
-            else:
-                stream.socket.close()
-        settled.set()
-
-    try:
-        async with trio.open_nursery() as nursery:
-            for address in addresses:
-                settled = trio.Event()
-                nursery.start_soon(attempt, address, settled)
-                with trio.move_on_after(_NEXT_ADDRESS):
-                    await settled.wait()
-    except BaseException:
-        if won is not None:
-            won.socket.close()
-        raise
-    if won is None:
-        raise errors[0]
-    return won
+        return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True)
+    except RuntimeError as error:  # Python's own, for what the system refuses
+        raise Trouble(str(error), "Raise the limit of processes and threads, or find out who uses them up.") from None
 
 
 def _reason(error: BaseException) -> str:
@@ -112,7 +84,7 @@ def _reason(error: BaseException) -> str:
             return str(error)
 
 
-async def _context(settings: Settings) -> ssl.SSLContext:
+async def context_of(settings: Settings) -> ssl.SSLContext:
     """Whom we trust and who we are, from the files that the settings name; read anew each time, because certificates are renewed
     under a running service. Raises `Trouble`."""
     authority, key, certificate = settings.etcd_ca_cert, settings.etcd_key, settings.etcd_cert
@@ -132,7 +104,7 @@ async def _context(settings: Settings) -> ssl.SSLContext:
         return context
 
     try:
-        return await trio.to_thread.run_sync(read, limiter=trio.CapacityLimiter(1))  # as in `_addresses`
+        return await _in_a_thread(read)
     except ssl.SSLError as error:
         raise Trouble(f"the certificates cannot be used: {printable(str(error))}", CHECK_FILES) from None
     except OSError as error:
