@@ -39,7 +39,10 @@ class Stream(Generic[T]):
 
     async def __aenter__(self) -> Self:
         with trio.move_on_after(_BEGIN):
-            self._call = await self._making.__aenter__()
+            try:
+                self._call = await self._making.__aenter__()
+            except Trouble as trouble:
+                raise self._hidden(trouble) from None
             try:
                 for request in self._requests:
                     await self._call.send(request.SerializeToString())

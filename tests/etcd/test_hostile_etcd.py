@@ -14,7 +14,7 @@ import trio
 from svc.etcd import fleet as etcd_fleet
 from svc.etcd import messages, watcher
 from svc.etcd.connection import connected
-from svc.etcd.errors import EtcdError
+from svc.etcd.errors import EtcdError, Trouble
 from svc.etcd.registration import Registrar, identity
 from svc.etcd.watcher import KeyWatcher
 from svc.maintenance.fleet import Request, Wait
@@ -183,3 +183,27 @@ async def test_who_we_are_is_said_as_the_environment_has_it_and_never_told() -> 
             await watcher.read(its, KEY)
         nursery.cancel_scope.cancel()
     assert heard[0] == b"\x0a\x02a\xff\x12\x0c" + "s3cr3t-wörd".encode()
+
+
+async def test_a_password_that_is_said_back_with_the_goodbye_is_told_by_no_call() -> None:
+    async def answer(member: Member, id: int, path: str) -> None:
+        if path.endswith("Authenticate"):
+            await member.good(id, [messages.AuthenticateResponse(token="t").SerializeToString()])
+        elif id == 3:
+            await member.good(id, [messages.RangeResponse(header={"revision": 7}).SerializeToString()])
+        else:
+            member.h2.close_connection(additional_data=b"who is s3cr3t-word?")
+            await member.flush()
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, lambda stream: Member(stream, answer).run(), 0, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        endpoint = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+        its = load({"ETCD_ENDPOINTS": endpoint, "ETCD_USERNAME": "svc", "ETCD_PASSWORD": "s3cr3t-word"})
+        async with connected(its, KEY, its.etcd_endpoints) as (connection, _):
+            with pytest.raises(Trouble, match=r"who is \*+\?"):
+                await connection.find([KEY])
+            with pytest.raises(Trouble, match=r"who is \*+\?"):
+                async with connection.watch([KEY], 8):
+                    pass
+        nursery.cancel_scope.cancel()
