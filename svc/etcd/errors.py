@@ -34,6 +34,10 @@ CHECK_AUTHORITY = (
     "or not for this host."
 )
 
+MORE_FILES = "Raise the limit of open files (ulimit -n), or find out who uses them up."
+
+MORE_THREADS = "Raise the limit of processes and threads (ulimit -u), or find out who uses them up."
+
 TOKEN_IS_OLD = ("invalid auth token", "revision of auth store is old")
 
 # etcd's own words (api/v3rpc/rpctypes/error.go).

@@ -2,6 +2,7 @@
 whoever is on the way."""
 
 import contextlib
+import errno
 import ipaddress
 import socket
 import ssl
@@ -11,7 +12,15 @@ from typing import TypeVar
 
 import trio
 
-from svc.etcd.errors import CHECK_AUTHORITY, CHECK_ENDPOINT, CHECK_FILES, CHECK_TLS, Trouble
+from svc.etcd.errors import (
+    CHECK_AUTHORITY,
+    CHECK_ENDPOINT,
+    CHECK_FILES,
+    CHECK_TLS,
+    MORE_FILES,
+    MORE_THREADS,
+    Trouble,
+)
 from svc.settings import Endpoint, Settings, printable
 
 T = TypeVar("T")
@@ -22,7 +31,7 @@ async def stream_to(address: str, endpoint: Endpoint, context: ssl.SSLContext | 
     try:
         plain = await trio.open_tcp_stream(address, endpoint.port)
     except OSError as error:
-        raise Trouble(_reason(error), CHECK_ENDPOINT) from None
+        raise _trouble(error) from None
     if context is None:
         return plain
     stream = trio.SSLStream(plain, context, server_hostname=endpoint.host, https_compatible=True)
@@ -57,7 +66,7 @@ async def addresses_of(host: str) -> list[str]:
     except UnicodeError:  # no name that could be looked up
         raise Trouble("no such host", CHECK_ENDPOINT) from None
     except OSError as error:
-        raise Trouble(_reason(error), CHECK_ENDPOINT) from None
+        raise _trouble(error) from None
 
 
 async def _in_a_thread(work: Callable[[], T]) -> T:
@@ -68,20 +77,21 @@ async def _in_a_thread(work: Callable[[], T]) -> T:
     try:
         return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True)
     except RuntimeError as error:  # Python's own, for what the system refuses
-        raise Trouble(str(error), "Raise the limit of processes and threads, or find out who uses them up.") from None
+        raise Trouble(str(error), MORE_THREADS) from None
 
 
-def _reason(error: BaseException) -> str:
+def _trouble(error: BaseException) -> Trouble:
     """The first of the errors that a failed connection consists of, in the system's words."""
     while True:
         if isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         elif isinstance(error, OSError) and error.strerror is not None:
-            return error.strerror
+            remedy = MORE_FILES if error.errno in (errno.EMFILE, errno.ENFILE) else CHECK_ENDPOINT
+            return Trouble(error.strerror, remedy)
         elif error.__cause__ is not None:
             error = error.__cause__
         else:
-            return str(error)
+            return Trouble(str(error), CHECK_ENDPOINT)
 
 
 async def context_of(settings: Settings) -> ssl.SSLContext:

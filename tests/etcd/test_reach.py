@@ -66,19 +66,32 @@ async def test_a_file_that_hangs_costs_no_more_than_the_attempt(tmp_path: Path) 
         os.close(descriptor)
 
 
-NO_THREADS = """
-import threading, trio
+EXHAUSTED = """
+import os, resource, threading, trio
 from svc.etcd.watcher import EtcdError, read
 from svc.settings import load
-threading.stack_size(1 << 46)
-try:
-    trio.run(read, load({"ETCD_ENDPOINTS": "etcd.test:1", "MAINTENANCE_KEY": "/m"}), "/m")
-except EtcdError as error:
-    print(error)
+
+async def ask(host):
+    try:
+        await read(load({"ETCD_ENDPOINTS": f"{host}:1", "MAINTENANCE_KEY": "/m"}), "/m")
+    except EtcdError as error:
+        print(error)
+
+async def main():
+    threading.stack_size(1 << 46)
+    await ask("etcd.test")
+    last = os.open("/dev/null", os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    await ask("127.0.0.1")
+
+trio.run(main)
 """
 
 
-def test_without_a_thread_it_is_trouble_and_no_crash() -> None:
-    done = subprocess.run([sys.executable, "-c", NO_THREADS], capture_output=True, text=True, check=True)
-    assert "can't start new thread" in done.stdout
-    assert "limit of processes" in done.stdout
+def test_what_the_system_refuses_is_trouble_with_its_remedy_and_no_crash() -> None:
+    done = subprocess.run([sys.executable, "-c", EXHAUSTED], capture_output=True, text=True, check=True)
+    threads, files = done.stdout.splitlines()
+    assert "can't start new thread" in threads
+    assert "limit of processes" in threads
+    assert "Too many open files" in files
+    assert "limit of open files" in files
