@@ -66,6 +66,7 @@ class Settlement:
         self._on_wire = 0
         self._calls: trio.Nursery | None = None
         self._without_loop: trio.Nursery | None = None
+        self._is_over = False
         self._failing = False
         self.keep_rejected: Callable[[Entry], object] | None = None
         """What becomes of a rejected message where there is no dead-letter queue; None: it is deleted."""
@@ -105,9 +106,15 @@ class Settlement:
     def run_out(self, wire: trio.Nursery) -> None:
         """In place of `run`, when that has failed: send everything that is decided in `wire`, whatever it waits for, and at once
         what is decided later; each once. Does not wait."""
+        if self._is_over:
+            return
         self._without_loop = wire
         for batch in self._batches.take_all():
             self._start(batch, wire)
+
+    def close(self) -> None:
+        """The worker has ended, or its time is up: nothing is sent any more, whatever happens."""
+        self._is_over, self._without_loop = True, None
 
     def _look(self) -> float | None:
         """Send every batch that has a reason to leave; returns when the next one will have, if that is a matter of time."""

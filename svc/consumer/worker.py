@@ -335,16 +335,19 @@ class Worker:
                 wire.start_soon(self._run_settlement, wire, failures)
                 wire.start_soon(self._run_heartbeat, wire, failures)
                 task_status.started(wire)
-                await self._closing.wait()
-                bound.deadline = trio.current_time() + LAST_RELEASE
-                self.settlement.flush(True)
-                self.deliveries.release_held()
-                # The message tasks are being cancelled and give back what they hold; those that ignore it lose it here.
-                with trio.move_on_after(LAST_RELEASE / 2):
-                    await self.ledger.changed.wait_until(lambda: not self.ledger.undecided)
-                self.deliveries.release_undecided()
-                await self._everything_settled()
-                wire.cancel_scope.cancel(reason="everything is settled")
+                try:
+                    await self._closing.wait()
+                    bound.deadline = trio.current_time() + LAST_RELEASE
+                    self.settlement.flush(True)
+                    self.deliveries.release_held()
+                    # The message tasks are being cancelled and give back what they hold; those that ignore it lose it here.
+                    with trio.move_on_after(LAST_RELEASE / 2):
+                        await self.ledger.changed.wait_until(lambda: not self.ledger.undecided)
+                    self.deliveries.release_undecided()
+                    await self._everything_settled()
+                    wire.cancel_scope.cancel(reason="everything is settled")
+                finally:
+                    self.settlement.close()  # `wire` takes no more calls
         if self.ledger or self.intake.outstanding:
             log.warning(
                 "stopped before everything was settled; these messages become visible when their lease ends",

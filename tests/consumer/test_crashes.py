@@ -119,6 +119,20 @@ async def test_a_crash_of_any_part_gives_back_what_is_in_flight_and_is_told_once
     assert service.core.defects.counts[part] == 1  # type: ignore[index]
 
 
+async def test_a_sleep_after_the_end_of_a_crashed_settlement_sends_nothing_and_is_no_defect(autojump_clock) -> None:
+    """What could not be given back waits for another try still, and nothing takes it any more."""
+    queue = SimulatedQueue(faults=[Fault("error", "change_visibility")])
+    queue.put("m")
+    service = SimulatedService(queue, long, make_core=spoilt_core("settlement"))
+    with capture_logs() as lines:
+        await until_it_has_crashed(service)
+        assert len(service.core.worker.ledger) == 1
+        calls = len(queue.history)
+        service.core._slept(10)
+    assert len(queue.history) == calls
+    assert [line["log_level"] for line in criticals(lines)] == ["critical"]
+
+
 @pytest.mark.parametrize("part", ["worker", "settlement", "heartbeat", "watcher"])
 async def test_a_crash_on_a_fifo_queue(autojump_clock, part: str) -> None:
     """Its message tasks are one a group; what stands in line goes back with what is at work."""
