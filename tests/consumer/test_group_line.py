@@ -96,3 +96,11 @@ async def test_a_later_receive_shows_that_all_before_it_have_left(autojump_clock
     assert group.first_ends(Outcome.LOST)
     assert group.first_ends(Outcome.PROCESSED)
     assert group.first_ends(Outcome.PROCESSED)
+
+
+async def test_what_a_copy_has_finished_keeps_nobody_back(autojump_clock, group: Group) -> None:
+    _, copy, _ = group.land("a", "a", "b")
+    group.ledger.decide(copy, PROCESSED)
+    group.ledger.end(copy, Outcome.PROCESSED)
+    assert group.first_ends(Outcome.LOST)
+    assert group.first_ends(Outcome.PROCESSED)
