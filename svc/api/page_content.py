@@ -227,7 +227,7 @@ def duration(seconds: float) -> str:
 
 
 def _in_flight(entry: Entry, now: float) -> dict[str, Any]:
-    doing = "settling" if not entry.is_undecided() else "waiting" if entry.scope is None else "processing"
+    doing = "settling" if not entry.is_undecided else "waiting" if entry.scope is None else "processing"
     return {
         "id": entry.message.id,
         "seconds": round(now - entry.landed_at, 1),

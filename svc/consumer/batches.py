@@ -129,7 +129,7 @@ class Batches:
             self._items.pop(entry, None)
             if portion.ran is None:
                 self._results.pop(entry, None)  # nobody waits for its turn any more
-            if entry.is_undecided() and entry not in self._results:
+            if entry.is_undecided and entry not in self._results:
                 self._settlement.settle(entry, RELEASED)
         if portion.ran is not None:
             portion.ran.set()
@@ -138,7 +138,7 @@ class Batches:
 
     def start(self, entry: Entry) -> None:
         """Let it wait for company. Does not wait."""
-        if not entry.is_undecided():
+        if not entry.is_undecided:
             return
         if entry.message.id in self._behind:
             self._behind[entry.message.id].append(entry)
@@ -195,7 +195,7 @@ class Batches:
         entries: list[Entry] = []
         for entry in line:
             first = self._ledger.at_work_on(entry.message.id)
-            if len(entries) == self._batching.size or not entry.is_undecided() or first not in (None, entry):
+            if len(entries) == self._batching.size or not entry.is_undecided or first not in (None, entry):
                 break  # decided, or a copy: when its turn comes
             if entries and self._threads.at_work_on(entry.message.id) is not None:
                 break
@@ -218,7 +218,7 @@ class Batches:
     def give_back(self, entry: Entry) -> None:
         """The task of its group has ended, and has left it."""
         self._results.pop(entry, None)
-        if entry.is_undecided() and entry not in self._items:
+        if entry.is_undecided and entry not in self._items:
             self._settlement.settle(entry, RELEASED)
 
     # -- the call --
@@ -278,7 +278,7 @@ class Batches:
             for entry in entries:
                 del self._running[entry]
                 self._observer.worked(entry, self._result(entry, (ended, False))[0])
-            if not all(entry.is_undecided() for entry in entries):  # nothing that follows tells who waits for its end
+            if not all(entry.is_undecided for entry in entries):  # nothing that follows tells who waits for its end
                 self._ledger.changed.notify()
 
     def _result(self, entry: Entry, of_the_call: Result) -> Result:
@@ -292,7 +292,7 @@ class Batches:
         for entry in part:
             result = self._result(entry, of_the_call)
             if waits:
-                if done or entry.is_undecided():  # else it was given back, behind one that will come again before it
+                if done or entry.is_undecided:  # else it was given back, behind one that will come again before it
                     self._results[entry] = result
                 entry.scope = None  # nothing of it is at work
             else:
@@ -310,5 +310,5 @@ class Batches:
                     self._fates.conclude(entry, error, cancelled=cancelled)
         except Exception as defect:
             self._defects.note("message", defect)
-            if entry.is_undecided():
+            if entry.is_undecided:
                 self._fates.fail(entry, defect)

@@ -111,7 +111,7 @@ class Deliveries(Listener):
 
     def release_undecided(self) -> list[Entry]:
         """Give back what has no fate yet, whatever its task does; returns it."""
-        undecided = [entry for entry in self._ledger if entry.is_undecided()]
+        undecided = [entry for entry in self._ledger if entry.is_undecided]
         for entry in undecided:
             self._take(entry, Event.WORK_ENDS)
         return undecided
@@ -141,7 +141,7 @@ class Deliveries(Listener):
             except Exception as defect:
                 spoilt.add(delivery.message.group_id)
                 self._defects.note("receive", defect)
-                if entry.is_undecided():
+                if entry.is_undecided:
                     self._fates.fail(entry, defect)
         self._heartbeat.cover(landed)
 
@@ -215,7 +215,7 @@ class Deliveries(Listener):
                 if first.fate is not None
                 else first.ended in (Outcome.RELEASED, Outcome.LOST)
             )
-            and following.is_undecided(),
+            and following.is_undecided,
         )
         concerned: Iterable[Entry] = (following,) if event is Event.FIRST_GIVEN_BACK else copies
         for copy in concerned:

@@ -52,7 +52,7 @@ class Fates:
 
     def conclude(self, entry: Entry, error: BaseException | None, *, cancelled: bool) -> None:
         """Its processor has returned (`error` is None), raised, or was cancelled by us."""
-        if not entry.is_undecided():  # lost, or taken from a processor that ignored its cancellation
+        if not entry.is_undecided:  # lost, or taken from a processor that ignored its cancellation
             if error is None and not cancelled:
                 self._ledger.remember(entry.message.id)
         elif cancelled:
@@ -85,7 +85,7 @@ class Fates:
                     return
         except Exception as broken:
             # The user's own class of it, which lacks something, or cannot be shown.
-            if not entry.is_undecided():
+            if not entry.is_undecided:
                 raise
             error = broken
         self.fail(entry, error)

@@ -34,7 +34,7 @@ class Portion:
     def undecided(self) -> Sequence[Entry]:
         """Those that may still be worked on: of a FIFO group, up to the first that was given back or lost meanwhile."""
         for number, entry in enumerate(self.entries):
-            if not entry.is_undecided():
+            if not entry.is_undecided:
                 return self.entries[:number]
         return self.entries
 

@@ -45,7 +45,7 @@ class WorkerHolder:
         entry = self._ledger.at_work_on(message.id)
         if entry is None or entry.message.receive_count != message.receive_count or self._clock is None:
             return False  # ended; what is here is a later delivery of it
-        if not entry.is_undecided():
+        if not entry.is_undecided:
             return False
         return self._clock.current_time() < entry.lease.until
 

@@ -100,7 +100,7 @@ class Heartbeat(Listener):
         self._groups = [(when - seconds, number, group) for when, number, group in self._groups]  # still a heap
         now = trio.current_time()
         for entry in list(self._ledger):
-            if entry.is_undecided() and entry.lease.until <= now:
+            if entry.is_undecided and entry.lease.until <= now:
                 self._ledger.lose(entry, f"its lease ran out while the machine slept ({seconds:.0f} s)")
         self._wake_up.notify()
 
@@ -115,7 +115,7 @@ class Heartbeat(Listener):
         return max(entry.lease.until - self._visibility / 3, entry.lease.next_try)
 
     def _covers(self, entry: Entry) -> bool:
-        return entry.is_undecided()
+        return entry.is_undecided
 
     def _group(self, entries: Iterable[Entry]) -> float:
         """Put those that are covered into one group; returns when to look at it."""
@@ -172,7 +172,7 @@ class Heartbeat(Listener):
         for entry in batch:
             # SQS refuses an extension beyond 12 hours after the receive; the last one is cut to fit.
             seconds = min(self._visibility, math.floor(entry.received_at + MAX_VISIBILITY - now))
-            if entry.is_undecided() and now + seconds > entry.lease.until:
+            if entry.is_undecided and now + seconds > entry.lease.until:
                 entry.lease.extending = True
                 # If it acts as late as it can.
                 self._ledger.hide(entry, max(entry.hidden_until, now + CALL_LIMIT + seconds))
@@ -188,7 +188,7 @@ class Heartbeat(Listener):
                 # It happened after the answer. What was not reached is extended once more.
                 self._defects.note("heartbeat", defect)
                 for entry in batch:
-                    if entry.is_undecided() and entry.lease.next_try == math.inf:
+                    if entry.is_undecided and entry.lease.next_try == math.inf:
                         self._put_off(entry)
                     self.uncover(entry)
                 self.cover(batch)
@@ -232,12 +232,12 @@ class Heartbeat(Listener):
             if refused is not None and refusal is None:
                 # Counted from the sending: never later than SQS counts.
                 entry.lease.until = self._ledger.time_of(sent) + timeouts[entry.delivery.receipt]
-                if entry.is_undecided():
+                if entry.is_undecided:
                     entry.lease.next_try = -math.inf
-            elif refusal is not None and refusal.gone and entry.is_undecided():
+            elif refusal is not None and refusal.gone and entry.is_undecided:
                 self._ledger.hide(entry, answered_at)  # not by us any more
                 self._ledger.lose(entry, f"the queue refused to extend its lease: {refusal.why}")
-            elif entry.is_undecided():
+            elif entry.is_undecided:
                 if refusal is not None and entry.lease.attempts == 0:
                     log.warning(
                         "a lease could not be extended, trying again", message_id=entry.message.id, error=refusal.why

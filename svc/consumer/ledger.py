@@ -118,6 +118,7 @@ class Entry:
         "ended",
         "fate",
         "hidden_until",
+        "is_undecided",
         "landed_at",
         "lease",
         "message",
@@ -145,6 +146,8 @@ class Entry:
         answer; a call without an answer may have acted too."""
         self.fate: Fate | None = None
         self.ended: Outcome | None = None
+        self.is_undecided = True
+        """Waiting for its turn, or being processed: it has no fate, and has not ended."""
 
         # Deliveries.
         self.state = State.LANDED
@@ -178,10 +181,6 @@ class Entry:
         if self.is_finished or successor.message.id == self.message.id:
             return True
         return successor.receive is not self.receive
-
-    def is_undecided(self) -> bool:
-        """Waiting for its turn, or being processed."""
-        return self.fate is None and self.ended is None
 
 
 _GIVEN_UP = frozenset({Outcome.RELEASED, Outcome.FAILED, Outcome.LOST})
@@ -317,7 +316,8 @@ class Ledger:
         """The fate is known; it may change only from dead-lettering to the delete that follows it."""
         if entry.ended is not None or not (entry.fate is None or entry.fate.action is Action.DEAD_LETTER):
             raise ValueError(f"message {entry.message.id}: decided twice ({entry.fate}, {entry.ended}, now {fate})")
-        if entry.fate is None:
+        if entry.is_undecided:
+            entry.is_undecided = False
             self._undecided -= 1
         entry.fate = fate
         for listener in self.listeners:
@@ -332,7 +332,8 @@ class Ledger:
         self.bytes -= entry.delivery.size
         if self._by_message.get(entry.message.id) is entry:
             del self._by_message[entry.message.id]
-        if entry.fate is None:
+        if entry.is_undecided:
+            entry.is_undecided = False
             self._undecided -= 1
         entry.ended = outcome
         self._ended[outcome] += 1

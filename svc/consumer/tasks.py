@@ -149,7 +149,7 @@ class MessageTasks(Listener):
             for entry in line:
                 if self._batches is not None:
                     self._batches.give_back(entry)
-                elif entry.is_undecided():
+                elif entry.is_undecided:
                     self._settlement.settle(entry, RELEASED)
 
     async def _work_one_by_one(self, group: str, line: Line) -> None:
@@ -182,23 +182,23 @@ class MessageTasks(Listener):
         """A thread that was left behind may have its message still, which is not begun beside it: return when the thread has
         ended, or this delivery was put off."""
         message_id = entry.message.id
-        if (thread := self._threads.at_work_on(message_id)) is None or not entry.is_undecided():
+        if (thread := self._threads.at_work_on(message_id)) is None or not entry.is_undecided:
             return
         LOGGED_ID.set(message_id)
         if self._fates.put_off(entry, thread):
             return
         try:
             await self._threads.changed.wait_until(
-                lambda: not entry.is_undecided() or self._threads.at_work_on(message_id) is None
+                lambda: not entry.is_undecided or self._threads.at_work_on(message_id) is None
             )
         except trio.Cancelled:
-            if entry.is_undecided():
+            if entry.is_undecided:
                 self._settlement.settle(entry, RELEASED)
             raise
 
     async def _work_on(self, entry: Entry) -> None:
         await self._apart_from_its_thread(entry)
-        if not entry.is_undecided():
+        if not entry.is_undecided:
             return  # its fate was sealed before its turn came
         now = trio.current_time()
         if entry.lease.until <= now:  # the process stood still, and the heartbeat's turn comes after this
@@ -233,15 +233,15 @@ class MessageTasks(Listener):
             self._fates.conclude(entry, error, cancelled=scope.cancelled_caught)
         except Exception as defect:  # ours: what the processor raised has its fate by now
             self._defects.note("message", defect)
-            if entry.is_undecided():
+            if entry.is_undecided:
                 self._fates.fail(entry, defect)
         finally:
-            if entry.is_undecided():  # the whole worker is cancelled
+            if entry.is_undecided:  # the whole worker is cancelled
                 self._settlement.settle(entry, RELEASED)
 
     def _has_run(self, entry: Entry, error: BaseException | None) -> None:
         del self.running[entry]
-        if not entry.is_undecided():  # nothing that follows tells who waits for its end
+        if not entry.is_undecided:  # nothing that follows tells who waits for its end
             self._ledger.changed.notify()
         self._observer.worked(entry, error)
         if error is not None:

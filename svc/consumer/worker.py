@@ -236,7 +236,7 @@ class Worker:
 
     async def _end_work(self, deadline: float) -> None:
         """The time for the work is over: cancel it, release it, and leave the rest of the time to the settlement."""
-        unfinished = [entry for entry in self.ledger if entry.is_undecided()]
+        unfinished = [entry for entry in self.ledger if entry.is_undecided]
         last_receive = [entry for entry in unfinished if had_last_receive(self._queue, entry.message)]
         self.tally.note(timed_out=unfinished, next_receive_dead_letters=last_receive)
         for entry in unfinished:

@@ -115,7 +115,7 @@ async def test_an_illegal_move_changes_nothing(autojump_clock) -> None:
         with pytest.raises(IllegalMove):
             worker.deliveries.route(entry, None)
         assert entry.state is State.STARTED
-        assert entry.is_undecided()
+        assert entry.is_undecided
         await service.idle()
         assert entry.state is State.ENDED
     assert len(queue.deleted) == 1

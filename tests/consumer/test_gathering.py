@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from svc.consumer.gathering import Gathering, Portion
-from svc.consumer.ledger import RELEASED, Entry
+from svc.consumer.ledger import Entry
 from svc.consumer.queue import Received
 from svc.processors import Message
 
@@ -92,10 +92,10 @@ async def test_what_is_decided_while_it_waits_leaves_no_more_and_takes_those_beh
     whole, cut = portion("a"), portion("b", "c", "d")
     gathering.put(whole, 0)
     gathering.put(cut, 0)
-    cut.entries[1].fate = RELEASED
+    cut.entries[1].is_undecided = False
     gathering.look_again()
     assert taken(gathering, 0) == []  # a and b: not full
-    whole.entries[0].fate = RELEASED
+    whole.entries[0].is_undecided = False
     gathering.look_again()
     leaving, gone, _ = gathering.take(2, company=True)
     assert gone == [whole]

@@ -99,11 +99,11 @@ async def test_received_is_the_sum_at_every_step(autojump_clock, ledger: Ledger,
     assert before == Counts(0, 0, 0, 0, 0, 0, 0)
     told = Told(ledger)
     entry, other = land(ledger, "a"), land(ledger, "b")
-    assert entry.is_undecided()
+    assert entry.is_undecided
     ledger.decide(entry, fate)
-    assert (entry.is_undecided(), ledger.undecided, ledger.counts().in_flight) == (False, 1, 2)
+    assert (entry.is_undecided, ledger.undecided, ledger.counts().in_flight) == (False, 1, 2)
     ledger.end(entry, Outcome(outcome))
-    assert (entry.is_undecided(), ledger.undecided, list(ledger)) == (False, 1, [other])
+    assert (entry.is_undecided, ledger.undecided, list(ledger)) == (False, 1, [other])
     assert ledger.counts() - before == Counts(**{
         **dict.fromkeys(("processed", "failed", "released", "rejected", "lost"), 0),
         "received": 2, "in_flight": 1, outcome: 1,

@@ -141,10 +141,10 @@ def settle_within_the_work(core: Core) -> None:
     async def process_and_delete(message: Message) -> None:
         await process(message)
         entry = worker.ledger.at_work_on(message.id)
-        if entry is not None and entry.is_undecided():
+        if entry is not None and entry.is_undecided:
             entry.lease.next_try = math.inf  # no heartbeat any more
             refused = await worker._queue.delete([entry.delivery.receipt])
-            if not refused and entry.is_undecided():
+            if not refused and entry.is_undecided:
                 worker.ledger.end(entry, Outcome.PROCESSED)
 
     worker.tasks._process = process_and_delete
@@ -245,7 +245,7 @@ def successor_after_failure(core: Core) -> None:
         finally:
             del tasks._groups[group]
             for entry in line:
-                if entry.is_undecided():
+                if entry.is_undecided:
                     tasks._settlement.settle(entry, RELEASED)
 
     tasks._work_on_group = work_on_group  # type: ignore[method-assign]
@@ -442,7 +442,7 @@ def group_ends_with_its_poison(core: Core) -> None:
         await end_of(entry)
         if entry.ended is Outcome.FAILED:
             for follower in tuple(tasks._groups.get(entry.message.group_id or "", ())):
-                if follower.is_undecided():
+                if follower.is_undecided:
                     tasks._settlement.settle(follower, RELEASED)
 
     tasks.end_of = give_back_the_others  # type: ignore[method-assign]

@@ -64,7 +64,7 @@ def a_lost_item_is_begun_again_beside_its_batch(core: Core) -> None:
     if (batches := _batches(core)) is not None:
 
         def start(entry: Entry) -> None:
-            if entry.is_undecided() and batches._may_be_called_with(entry):
+            if entry.is_undecided and batches._may_be_called_with(entry):
                 batches._put(Portion((entry,)))
 
         batches.start = start  # type: ignore[method-assign]
@@ -106,7 +106,7 @@ def cancelled_is_taken_for_returned(core: Core) -> None:
                 await process(message)
             except trio.Cancelled:
                 entry = core.worker.ledger.at_work_on(message.id)
-                if entry is not None and entry.is_undecided():
+                if entry is not None and entry.is_undecided:
                     core.worker.settlement.settle(entry, PROCESSED)
                 raise
 
@@ -119,7 +119,7 @@ def items_are_dropped_at_the_deadline(core: Core) -> None:
         conclude = batches._conclude
 
         def drop(entry: Entry, result: Any) -> None:
-            if result[1] and entry.is_undecided():
+            if result[1] and entry.is_undecided:
                 core.worker.ledger.end(entry, Outcome.RELEASED)
             else:
                 conclude(entry, result)
