@@ -12,8 +12,8 @@ import trio
 
 from svc.etcd import messages
 from svc.etcd.errors import CHECK_ENDPOINT, NO_QUORUM, TOKEN_IS_OLD, EtcdError, Trouble
+from svc.etcd.grpc_calls import Call, unary
 from svc.etcd.grpc_calls import call as grpc_call
-from svc.etcd.grpc_calls import unary
 from svc.etcd.http2 import Http2
 from svc.etcd.keys import Found, Held, News, Put, all_in, encoded, news_in, range_end
 from svc.etcd.reach import reach
@@ -149,6 +149,7 @@ class Connection:
 
     async def open(self, key: str, nursery: trio.Nursery) -> Found:
         """Connect, authenticate, and read the key. The connection moves its bytes in the nursery, until `close`."""
+        self._nursery = nursery
         with trio.move_on_after(_ANSWER):
             self._http2 = await reach(self._settings, self._to, self.endpoint, nursery)
             await self._authenticate()
@@ -266,11 +267,24 @@ class Connection:
     def watch(self, names: Sequence[str], revision: int, *, prefixes: Sequence[str] = ()) -> Stream[News]:
         """A watch on some keys, and on all whose names begin in some way, from one revision on."""
         return Stream(
-            grpc_call(self._open, _path("Watch/Watch"), (*self._metadata, *_REQUIRE_LEADER)),
+            self._watching(),
             watch_requests(names, prefixes, revision),
             lambda answer: news_in(messages.read("WatchResponse", answer)),
             self._hidden,
         )
+
+    @contextlib.asynccontextmanager
+    async def _watching(self) -> AsyncIterator[Call]:
+        """A watch, for as long as the block lasts: where one call is taken at a time, on a connection of its own."""
+        alone = self._open.places < 2
+        http2 = await reach(self._settings, self._to, self.endpoint, self._nursery) if alone else self._open
+        try:
+            metadata = (*self._metadata, *_REQUIRE_LEADER)
+            async with grpc_call(http2, _path("Watch/Watch"), metadata, lasts=True) as watching:
+                yield watching
+        finally:
+            if alone:
+                http2.close()
 
     async def _with_a_token(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What `ask` answers, with a new token if ours is not good any more: it has a life (300 s by default), ends with a

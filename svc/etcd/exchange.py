@@ -3,7 +3,6 @@
 Nothing here may know what gRPC or etcd is.
 """
 
-import collections
 from collections.abc import Iterable, Mapping
 from typing import Protocol, Self
 
@@ -34,7 +33,9 @@ class Connection(Protocol):
 class Exchange:
     """One request and its answer. Ends as an async context manager: what is not over then is reset."""
 
-    def __init__(self, connection: "Connection", id: int) -> None:
+    def __init__(self, connection: "Connection", id: int, *, lasts: bool = False) -> None:
+        self.lasts = lasts
+        """It has no end of its own."""
         self.headers: _Headers = {}
         """Of the answer; empty until it has begun."""
         self.trailers: _Headers = {}
@@ -42,7 +43,9 @@ class Exchange:
         """The answer is complete."""
         self._id = id
         self._connection = connection
-        self.chunks: collections.deque[tuple[bytes, int]] = collections.deque()
+        self._unread = bytearray()  # one, whatever it comes in: a frame of one byte takes no more room than that
+        self.owed = 0
+        """Bytes of the other side's window that are unread."""
         self._trouble: Trouble | None = None
         self._changed = WakeUp()
         self._sent_all = False
@@ -68,12 +71,13 @@ class Exchange:
             else:
                 await self._connection.changed.wait_until(lambda: self.stopped() or self._connection.room(self._id) > 0)
 
-    async def receive(self) -> bytes | None:
-        """The next piece of the answer's body; None: it is complete. Raises `Trouble`."""
-        await self._changed.wait_until(lambda: bool(self.chunks) or self.stopped())
-        if self.chunks:
-            data, length = self.chunks.popleft()
-            self._connection.read_by_us(self._id, length)
+    async def receive(self) -> bytes | bytearray | None:
+        """What has come of the answer's body; None: it is complete. Raises `Trouble`."""
+        await self._changed.wait_until(lambda: self.owed > 0 or self.stopped())
+        if self.owed:
+            data, self._unread = self._unread, bytearray()
+            owed, self.owed = self.owed, 0
+            self._connection.read_by_us(self._id, owed)
             return data
         if self._trouble is not None:
             raise again(self._trouble)
@@ -93,8 +97,9 @@ class Exchange:
             self.headers = _readable(event.headers or ())
         elif isinstance(event, TrailersReceived):
             self.trailers = _readable(event.headers or ())
-        elif isinstance(event, DataReceived) and event.flow_controlled_length:  # an empty one costs no window: not kept
-            self.chunks.append((event.data or b"", event.flow_controlled_length or 0))
+        elif isinstance(event, DataReceived):
+            self._unread += event.data or b""
+            self.owed += event.flow_controlled_length or 0
         elif isinstance(event, StreamEnded):
             self.over = True
         elif isinstance(event, StreamReset):
@@ -107,7 +112,7 @@ def _readable(headers: Iterable[tuple[bytes, bytes]]) -> _Headers:
 
 
 def named(code: object) -> str:
-    return code.name if isinstance(code, ErrorCodes) else f"error {code}"
+    return next((known.name for known in ErrorCodes if known == code), f"error {code}")
 
 
 def again(trouble: Trouble) -> Trouble:

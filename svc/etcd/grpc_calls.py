@@ -3,6 +3,7 @@
 What is no gRPC is a `Trouble`, as is every status but OK. Nothing here may know what etcd's messages say.
 """
 
+import collections
 import contextlib
 import struct
 from collections.abc import AsyncIterator, Sequence
@@ -88,23 +89,30 @@ class Call:
 
 
 @contextlib.asynccontextmanager
-async def call(connection: Http2, path: str, metadata: Sequence[tuple[str, str]]) -> AsyncIterator[Call]:
-    """A call, for as long as the block lasts. Raises `Trouble`."""
-    async with await connection.open(path, [*_HEADERS, *metadata]) as exchange:
+async def call(
+    connection: Http2, path: str, metadata: Sequence[tuple[str, str]], *, lasts: bool = False
+) -> AsyncIterator[Call]:
+    """A call, for as long as the block lasts. `lasts`: it is a watch, which has no end of its own. Raises `Trouble`."""
+    async with await connection.open(path, [*_HEADERS, *metadata], lasts=lasts) as exchange:
         yield Call(exchange)
 
 
 async def unary(
     connection: Http2, path: str, metadata: Sequence[tuple[str, str]], requests: Sequence[bytes]
 ) -> list[bytes]:
-    """Calls of one request and one answer each, sent together. Raises `Trouble`. When that is cancelled, the calls end at once,
-    and the connection goes on."""
+    """Calls of one request and one answer each, sent together as far as the other side takes them. Raises `Trouble`. When that is
+    cancelled, the calls end at once, and the connection goes on."""
     async with contextlib.AsyncExitStack() as stack:
-        calls = []
+        calls: collections.deque[Call] = collections.deque()
+        answers = []
         for request in requests:
+            while (
+                calls and not connection.takes_one_more()
+            ):  # the place may be one of ours: it is free when the answer is read
+                answers.append(await _only(calls.popleft()))
             calls.append(await stack.enter_async_context(call(connection, path, metadata)))
             await calls[-1].send(request, last=True)
-        return [await _only(made) for made in calls]
+        return answers + [await _only(made) for made in calls]
 
 
 async def _only(made: Call) -> bytes:

@@ -4,31 +4,27 @@ The protocol is the library h2's; this file moves the bytes and says when the ot
 nursery of whoever opened the connection: one task reads, one writes, one pings. Callers never touch the stream, so a call that is
 cancelled cannot leave half a frame behind: it is reset, and the connection goes on.
 
-Whatever the other side sends, it comes out as the `Trouble` of the calls that are open, and of every later one. (h2 ends with the
-first GOAWAY, and so do we, although streams might be finished after one: what reads or watches has to change the member anyway.)
+Whatever the other side sends, it comes out as the `Trouble` of the calls that are open, and of every later one. When it says a
+goodbye without an error, the calls that it has taken are finished; only a watch ends at once, as it would never be.
 
 Nothing here may know what gRPC or etcd is.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import trio
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import (
-    ConnectionTerminated,
-    Event,
-    RemoteSettingsChanged,
-    WindowUpdated,
-)
-from h2.exceptions import FrameTooLargeError, H2Error
+from h2.events import Event, RemoteSettingsChanged, WindowUpdated
+from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 from h2.settings import Settings as H2Settings
 
 from svc.etcd.errors import CHECK_ENDPOINT, Trouble
 from svc.etcd.exchange import Exchange, again, named
+from svc.etcd.frames import Frames, Goodbye
 from svc.etcd.tls import tls_trouble
 from svc.settings import printable
 from svc.wakeup import WakeUp
@@ -54,9 +50,6 @@ pings and settings does not get to send more of them."""
 
 _LONGEST_HEADERS = 1 << 16
 
-_FRAME_HEADER, _SETTINGS_TYPE = 9, 4
-"""Bytes, and the type of the first frame (RFC 9113, 4.1 and 3.4)."""
-
 
 class _H2(H2Connection):
     MAX_CLOSED_STREAMS = 1024
@@ -69,6 +62,8 @@ class Http2:
     def __init__(self, stream: trio.abc.Stream, *, authority: str, scheme: str) -> None:
         self.trouble: Trouble | None = None
         """Why it has ended; None: it lives."""
+        self._goodbye: Trouble | None = None
+        """Why no call begins any more, while those that are open are finished."""
         self._stream = stream
         self._constant = [(":method", "POST"), (":scheme", scheme), (":authority", authority)]
         self._h2 = _H2(H2Configuration(client_side=True, header_encoding=None))
@@ -89,7 +84,7 @@ class Http2:
         self._outgoing, self._written = WakeUp(), WakeUp()
         self._heard_at = trio.current_time()
         self._settled = False
-        self._unread = bytearray()
+        self._frames = Frames(self._exchanges.__contains__)
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
@@ -114,11 +109,22 @@ class Http2:
         if self.trouble is not None:
             raise again(self.trouble)
 
-    async def open(self, path: str, headers: Sequence[tuple[str, str]]) -> Exchange:
-        """Begin a request, as soon as the other side takes one more. Raises `Trouble`."""
-        await self.changed.wait_until(lambda: self.trouble is not None or self._takes_one_more())
-        if self.trouble is not None:
-            raise again(self.trouble)
+    @property
+    def places(self) -> int:
+        """How many calls the other side takes at a time."""
+        return int(self._h2.remote_settings.max_concurrent_streams)
+
+    def takes_one_more(self) -> bool:
+        """Whether a call may begin now."""
+        # None before its settings have come: they say how many, and that this is HTTP/2 at all, before a password goes there.
+        return self._settled and self._h2.open_outbound_streams < self.places
+
+    async def open(self, path: str, headers: Sequence[tuple[str, str]], *, lasts: bool = False) -> Exchange:
+        """Begin a request, as soon as the other side takes one more. `lasts`: it is a watch, which has no end of its own. Raises
+        `Trouble`."""
+        await self.changed.wait_until(lambda: self._refusal() is not None or self.takes_one_more())
+        if (refusal := self._refusal()) is not None:
+            raise again(refusal)
         if not self._exchanges:
             self._heard_at = max(self._heard_at, trio.current_time() - PING_AFTER / 2)
         try:
@@ -127,7 +133,7 @@ class Http2:
         except H2Error as error:
             self._fail(trouble := Trouble(f"the request cannot be sent: {error}", CHECK_ENDPOINT))
             raise trouble from None
-        self._exchanges[id] = exchange = Exchange(self, id)
+        self._exchanges[id] = exchange = Exchange(self, id, lasts=lasts)
         self._flush()
         return exchange
 
@@ -152,13 +158,13 @@ class Http2:
         exchange = self._exchanges.pop(id)
         if self.trouble is not None:
             return
-        for _, length in exchange.chunks:
-            self._h2.acknowledge_received_data(length, id)
+        self.read_by_us(id, exchange.owed)
         if not finished:
             with contextlib.suppress(H2Error):  # the other side was quicker
                 self._h2.reset_stream(id, ErrorCodes.CANCEL)
         self._flush()
         self.changed.notify()
+        self._end_when_left()
 
     # -- the tasks --
 
@@ -171,13 +177,13 @@ class Http2:
             if not data:
                 return self._fail(Trouble("the connection was closed by the other side", CHECK_ENDPOINT))
             self._heard_at = trio.current_time()
-            self._unread += data
-            if not self._settled and (other := _no_http2(self._unread)) is not None:
+            self._frames.add(data)
+            if not self._settled and (other := self._frames.what_else()) is not None:
                 return self._fail(Trouble(other, CHECK_ENDPOINT))
             try:
-                for frame in self._frames():
-                    for event in self._h2.receive_data(frame):
-                        self._told(event)
+                self._take()
+            except Trouble as trouble:
+                return self._fail(trouble)
             except Exception as error:  # whatever foreign code makes of foreign bytes
                 return self._fail(
                     Trouble(f"the answer is not HTTP/2 as it should be ({_brief(error)})", CHECK_ENDPOINT)
@@ -185,25 +191,32 @@ class Http2:
             self._flush()
             await self._written.wait_until(lambda: len(self._unsent) < _MOST_UNSENT)
 
-    def _frames(self) -> Iterator[bytes]:
-        """Those that have come whole, one at a time. Given all at once, h2 would throw away what it has understood when something
-        follows that it does not: what comes after a GOAWAY is such a thing, and gRPC servers send a ping with it."""
-        while self.trouble is None and len(self._unread) >= _FRAME_HEADER:
-            length = int.from_bytes(self._unread[:3])
-            if length > self._h2.max_inbound_frame_size:
-                raise FrameTooLargeError(f"a frame of {length} bytes")
-            if len(self._unread) < _FRAME_HEADER + length:
+    def _take(self) -> None:
+        for frame in self._frames.come(self._h2.max_inbound_frame_size):
+            if isinstance(frame, Goodbye):
+                self._bidden(frame)
+            else:
+                for event in self._h2.receive_data(frame):
+                    self._told(event)
+            if self.trouble is not None:
                 return
-            frame = bytes(self._unread[: _FRAME_HEADER + length])
-            del self._unread[: _FRAME_HEADER + length]
-            yield frame
+
+    def _bidden(self, goodbye: Goodbye) -> None:
+        why = printable(goodbye.why[:100].decode("latin-1"))
+        said = f"the other side ends the connection ({', '.join(filter(None, (named(goodbye.code), why)))})"
+        trouble = Trouble(said, CHECK_ENDPOINT)
+        if goodbye.code != ErrorCodes.NO_ERROR:
+            self._fail(trouble)
+            return
+        self._goodbye = self._goodbye or trouble
+        for id, exchange in self._exchanges.items():
+            if exchange.lasts or id > goodbye.last:
+                exchange.fail(trouble)
+        self.changed.notify()
+        self._end_when_left()
 
     def _told(self, event: Event) -> None:
-        if isinstance(event, ConnectionTerminated):
-            why = printable((event.additional_data or b"")[:100].decode("latin-1"))
-            said = f"the other side ends the connection ({', '.join(filter(None, (named(event.error_code), why)))})"
-            self._fail(Trouble(said, CHECK_ENDPOINT))
-        elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
+        if isinstance(event, WindowUpdated | RemoteSettingsChanged):
             self._settled = self._settled or isinstance(event, RemoteSettingsChanged)
             self.changed.notify()
         elif (exchange := self._exchanges.get(getattr(event, "stream_id", 0))) is not None:
@@ -246,19 +259,28 @@ class Http2:
                 if trio.current_time() - before < 2 * _TICK:
                     left -= _TICK
 
-    def _takes_one_more(self) -> bool:
-        # None before its settings have come: they say how many, and that this is HTTP/2 at all, before a password goes there.
-        return self._settled and self._h2.open_outbound_streams < self._h2.remote_settings.max_concurrent_streams
+    def _refusal(self) -> Trouble | None:
+        """Why no call can begin, however long it waits."""
+        if (ended := self.trouble or self._goodbye) is not None:
+            return ended
+        if self._exchanges and not self.takes_one_more() and all(held.lasts for held in self._exchanges.values()):
+            said = f"the other side takes no more than {self.places} calls at a time, and a watch holds the last place"
+            return Trouble(said, CHECK_ENDPOINT)
+        return None
 
     def _flush(self) -> None:
         if data := self._h2.data_to_send():
             self._unsent += data
             self._outgoing.notify()
 
+    def _end_when_left(self) -> None:
+        if self._goodbye is not None and not self._exchanges:
+            self._fail(self._goodbye)
+
     def _fail(self, trouble: Trouble) -> None:
         """The connection is over."""
         if self.trouble is None:
-            self.trouble = trouble
+            self.trouble = trouble = self._goodbye or trouble
             for exchange in self._exchanges.values():
                 exchange.fail(trouble)
             self.changed.notify()
@@ -272,18 +294,6 @@ def broken(error: BaseException) -> Trouble:
         return trouble
     said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause or error) or "it broke"
     return Trouble(f"the connection broke: {printable(said)}", CHECK_ENDPOINT)
-
-
-def _no_http2(first: bytes | bytearray) -> str | None:
-    """What the first bytes are, if they cannot be those of HTTP/2: it begins with settings. (h2 would wait for the end of what it
-    takes for a frame.)"""
-    if first.startswith(b"HTTP/1"):
-        return "the answer is HTTP/1"
-    if first[:2] in (b"\x15\x03", b"\x16\x03"):
-        return "the answer is TLS"
-    if len(first) >= _FRAME_HEADER and first[3] != _SETTINGS_TYPE:
-        return "the answer is not HTTP/2"
-    return None
 
 
 def _brief(error: Exception) -> str:
