@@ -7,25 +7,32 @@ Places first: a receive asks for at most the places that are free, holds them wh
 that there is no room for. Large messages need room of their own (`_fits`). One receive is out when the queue has little; more
 follow while they come back full.
 
-FIFO queues know a receive by an id (`Attempt`), and it can be asked for again: one whose answer was lost is, and so is one that a
-maintenance cuts short, for it lands at once then.
+FIFO queues know a receive by an id, and it can be asked for again (`attempts.py`): one whose answer was lost is, and so is one
+that a maintenance cuts short, for it lands at once then.
 """
 
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
-from uuid import uuid4
 
 import structlog
 import trio
 
 from svc.backoff import backoff
+from svc.consumer.attempts import Attempt, Attempts
 from svc.consumer.breaker import Breaker
 from svc.consumer.config import WorkerConfig
 from svc.consumer.ledger import Entry, Ledger, Listener, Outcome
-from svc.consumer.queue import NoAnswer, Queue, QueueError, QueueMisconfigured, Received, is_fifo
+from svc.consumer.queue import (
+    NoAnswer,
+    Queue,
+    QueueError,
+    QueueMisconfigured,
+    QueueUnavailable,
+    Received,
+    is_fifo,
+)
 from svc.consumer.waiting_groups import WaitingGroups
 from svc.defects import Defects
 from svc.wakeup import WakeUp
@@ -49,21 +56,6 @@ FEW = 0.1
 
 WAY = 1.0
 """Seconds that a receive may be on its way beside its long poll."""
-
-
-ATTEMPT = 270.0
-"""Seconds for which a receive is asked for again by its id. SQS does it for five minutes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A receive that can be asked for again."""
-
-    id: str
-    limit: int
-    """How many messages it asked for: so many places it needs."""
-    until: float
-    """The moment (`ledger.moment`) until when it is worth asking."""
 
 
 class Landing(Protocol):
@@ -109,7 +101,7 @@ class Intake(Listener):
         self._waiting = WaitingGroups(config.visibility)
         self._reach: dict[object, float] = {}  # until when each receive for several messages may be answered
         self._cuts: set[trio.CancelScope] = set()  # of the receives that may be cut short
-        self._cut_short: list[Attempt] = []
+        self._attempts = Attempts()
         self._pause_until = -math.inf
         self._last_full_at = -math.inf
         self._failures = 0
@@ -258,7 +250,7 @@ class Intake(Listener):
             try:
                 # No checkpoint may come between the answer and the ledger.
                 if self._queue.repeats_receives:
-                    deliveries, sent = await self._received(self._attempt(asked, sent), asked, wait, sent)
+                    deliveries, sent = await self._received(self._attempts.next(asked, sent), asked, wait, sent)
                 else:
                     deliveries = await self._queue.receive(limit=asked, wait=wait, visibility=self._config.visibility)
                 self._landed(deliveries, self._ledger.time_of(sent), asked, wait)
@@ -276,38 +268,31 @@ class Intake(Listener):
             self.changed.notify()
             self._wake_up.notify()
 
-    def _attempt(self, asked: int, now: float) -> "Attempt":
-        """A new one; or that of a receive that was cut short, of which something may lie at the queue."""
-        self._cut_short = [held for held in self._cut_short if now < held.until]
-        for held in self._cut_short:
-            if held.limit <= asked:
-                self._cut_short.remove(held)
-                return held
-        return Attempt(uuid4().hex, asked, now + ATTEMPT)
-
-    async def _received(
-        self, attempt: "Attempt", asked: int, wait: int, sent: float
-    ) -> tuple[Sequence[Received], float]:
+    async def _received(self, attempt: Attempt, asked: int, wait: int, sent: float) -> tuple[Sequence[Received], float]:
         """A receive that is asked for again, without waiting, when it has no answer or is cut short. Returns what it brought, and
         when it was sent that leased it. (`sent` and that are moments, as the ledger has them.)"""
         visibility = self._config.visibility
-        with trio.CancelScope() as cut:
-            self._cuts.add(cut)
-            try:
-                deliveries = await self._queue.receive(
-                    limit=asked, wait=wait, visibility=visibility, attempt=attempt.id
-                )
-                return deliveries, sent
-            except NoAnswer as error:
-                log.info("a receive without an answer is asked for again", error=str(error))
-            finally:
-                self._cuts.discard(cut)
-        again = self._ledger.moment()
-        deliveries = await self._queue.receive(limit=asked, wait=0, visibility=visibility, attempt=attempt.id)
+        try:
+            with trio.CancelScope() as cut:
+                self._cuts.add(cut)
+                try:
+                    deliveries = await self._queue.receive(
+                        limit=asked, wait=wait, visibility=visibility, attempt=attempt.id
+                    )
+                    return deliveries, sent
+                except NoAnswer as error:
+                    log.info("a receive without an answer is asked for again", error=str(error))
+                finally:
+                    self._cuts.discard(cut)
+            again = self._ledger.moment()
+            deliveries = await self._queue.receive(limit=asked, wait=0, visibility=visibility, attempt=attempt.id)
+        except (QueueUnavailable, QueueMisconfigured):
+            # One of them may have acted, up to now. (Where the queue does not know the attempt any more, nothing is to be had.)
+            self._attempts.keep(attempt, asked, max(sent + wait, self._ledger.moment()) + visibility)
+            raise
         if not deliveries:
             # It may wait there still, for as long as it was to wait. What it is handed is visible by itself after its lease.
-            until = min(attempt.until, sent + wait + visibility)
-            self._cut_short.append(Attempt(attempt.id, asked, until))
+            self._attempts.keep(attempt, asked, sent + wait + visibility)
         return deliveries, again
 
     def _failed(self, error: QueueError) -> None:

@@ -6,7 +6,7 @@ import trio
 from svc.maintenance.handler import DrainOutcome
 from svc.processors import Message
 from svc.testing import SimulatedQueue
-from svc.testing.faults import Fault
+from svc.testing.faults import Fault, What
 from svc.testing.service import SimulatedService
 
 
@@ -75,6 +75,37 @@ async def test_a_lost_answer_is_asked_for_again(autojump_clock):
         assert service.when("x", "processed") == pytest.approx(6.1)  # the client gave up at 6
         assert service.core.worker.intake.error is None
     assert queue.receive_count(queue.deleted[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "failures",
+    [
+        ("timeout-after", "throttle"),
+        ("timeout-after", "error-after"),
+        ("timeout-after", "timeout-after"),
+        ("timeout-after", "denied"),
+        ("timeout-after", "error", "throttle", "denied"),
+        ("error-after",),
+    ],
+)
+async def test_it_is_asked_for_when_receiving_goes_on_though_that_failed_too(
+    autojump_clock, failures: tuple[What, ...]
+):
+    queue = _fifo(faults=[Fault(what, "receive", nth=nth) for nth, what in enumerate(failures, start=1)])
+    queue.put("x", group_id="g")
+    async with SimulatedService(queue, _work, SQS_WAIT_TIME_SECONDS=1, SQS_VISIBILITY_TIMEOUT_SECONDS=200) as service:
+        await service.outcome("x")
+        assert service.when("x", "processed") < 60  # not when its lease of 200 s has run out
+    assert queue.receive_count(queue.deleted[0]) == 1
+
+
+async def test_a_receive_that_the_queue_does_not_know_any_more_is_not_asked_for_again(autojump_clock):
+    queue = _fifo(faults=[Fault("timeout-after", "receive", nth=1), Fault("timeout-after", "receive", nth=2)])
+    queue.put("x", group_id="g")
+    async with SimulatedService(queue, _work, SQS_WAIT_TIME_SECONDS=1, SQS_VISIBILITY_TIMEOUT_SECONDS=5) as service:
+        await service.outcome("x")  # its lease ran out: the attempt is refused, once
+        assert service.core.worker.intake.error is None
+    assert queue.receive_count(queue.deleted[0]) == 2
 
 
 async def test_a_stop_leaves_the_poll_on_the_wire_for_nobody_could_ask_again(autojump_clock):
