@@ -114,6 +114,7 @@ class Deliveries(Listener):
         undecided = [entry for entry in self._ledger if entry.is_undecided]
         for entry in undecided:
             self._take(entry, Event.WORK_ENDS)
+            self._tasks.note_outlived(entry)
         return undecided
 
     # -- a landing --

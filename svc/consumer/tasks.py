@@ -4,6 +4,7 @@ On a standard queue every message has a task; on a FIFO queue every message grou
 goes on to the next only when the one before is settled. However a task ends, its message has a fate afterwards.
 """
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from svc.consumer.running import close_what_was_left_open
 from svc.consumer.settlement import Settlement
 from svc.defects import Defects, its_own
 from svc.processors import AnyProcess, Batching, Threads
+from svc.wakeup import WakeUp
 
 LOGGED_ID = ContextVar[str](f"{STRUCTLOG_KEY_PREFIX}message_id")
 """Every log line from within a message's task names it. Set by itself: `bind_contextvars` costs a message ten times as much."""
@@ -64,6 +66,9 @@ class MessageTasks(Listener):
         self._nursery: trio.Nursery | None = None
         self.running: dict[Entry, None] = {}
         """Calls of the processor that have not ended, whatever became of their message meanwhile."""
+        self._outlived: dict[
+            str, Entry
+        ] = {}  # by message id: those whose message is out of our hands; nearly always empty
         self._batches: Batches | None = None
         if isinstance(process, Batching):
             self._batches = Batches(
@@ -107,6 +112,12 @@ class MessageTasks(Listener):
                 self._batches.lost(entry)
         elif entry.ended is Outcome.LOST and entry.scope is not None:
             entry.scope.cancel(reason="lease lost")
+            self.note_outlived(entry)
+
+    def note_outlived(self, entry: Entry) -> None:
+        """Its fate is sealed, and its processor may not have heard of that, or ignores it."""
+        if self._batches is None and entry in self.running:
+            self._outlived[entry.message.id] = entry
 
     def start(self, entry: Entry) -> None:
         """Work on the message now, or when its group's turn comes. Does not wait."""
@@ -187,10 +198,17 @@ class MessageTasks(Listener):
         LOGGED_ID.set(message_id)
         if self._fates.put_off(entry, thread):
             return
+        await self._wait_apart(entry, self._threads.changed, lambda: self._threads.at_work_on(message_id) is None)
+
+    async def _apart_from_its_call(self, entry: Entry) -> None:
+        """The same for a call that goes on, which may be over in this very moment: its message may be finished then."""
+        message_id = entry.message.id
+        if message_id in self._outlived and entry.is_undecided:
+            await self._wait_apart(entry, self._ledger.changed, lambda: message_id not in self._outlived)
+
+    async def _wait_apart(self, entry: Entry, changed: WakeUp, is_over: Callable[[], bool]) -> None:
         try:
-            await self._threads.changed.wait_until(
-                lambda: not entry.is_undecided or self._threads.at_work_on(message_id) is None
-            )
+            await changed.wait_until(lambda: not entry.is_undecided or is_over())
         except trio.Cancelled:
             if entry.is_undecided:
                 self._settlement.settle(entry, RELEASED)
@@ -198,6 +216,8 @@ class MessageTasks(Listener):
 
     async def _work_on(self, entry: Entry) -> None:
         await self._apart_from_its_thread(entry)
+        if self._outlived:
+            await self._apart_from_its_call(entry)
         if not entry.is_undecided:
             return  # its fate was sealed before its turn came
         now = trio.current_time()
@@ -242,6 +262,8 @@ class MessageTasks(Listener):
     def _has_run(self, entry: Entry, error: BaseException | None) -> None:
         del self.running[entry]
         if not entry.is_undecided:  # nothing that follows tells who waits for its end
+            if self._outlived.get(entry.message.id) is entry:
+                del self._outlived[entry.message.id]
             self._ledger.changed.notify()
         self._observer.worked(entry, error)
         if error is not None:

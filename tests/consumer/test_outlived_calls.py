@@ -1,0 +1,176 @@
+"""A processor's call that goes on although its message is out of our hands: the message is not begun beside it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from svc.consumer.queue import Received
+from svc.processors import Message, processor
+from svc.testing import Fault, SimulatedQueue
+from svc.testing.service import SimulatedService
+
+pytestmark = pytest.mark.expects_errors
+
+
+class Work:
+    """Takes so many seconds, whatever becomes of it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.began: list[float] = []
+        self.at_once = Counter[str]()
+        self.most = 0
+
+    async def __call__(self, message: Message) -> None:
+        self.began.append(trio.current_time())
+        self.at_once[message.id] += 1
+        self.most = max(self.most, self.at_once[message.id])
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self.seconds)
+        self.at_once[message.id] -= 1
+
+
+def lose(service: SimulatedService, message_id: str) -> None:
+    """The lease of the delivery at work is over."""
+    ledger = service.core.worker.ledger
+    first = ledger.at_work_on(message_id)
+    assert first is not None
+    ledger.lose(first, "the test takes it")
+
+
+def land_a_copy(service: SimulatedService, message_id: str) -> None:
+    copy = Received(Message(message_id, "twice", receive_count=2), f"another receipt of {message_id}")
+    service.core.worker.deliveries.land([copy], trio.current_time())
+
+
+async def test_a_call_on_trio_ends_in_the_moment_in_which_its_lease_is_lost(autojump_clock) -> None:
+    may_end: dict[str, trio.Event] = {}
+    runs = Counter[str]()
+
+    async def work(message: Message) -> None:
+        runs[message.id] += 1
+        await may_end.setdefault(message.id, trio.Event()).wait()
+
+    await _in_that_moment(
+        work, runs, lambda service, message_id: (may_end[message_id].set(), lose(service, message_id))
+    )
+
+
+@pytest.mark.parametrize("hops", [0, 1])
+async def test_a_call_on_asyncio_ends_in_the_moment_in_which_its_lease_is_lost(autojump_clock, hops: int) -> None:
+    may_end: dict[str, asyncio.Event] = {}
+    losing: dict[str, Callable[[], object]] = {}
+    runs = Counter[str]()
+
+    def after(hops: int, message_id: str) -> None:
+        if hops:
+            asyncio.get_running_loop().call_soon(after, hops - 1, message_id)
+        else:
+            losing[message_id]()
+
+    @processor(runtime="asyncio")
+    async def work(message: Message) -> None:
+        runs[message.id] += 1
+        await may_end.setdefault(message.id, asyncio.Event()).wait()
+        task = asyncio.current_task()
+        if message.id in losing:
+            task.add_done_callback(lambda _: after(hops, message.id))
+
+    def end(service: SimulatedService, message_id: str) -> None:
+        losing[message_id] = lambda: losing.pop(message_id) and lose(service, message_id)
+        may_end[message_id].set()
+
+    await _in_that_moment(work, runs, end)
+
+
+async def _in_that_moment(work, runs: Counter[str], end: Callable[[SimulatedService, str], object]) -> None:
+    queue = SimulatedQueue()
+    async with SimulatedService(queue, work) as service:
+        for number in range(12):  # whose turn comes first is chance
+            message_id = queue.put(str(number))
+            await service.wait_for(lambda: runs[message_id] == 1)  # noqa: B023
+            land_a_copy(service, message_id)
+            await trio.testing.wait_all_tasks_blocked()
+            end(service, message_id)
+            await trio.testing.wait_all_tasks_blocked()
+        assert list(runs.values()) == [1] * 12
+        service.crash()
+
+
+async def test_a_copy_waits_for_a_call_that_ignores_its_lost_lease(autojump_clock) -> None:
+    queue, work = SimulatedQueue(), Work(20)
+    message_id = queue.put("twice")
+    async with SimulatedService(queue, work) as service:
+        await trio.sleep(1)
+        land_a_copy(service, message_id)
+        lose(service, message_id)
+        await trio.sleep(18)
+        assert service.core.worker.ledger.counts().in_flight == 1
+        await trio.sleep(2)
+        assert (work.began, work.most) == ([0], 1)  # it was finished: the copy is deleted
+        assert service.core.worker.ledger.counts().in_flight == 0
+        service.crash()
+
+
+async def test_a_copy_is_worked_on_when_the_call_before_it_has_failed(autojump_clock) -> None:
+    queue, work = SimulatedQueue(), Work(20)
+
+    async def fails(message: Message) -> None:
+        await work(message)
+        if message.receive_count == 1:
+            raise ValueError
+
+    message_id = queue.put("twice")
+    async with SimulatedService(queue, fails) as service:
+        await trio.sleep(1)
+        land_a_copy(service, message_id)
+        lose(service, message_id)
+        await trio.sleep(40)
+        assert (work.began, work.most) == ([0, 20], 1)
+        service.crash()
+
+
+@pytest.mark.parametrize("last_receive", [False, True])
+async def test_a_drain_ends_the_wait_for_such_a_call(autojump_clock, last_receive: bool) -> None:
+    policy = {"dead_letters": SimulatedQueue("dead"), "max_receive_count": 2} if last_receive else {}
+    queue, work = SimulatedQueue(**policy), Work(500)
+    message_id = queue.put("twice")
+    async with SimulatedService(queue, work, DRAIN_TIMEOUT="10s") as service:
+        await trio.sleep(1)
+        land_a_copy(service, message_id)
+        lose(service, message_id)
+        await trio.sleep(1)
+        service.maintenance("on")
+        report = await service.drained()
+        assert report.ended == pytest.approx(12, abs=1)
+        figures = report.handlers["sqs"]
+        assert figures["timed_out"] == figures["stubborn"] == (message_id,)
+        assert figures["next_receive_dead_letters"] == ((message_id,) if last_receive else ())
+        assert service.core.worker.ledger.counts().in_flight == 0
+        assert work.most == 1
+        service.crash()
+
+
+async def test_what_a_drain_gave_back_is_not_begun_beside_its_call_when_work_goes_on(autojump_clock) -> None:
+    queue, work = SimulatedQueue(), Work(20)
+    queue.put("once")
+    async with SimulatedService(queue, work, DRAIN_TIMEOUT="2s") as service:
+        await trio.sleep(1)
+        service.maintenance("on")
+        await service.drained()
+        service.maintenance("off")
+        await service.idle()
+        assert (work.began, work.most) == ([0], 1)
+
+
+async def test_what_was_lost_and_comes_back_waits_for_its_call(autojump_clock) -> None:
+    queue = SimulatedQueue(faults=[Fault("error", "change_visibility", end=2)])
+    work = Work(5)
+    queue.put("once")
+    async with SimulatedService(queue, work, SQS_VISIBILITY_TIMEOUT_SECONDS=2) as service:
+        await service.idle()
+        assert service.core.worker.ledger.counts().lost == 1
+        assert (work.began, work.most) == ([0], 1)
