@@ -282,9 +282,12 @@ class Ledger:
         return entry
 
     def slept(self, seconds: float) -> None:
-        """The machine has slept, which Trio's clock does not count, and the queue's does: every lease ends as much earlier."""
+        """The machine has slept, which Trio's clock does not count, and the queue's does: every lease ends as much earlier, and
+        every retry is due as much earlier."""
         self._slept += seconds
         for entry in self:
+            if entry.fate is not None and entry.fate.due:
+                entry.fate = replace(entry.fate, due=entry.fate.due - seconds)
             entry.received_at -= seconds
             entry.lease.until -= seconds
             entry.hidden_until -= seconds

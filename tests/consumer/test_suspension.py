@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from svc.consumer.queue import Received
 from svc.core import Core
 from svc.maintenance.handler import DrainOutcome
 from svc.processors import Message, Retry
@@ -204,3 +205,24 @@ async def test_what_is_held_is_not_given_back_when_its_lease_is_over(autojump_cl
         await service.drained()
         assert set(held) <= set(service.lost)
     assert not [event for event in queue.history if isinstance(event, VisibilityChanged)]
+
+
+async def test_a_copy_does_not_wait_for_a_retry_whose_time_has_come_in_the_sleep(autojump_clock) -> None:
+    machine = Machine(faults=[Fault("delay", "change_visibility", nth=1, seconds=3)])
+    began: list[float] = []
+
+    async def work(message: Message) -> None:
+        began.append(trio.current_time())
+        if message.receive_count == 1:
+            raise Retry(after=100)
+
+    message_id = machine.queue.put("once more")
+    async with machine.service(work, SQS_VISIBILITY_TIMEOUT_SECONDS=300) as service:
+        await trio.sleep(1)
+        copy = Received(Message(message_id, "once more", receive_count=2), "its receipt")
+        service.core.worker.deliveries.land([copy], trio.current_time())
+        await trio.sleep(1)
+        machine.sleep(150)
+        await trio.sleep(5)
+        assert began == [0, 3]  # when the first delivery is settled
+        service.crash()
