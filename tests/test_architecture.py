@@ -20,7 +20,7 @@ SUITES: dict[str, tuple[int, set[str]]] = {
     "api": (6, {"quart", "quart_trio", "hypercorn", "h11"}),
     "telemetry": (5, {"prometheus_client", "opentelemetry"}),
     "core": (4, set()),
-    "sqs": (4, {"aiobotocore", "botocore", "aiohttp", "asyncio", "trio_asyncio", "httptools"}),
+    "sqs": (4, {"pydantic_core", "aiobotocore", "botocore", "aiohttp", "asyncio", "trio_asyncio", "httptools"}),
     "etcd": (4, {"h2", "google"}),
     "database": (4, {"psycopg", "psycopg_pool", "asyncio"}),
     "consumer": (3, set()),

@@ -14,6 +14,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic_core import from_json as _quickly  # in half of the time that the standard library's takes
+
 from svc.consumer.queue import QueueError, QueueMisconfigured, QueueUnavailable, Refusal
 from svc.sqs import wire
 
@@ -119,9 +121,12 @@ def _object(body: bytes) -> dict[str, Any] | None:
         if bare.count(b"{") + bare.count(b"[") > MAX_CONTAINERS:
             return None
     try:
-        found = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return None
+        found = _quickly(body, cache_strings="keys")
+    except ValueError:  # it may hold halves of characters, which JSON allows and this parser does not
+        try:
+            found = json.loads(body.decode("utf-8"))
+        except (ValueError, RecursionError):
+            return None
     return found if isinstance(found, dict) else None
 
 

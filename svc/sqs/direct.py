@@ -27,6 +27,7 @@ from typing import Any
 
 import trio
 from botocore import exceptions as boto
+from pydantic_core import to_json
 
 from svc.sqs import answers, pool
 from svc.sqs.connection import Answer, ConnectionBroke, NotAnAnswer
@@ -67,6 +68,9 @@ def _base64(value: object) -> str:
 
 # No request of ours is a cycle, and to look for one is half of the cost.
 _encode = json.JSONEncoder(separators=(",", ":"), default=_base64, check_circular=False).encode
+
+_OF_TEXTS = frozenset({"delete_message_batch", "change_message_visibility_batch"})
+"""Requests of texts and numbers, which pydantic's serializer writes in a quarter of the time. (Bytes it writes as text.)"""
 
 
 class Clock:
@@ -160,6 +164,11 @@ class Sender:
 
     def encoded(self, operation: str, request: dict[str, Any]) -> bytes:
         """The body of a request. One receive asks for what the one before has asked for: its body is made once."""
+        if operation in _OF_TEXTS:
+            try:
+                return to_json(request)
+            except ValueError:  # halves of characters, in an emulator's receipt handle
+                pass
         if operation != _ONCE:
             return _encode(request).encode("ascii")
         if request != self._asked:

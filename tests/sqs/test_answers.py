@@ -197,6 +197,12 @@ def batch(answer: dict[str, Any]) -> dict[str, Refusal]:
 DONE = [{"Id": "0"}, {"Id": "2"}]
 
 
+def test_halves_of_characters_are_read_as_json_has_them() -> None:
+    """Not every parser takes them, and one such message must not cost the others of its receive."""
+    for text in ("\ud800", "\udfff\ud800", "whole", "😀"):
+        assert answers.parsed(200, {}, json.dumps({text: [text]}).encode()) == {text: [text]}
+
+
 @pytest.mark.parametrize(
     "failed",
     [[{"Id": "17", "Code": "X"}], [{"Id": "-1"}], [{"Id": "x"}], [{"Id": None}], [{}], [{"Id": [1]}], [None], ["1"], [], None,

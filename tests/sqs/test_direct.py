@@ -108,6 +108,8 @@ async def test_a_request_is_signed_as_botocore_signs_it(
         for operation, request in (
             ("receive_message", {"QueueUrl": f"{URL}/1/q", "MaxNumberOfMessages": 10}),
             ("delete_message_batch", {"QueueUrl": f"{URL}/1/q", "Entries": [{"Id": "0", "ReceiptHandle": "ü/+="}]}),
+            ("delete_message_batch", {"QueueUrl": "half", "Entries": [{"Id": "0", "ReceiptHandle": "half \ud800"}]}),
+            ("change_message_visibility_batch", {"Entries": [{"Id": "0", "VisibilityTimeout": 30}]}),
             ("send_message", {"MessageBody": "\N{GRINNING FACE} ü \x01"}),
         ):
             await call(operation, **request)
@@ -122,7 +124,12 @@ async def test_a_request_is_signed_as_botocore_signs_it(
             auth = SigV4Auth(BotoKeys("AKIDEXAMPLE", "secret", token), "sqs", "eu-central-1")
             signature = auth.signature(auth.string_to_sign(again, auth.canonical_request(again)), again)
             assert headers["authorization"].endswith(f"Signature={signature}")
-    assert world.operations == ["ReceiveMessage", "DeleteMessageBatch", "SendMessage"]
+    assert world.operations == [
+        "ReceiveMessage",
+        *["DeleteMessageBatch"] * 2,
+        "ChangeMessageVisibilityBatch",
+        "SendMessage",
+    ]
 
 
 async def test_bytes_are_sent_in_base64(nursery: trio.Nursery, autojump_clock: object) -> None:
