@@ -41,11 +41,10 @@ class System:
 
 def packed(attributes: Mapping[str, object]) -> str:
     """What `unpacked` reads, of the attributes as SQS names them. What is neither text nor a number is left out."""
-    get = attributes.get
-    values = [
-        value if type(value := get(name, "")) is str else str(value) if type(value) is int else "" for name in NAMES
-    ]
-    return _APART.join(values) if any(values) else ""
+    values = [*map(attributes.get, NAMES)]
+    if not any(values):
+        return ""
+    return _APART.join([value if type(value) is str else str(value) if type(value) is int else "" for value in values])
 
 
 def unpacked(text: str) -> System:
