@@ -275,7 +275,9 @@ class Batches:
             close_what_was_left_open(error)
             raise
         finally:
+            now = trio.current_time()
             for entry in entries:
+                entry.worked_until = now
                 del self._running[entry]
                 self._observer.worked(entry, self._result(entry, (ended, False))[0])
             if not all(entry.is_undecided for entry in entries):  # nothing that follows tells who waits for its end

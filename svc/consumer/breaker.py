@@ -22,12 +22,13 @@ class Breaker:
         self._ledger = ledger
         self._held: tuple[str, float] | None = None
 
-    def verdict(self, entry: Entry, *, failed: bool) -> bool:
-        """The processor has come to an end with this message. Returns whether that changes the state."""
+    def verdict(self, entry: Entry, *, failed: bool, now: float | None = None) -> bool:
+        """The processor has come to an end with this message, now (Trio's time, if the caller has just asked for it). Returns
+        whether that changes the state."""
         if self._machine is None:
             return False
         began = entry.received_at if entry.began_at is None else entry.began_at
-        event = self._machine.note(failed=failed, began=began, now=trio.current_time())
+        event = self._machine.note(failed=failed, began=began, now=trio.current_time() if now is None else now)
         if event is None:
             return False
         self._log(event)

@@ -23,6 +23,9 @@ from svc.processors import hold
 
 log = structlog.get_logger(__name__)
 
+# Of every message. Python 3.11 looks an Enum's member up in Python, each time.
+_DECIDED, _ENDED, _LOST = Event.DECIDED, Event.ENDED, Outcome.LOST
+
 
 class Deliveries(Listener):
     """Listens to the ledger for fates and ends, from which those of copies and of successors follow."""
@@ -122,7 +125,7 @@ class Deliveries(Listener):
     def land(self, deliveries: Sequence[Received], sent: float) -> None:
         """A receive has landed: enter what it brought, and choose the way of each. No checkpoint."""
         landed: list[Entry] = []
-        lease_until = sent + self._visibility
+        now, lease_until = trio.current_time(), sent + self._visibility
         receipts: set[str] = set()
         spoilt: set[str | None] = set()  # FIFO groups of which one could not be routed: nobody passes it
         for delivery in deliveries:
@@ -131,7 +134,7 @@ class Deliveries(Listener):
                 continue
             receipts.add(delivery.receipt)
             first = self._ledger.at_work_on(delivery.message.id)
-            entry = self._ledger.add(delivery, received_at=sent, lease_until=lease_until, receive=landed)
+            entry = self._ledger.add(delivery, received_at=sent, lease_until=lease_until, landed_at=now, receive=landed)
             hold(delivery.message, self._holder)
             landed.append(entry)
             if spoilt and self._fifo and delivery.message.group_id in spoilt:
@@ -176,13 +179,13 @@ class Deliveries(Listener):
     # -- a fate, and an end --
 
     def decided(self, entry: Entry) -> None:
-        entry.state = move(entry.state, Event.DECIDED).state
+        entry.state = move(entry.state, _DECIDED).state
 
     def ended(self, entry: Entry) -> None:
         """A delivery is out of our hands: its copies and, in a FIFO group, its successors follow from that."""
-        if entry.ended is Outcome.LOST:
+        if entry.ended is _LOST:
             self._tally.note_lost(entry)
-        entry.state = move(entry.state, Event.ENDED).state
+        entry.state = move(entry.state, _ENDED).state
         self._held.pop(entry, None)
         if copies := self._copies.pop(entry.message.id, None):
             if entry not in copies:
@@ -252,9 +255,11 @@ class Deliveries(Listener):
                 self._ledger.lose(entry, "its receive took longer than its lease")
             case Action.WAIT | Action.NONE:
                 pass
-        if (took.action is Action.START and not self._fifo) or (
-            took.in_line and self._fifo and self.mode is not Mode.CLOSING
-        ):
+        if entry.message.group_id is None or not self._fifo:
+            starts = took.action is Action.START
+        else:
+            starts = took.in_line and self.mode is not Mode.CLOSING
+        if starts:
             self._tasks.start(entry)
 
     def _note_dead_letter(self, entry: Entry) -> None:

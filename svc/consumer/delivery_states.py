@@ -15,10 +15,13 @@ or changes anything; a move that the table does not have raises `IllegalMove`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 
 
 class Mode(Enum):
     """What the worker does with deliveries that land."""
+
+    __hash__ = object.__hash__  # Enum's own is a function in Python, which every landing would call
 
     RECEIVING = "receiving"
     HOLDING = "holding"
@@ -30,7 +33,7 @@ class Mode(Enum):
 
 
 class State(Enum):
-    __hash__ = object.__hash__  # Enum's own is a function in Python, which every look at MOVES would call
+    __hash__ = object.__hash__  # as Mode's
 
     LANDED = "landed"
     """It stands in the ledger, nothing else is decided."""
@@ -45,7 +48,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    __hash__ = object.__hash__  # as State's
+    __hash__ = object.__hash__  # as Mode's
 
     # It lands, and …
     COMES_BACK = "its message was finished here before"
@@ -143,6 +146,8 @@ def move(state: State, event: Event) -> Move:
 class First(Enum):
     """The delivery of the same message that is in flight and was here first."""
 
+    __hash__ = object.__hash__  # as Mode's
+
     NONE = "none"
     UNDECIDED = "undecided"
     """Or decided in a way that this one waits for."""
@@ -152,6 +157,7 @@ class First(Enum):
     """Its release is on the way."""
 
 
+@cache
 def landing(mode: Mode, *, finished: bool, first: First, late: bool, must_run: bool) -> Event:
     """The event that the landing of a delivery is. `finished`: its message was finished here before; `late`: its lease is over;
     `must_run`: given back, it would end in the dead-letter queue, and its turn has come."""

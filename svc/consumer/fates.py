@@ -26,8 +26,8 @@ BESIDE_A_THREAD = (5.0, 60.0)
 class Verdicts(Protocol):
     """Who wants to know how many fail: the circuit breaker, before the receives."""
 
-    def verdict(self, entry: Entry, *, failed: bool) -> None:
-        """A run of the processor has ended."""
+    def verdict(self, entry: Entry, *, failed: bool, now: float | None = None) -> None:
+        """A run of the processor has ended, now."""
 
 
 class Fates:
@@ -50,16 +50,17 @@ class Fates:
         self._retry_backoff = retry_backoff
         self._rng = rng
 
-    def conclude(self, entry: Entry, error: BaseException | None, *, cancelled: bool) -> None:
-        """Its processor has returned (`error` is None), raised, or was cancelled by us."""
+    def conclude(self, entry: Entry, error: BaseException | None, *, cancelled: bool, now: float | None = None) -> None:
+        """Its processor has returned (`error` is None), raised, or was cancelled by us. `now`: Trio's time, if the caller has
+        just asked for it."""
         if not entry.is_undecided:  # lost, or taken from a processor that ignored its cancellation
             if error is None and not cancelled:
                 self._ledger.remember(entry.message.id)
         elif cancelled:
             self._settlement.settle(entry, RELEASED)
         elif error is None:
-            self._settlement.settle(entry, PROCESSED)
-            self._verdicts.verdict(entry, failed=False)
+            self._settlement.settle(entry, PROCESSED, now=now)
+            self._verdicts.verdict(entry, failed=False, now=now)
         else:
             self._settle_raised(entry, error)
 

@@ -159,9 +159,9 @@ class Intake(Listener):
         now = trio.current_time()
         return self._waiting.meets(now, now + self._wait + WAY)
 
-    def verdict(self, entry: Entry, *, failed: bool) -> None:
-        """The processor has failed with this message, or it has succeeded or asked for a retry or a rejection."""
-        if self._breaker.verdict(entry, failed=failed):
+    def verdict(self, entry: Entry, *, failed: bool, now: float | None = None) -> None:
+        """The processor has failed with this message, or it has succeeded or asked for a retry or a rejection: now."""
+        if self._breaker.verdict(entry, failed=failed, now=now):
             self._wake_up.notify()
 
     def slept(self, seconds: float) -> None:

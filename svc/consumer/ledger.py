@@ -10,7 +10,7 @@ This file decides nothing, waits for nothing and calls nobody but its listeners.
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
@@ -126,9 +126,18 @@ class Entry:
         "received_at",
         "scope",
         "state",
+        "worked_until",
     )
 
-    def __init__(self, delivery: Received, *, received_at: float, lease_until: float, receive: object = None) -> None:
+    def __init__(
+        self,
+        delivery: Received,
+        *,
+        received_at: float,
+        lease_until: float,
+        landed_at: float | None = None,
+        receive: object = None,
+    ) -> None:
         # Known from the start, and never changed.
         self.delivery = delivery
         self.message: Message = delivery.message
@@ -136,7 +145,7 @@ class Entry:
         """Which receive brought it: the same for all that it brought."""
         self.received_at = received_at
         """When the receive that brought it was sent."""
-        self.landed_at = trio.current_time()
+        self.landed_at = trio.current_time() if landed_at is None else landed_at
         """When its answer came: a long poll later at most."""
         self.lease = Lease(lease_until)
 
@@ -155,6 +164,8 @@ class Entry:
         # Message tasks.
         self.began_at: float | None = None
         """When its processor was called."""
+        self.worked_until: float | None = None
+        """When it ended, however it did."""
         self.scope: trio.CancelScope | None = None
         """Cancels the processor; None while the message waits for its turn, or when it will have none."""
         self.done: trio.Event | None = None
@@ -233,10 +244,18 @@ class Listener(Protocol):
         return
 
 
+def _overriding(listeners: Sequence[Listener], event: str) -> list[Callable[[Entry], None]]:
+    """Who does something at this event: it happens to every message, and most of them do nothing."""
+    calls = [getattr(listener, event) for listener in listeners]
+    return [call for call in calls if getattr(call, "__func__", None) is not getattr(Listener, event)]
+
+
 class Ledger:
     def __init__(self) -> None:
-        self.listeners: list[Listener] = []
-        """Called in this order."""
+        self._listeners: list[Listener] = []
+        self._on_landed: list[Callable[[Entry], None]] = []
+        self._on_decided: list[Callable[[Entry], None]] = []
+        self._on_ended: list[Callable[[Entry], None]] = []
         self.changed = WakeUp()
         """Notified when a delivery is decided or has ended, after the listeners."""
         self._entries: dict[str, Entry] = {}  # by receipt handle
@@ -266,9 +285,24 @@ class Ledger:
         """How many have no fate yet: waiting for their turn, or being processed."""
         return self._undecided
 
-    def add(self, delivery: Received, *, received_at: float, lease_until: float, receive: object = None) -> Entry:
-        """A delivery has landed."""
-        entry = Entry(delivery, received_at=received_at, lease_until=lease_until, receive=receive)
+    def listen(self, *listeners: Listener, first: bool = False) -> None:
+        """From now on these are told too, in this order, after those that are told already, or before them."""
+        self._listeners = [*listeners, *self._listeners] if first else [*self._listeners, *listeners]
+        self._on_landed = _overriding(self._listeners, "landed")
+        self._on_decided = _overriding(self._listeners, "decided")
+        self._on_ended = _overriding(self._listeners, "ended")
+
+    def add(
+        self,
+        delivery: Received,
+        *,
+        received_at: float,
+        lease_until: float,
+        landed_at: float | None = None,
+        receive: object = None,
+    ) -> Entry:
+        """A delivery has landed, now or, by Trio's clock, at `landed_at`."""
+        entry = Entry(delivery, received_at=received_at, lease_until=lease_until, landed_at=landed_at, receive=receive)
         size = delivery.size
         if delivery.receipt in self._entries:
             raise ValueError(f"message {delivery.message.id}: this receipt handle stands in the ledger already")
@@ -277,8 +311,8 @@ class Ledger:
         self._undecided += 1
         self.bytes += size
         self.last_received_at = received_at
-        for listener in self.listeners:
-            listener.landed(entry)
+        for landed in self._on_landed:
+            landed(entry)
         return entry
 
     def slept(self, seconds: float) -> None:
@@ -323,8 +357,8 @@ class Ledger:
             entry.is_undecided = False
             self._undecided -= 1
         entry.fate = fate
-        for listener in self.listeners:
-            listener.decided(entry)
+        for decided in self._on_decided:
+            decided(entry)
         self.changed.notify()
 
     def end(self, entry: Entry, outcome: Outcome) -> None:
@@ -346,8 +380,8 @@ class Ledger:
             self.remember(entry.message.id)
         if entry.done is not None:
             entry.done.set()
-        for listener in self.listeners:
-            listener.ended(entry)
+        for ended in self._on_ended:
+            ended(entry)
         self.changed.notify()
 
     def lose(self, entry: Entry, why: str) -> None:

@@ -60,11 +60,8 @@ class Observer(Listener, Protocol):
         """A drain is over."""
 
 
-class Unobserved:
+class Unobserved(Listener):
     """Nobody looks."""
-
-    def landed(self, entry: Entry) -> None:
-        pass
 
     def batch_begins(self, messages: int, reason: BatchReason) -> None:
         pass
@@ -73,12 +70,6 @@ class Unobserved:
         pass
 
     def worked(self, entry: Entry, error: BaseException | None) -> None:
-        pass
-
-    def decided(self, entry: Entry) -> None:
-        pass
-
-    def ended(self, entry: Entry) -> None:
         pass
 
     def extended(self, *, confirmed: int, refused: int, unanswered: int) -> None:

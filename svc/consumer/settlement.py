@@ -78,10 +78,11 @@ class Settlement:
         """How many batches have left, by the reason why: `size`, `time` or `flush`."""
         return self._batches.left
 
-    def settle(self, entry: Entry, fate: Fate) -> None:
-        """The fate of a delivery is known; from here on it is this file's task. Does not wait."""
+    def settle(self, entry: Entry, fate: Fate, now: float | None = None) -> None:
+        """The fate of a delivery is known; from here on it is this file's task. `now`: Trio's time, if the caller has just asked
+        for it. Does not wait."""
         self._ledger.decide(entry, fate)
-        self._batches.put(entry, fate.action, trio.current_time())
+        self._batches.put(entry, fate.action, trio.current_time() if now is None else now)
         self._wake_up.notify()
         if self._without_loop is not None:
             self.run_out(self._without_loop)
@@ -136,7 +137,8 @@ class Settlement:
         error, may_have_acted = f"no answer in {CALL_LIMIT:g} s", True
         sent = self._ledger.moment()
         try:
-            batch = [entry for entry in batch if self._may_be_sent(entry, action)]
+            if action is not Action.DELETE:
+                batch = [entry for entry in batch if self._may_be_sent(entry, action)]
             if not batch:
                 return
             with trio.move_on_after(CALL_LIMIT):
@@ -153,13 +155,14 @@ class Settlement:
         if refused is not None:
             self._batches.answered(action)
         again: list[tuple[Entry, str]] = []
+        now = trio.current_time()
         for entry in batch:
             if entry.ended is not None:
                 continue  # lost while the call was on the wire
             try:
                 if refused is None and may_have_acted:
                     self._may_be_visible(entry, sent)
-                failed = self._conclude(entry, action, refused, error, sent)
+                failed = self._conclude(entry, action, refused, error, sent, now)
             except Exception as defect:
                 self._defects.note("settlement", defect)
                 failed = f"internal error ({type(defect).__name__})" if entry.ended is None else None
@@ -169,9 +172,9 @@ class Settlement:
 
     def _may_be_sent(self, entry: Entry, action: Action) -> bool:
         """Whether its call may be made. When its lease is over, another consumer may have the message: a change of visibility
-        could take it from that one (some queues let old receipts act), and a second copy could reach the dead-letter queue. A
-        delete may: the message is finished, whoever has it."""
-        if action is Action.DELETE or entry.lease.until > trio.current_time():
+        could take it from that one (some queues let old receipts act), and a second copy could reach the dead-letter queue.
+        (Nobody asks for a delete: the message is finished, whoever has it.)"""
+        if entry.lease.until > trio.current_time():
             return True
         self._lost(entry, f"its lease was over before {action.value} could be sent")
         return False
@@ -186,23 +189,23 @@ class Settlement:
                 self._yielded.add(entry.delivery.receipt)
 
     def _conclude(
-        self, entry: Entry, action: Action, refused: Mapping[str, Refusal] | None, error: str, sent: float
+        self, entry: Entry, action: Action, refused: Mapping[str, Refusal] | None, error: str, sent: float, now: float
     ) -> str | None:
         """What the answer (None: there was none, for this reason) means for one of the batch; returns why it is to be tried
         again, if it is."""
         if refused is None:  # it may have acted
-            self._ledger.hide(entry, max(entry.hidden_until, trio.current_time() + visible_in(entry)))
+            self._ledger.hide(entry, max(entry.hidden_until, now + visible_in(entry)))
             return error
         refusal = refused.get(entry.delivery.receipt)
         if refusal is None:
-            self._confirmed(entry)
+            self._confirmed(entry, now)
         elif refusal.gone:
-            self._ledger.hide(entry, trio.current_time())  # not by us any more
+            self._ledger.hide(entry, now)  # not by us any more
             self._lost(entry, f"the queue refused to {action.value}: {refusal.why}")
         else:
             if refusal.unconfirmed:  # it may have acted
                 self._may_be_visible(entry, sent)
-                self._ledger.hide(entry, max(entry.hidden_until, trio.current_time() + visible_in(entry)))
+                self._ledger.hide(entry, max(entry.hidden_until, now + visible_in(entry)))
             return refusal.why
         return None
 
@@ -229,28 +232,32 @@ class Settlement:
             )
         return {}
 
-    def _confirmed(self, entry: Entry) -> None:
+    def _confirmed(self, entry: Entry, now: float) -> None:
         assert entry.fate is not None
         if entry.delivery.receipt in self._to_keep:
             self._to_keep.remove(entry.delivery.receipt)
             assert self.keep_rejected is not None
             self.keep_rejected(entry)
             return
-        if entry.fate.action is Action.DEAD_LETTER:
+        action = entry.fate.action
+        if action is Action.DELETE:
+            if now >= entry.lease.until:
+                self._deleted_late(entry)
+        elif action is Action.DEAD_LETTER:
             self.settle(entry, Fate(Action.DELETE, entry.fate.outcome))
             return
-        if entry.fate.action is Action.CHANGE_VISIBILITY:
-            self._ledger.hide(entry, trio.current_time() + visible_in(entry))
-        elif trio.current_time() >= entry.lease.until:
-            log.warning(
-                "message deleted when its lease was over: another consumer may have had it meanwhile",
-                message_id=entry.message.id,
-            )
-            self._ledger.remember(
-                entry.message.id
-            )  # SQS may confirm the delete by an old receipt, and keep the message
+        else:
+            self._ledger.hide(entry, now + visible_in(entry))
         self._yielded.discard(entry.delivery.receipt)
         self._ledger.end(entry, entry.fate.outcome)
+
+    def _deleted_late(self, entry: Entry) -> None:
+        log.warning(
+            "message deleted when its lease was over: another consumer may have had it meanwhile",
+            message_id=entry.message.id,
+        )
+        # SQS may confirm the delete by an old receipt, and keep the message.
+        self._ledger.remember(entry.message.id)
 
     def _try_again(self, action: Action, failed: Sequence[tuple[Entry, str]], *, together: bool) -> None:
         """What failed is tried again as long as its lease lasts. `together`: the queue did not answer at all."""

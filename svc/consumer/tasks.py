@@ -26,6 +26,8 @@ from svc.wakeup import WakeUp
 LOGGED_ID = ContextVar[str](f"{STRUCTLOG_KEY_PREFIX}message_id")
 """Every log line from within a message's task names it. Set by itself: `bind_contextvars` costs a message ten times as much."""
 
+_LOST = Outcome.LOST  # of every message: Python 3.11 looks an Enum's member up in Python, each time
+
 
 class Receives(Protocol):
     """Where further messages come from, as many as the work can take."""
@@ -110,7 +112,7 @@ class MessageTasks(Listener):
             self._batches.look_again(entry)
             if entry.ended is Outcome.LOST:
                 self._batches.lost(entry)
-        elif entry.ended is Outcome.LOST and entry.scope is not None:
+        elif entry.ended is _LOST and entry.scope is not None:
             entry.scope.cancel(reason="lease lost")
             self.note_outlived(entry)
 
@@ -215,7 +217,8 @@ class MessageTasks(Listener):
             raise
 
     async def _work_on(self, entry: Entry) -> None:
-        await self._apart_from_its_thread(entry)
+        if self._threads.at_work_on(entry.message.id) is not None:
+            await self._apart_from_its_thread(entry)
         if self._outlived:
             await self._apart_from_its_call(entry)
         if not entry.is_undecided:
@@ -250,7 +253,7 @@ class MessageTasks(Listener):
             ) as raised:  # SystemExit and the like too: a processor ends its message, never the service
                 error = its_own(raised)
             # From here to the settlement there is no checkpoint: what is finished cannot be released by a cancellation.
-            self._fates.conclude(entry, error, cancelled=scope.cancelled_caught)
+            self._fates.conclude(entry, error, cancelled=scope.cancelled_caught, now=entry.worked_until)
         except Exception as defect:  # ours: what the processor raised has its fate by now
             self._defects.note("message", defect)
             if entry.is_undecided:
@@ -260,6 +263,7 @@ class MessageTasks(Listener):
                 self._settlement.settle(entry, RELEASED)
 
     def _has_run(self, entry: Entry, error: BaseException | None) -> None:
+        entry.worked_until = trio.current_time()
         del self.running[entry]
         if not entry.is_undecided:  # nothing that follows tells who waits for its end
             if self._outlived.get(entry.message.id) is entry:

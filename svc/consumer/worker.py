@@ -160,7 +160,7 @@ class Worker:
             fifo=config.fifo,
             defects=defects,
         )
-        ledger.listeners += [self.heartbeat, observer, self.tasks, self.deliveries, self.intake]
+        ledger.listen(self.heartbeat, observer, self.tasks, self.deliveries, self.intake)
 
     # -- the handler's side: what the manager of the maintenance calls --
 

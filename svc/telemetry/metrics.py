@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, product
 from typing import get_args
 
-import trio
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -124,7 +123,8 @@ class Metrics(Unobserved):
 
     def worked(self, entry: Entry, error: BaseException | None) -> None:
         assert entry.began_at is not None
-        self.working.observe(trio.current_time() - entry.began_at)
+        assert entry.worked_until is not None
+        self.working.observe(entry.worked_until - entry.began_at)
 
     def ended(self, entry: Entry) -> None:
         if entry.ended is Outcome.LOST:

@@ -141,7 +141,7 @@ class Record:
 
     def listen(self, ledger: Ledger, *, is_dead: Callable[[], bool]) -> None:
         """Be told of every delivery's end, before the worker is."""
-        ledger.listeners.insert(0, _Endings(self._ended, is_dead))
+        ledger.listen(_Endings(self._ended, is_dead), first=True)
 
     def _ended(self, entry: Entry) -> None:
         assert entry.ended is not None

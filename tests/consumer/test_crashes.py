@@ -384,11 +384,11 @@ async def test_a_defect_after_the_processor_fails_its_message_and_nothing_else(a
         core = Core(*args, **options)
         verdict = core.worker.breaker.verdict
 
-        def breaks(entry: Any, *, failed: bool) -> None:
+        def breaks(entry: Any, **how: Any) -> None:
             if entry.message.body == "1" and not met:
                 met.append(entry)
                 raise Defect("in the breaker")
-            verdict(entry, failed=failed)
+            verdict(entry, **how)
 
         core.worker.breaker.verdict = breaks  # type: ignore[method-assign]
         return core

@@ -37,7 +37,7 @@ class Told(Listener):
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.heard: list[tuple[str, str, int]] = []
-        ledger.listeners.append(self)
+        ledger.listen(self)
 
     def landed(self, entry: Entry) -> None:
         self.heard.append(("landed", entry.message.id, len(self._ledger)))

@@ -110,7 +110,7 @@ def release_nothing(core: Core) -> None:
     settlement = core.worker.settlement
     settle = settlement.settle
 
-    def drop(entry: Entry, fate: Fate) -> None:
+    def drop(entry: Entry, fate: Fate, now: float | None = None) -> None:
         if fate is RELEASED:
             core.worker.ledger.decide(entry, fate)
             core.worker.ledger.end(entry, fate.outcome)
@@ -338,7 +338,7 @@ def back_off_unknown_to_the_queue(core: Core) -> None:
     settlement = core.worker.settlement
     settle = settlement.settle
 
-    def forget(entry: Entry, fate: Fate) -> None:
+    def forget(entry: Entry, fate: Fate, now: float | None = None) -> None:
         if fate.outcome is Outcome.FAILED:
             core.worker.ledger.decide(entry, fate)
             core.worker.ledger.hide(entry, trio.current_time())
