@@ -90,6 +90,7 @@ class BreakerMachine:
     def __init__(self, config: BreakerConfig, rng: random.Random) -> None:
         self._config = config
         self._rng = rng
+        self._parts_a_second = BUCKETS / config.window
         self._window: deque[list[int]] = deque()  # part of time, runs, failures
         self._runs = 0
         self._failures = 0
@@ -146,7 +147,7 @@ class BreakerMachine:
 
     def snapshot(self, now: float) -> BreakerSnapshot:
         failed = self._probes_failed
-        runs, failures = self._within(self._part(now)) if self.state is State.CLOSED else (failed, failed)
+        runs, failures = self._within(math.floor(now * self._parts_a_second)) if self.state is State.CLOSED else (failed, failed)
         return BreakerSnapshot(self.state, self.since, self.until, runs, failures, self.opened)
 
     def _move(self, event: Event, now: float) -> Event:
@@ -165,7 +166,7 @@ class BreakerMachine:
         return event
 
     def _count(self, failed: bool, now: float) -> tuple[int, int]:
-        part = self._part(now)
+        part = math.floor(now * self._parts_a_second)
         if not self._window or self._window[-1][0] != part:
             self._window.append([part, 0, 0])
         latest = self._window[-1]
@@ -174,9 +175,6 @@ class BreakerMachine:
         self._runs += 1
         self._failures += failed
         return self._within(part)
-
-    def _part(self, now: float) -> int:
-        return math.floor(now * BUCKETS / self._config.window)
 
     def _within(self, part: int) -> tuple[int, int]:
         """Runs and failures within the window that ends with this part of time."""

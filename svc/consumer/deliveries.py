@@ -170,6 +170,8 @@ class Deliveries(Listener):
             self._take(first, Event.COPY_MUST_RUN)
 
     def _release_would_dead_letter(self, entry: Entry) -> bool:
+        if self.mode is Mode.RECEIVING:
+            return False  # nothing is released for a drain
         if self.is_quiet or not had_last_receive(self._policy, entry.message):
             return False
         # Within a FIFO group nothing is processed that comes after something that is released.

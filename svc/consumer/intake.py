@@ -334,7 +334,7 @@ class Intake(Listener):
             self._pause_until = max(self._pause_until, pause)
         else:
             self.last_brought_at = now
-        brought = sum(delivery.size for delivery in deliveries)
-        self._bytes_expected = max(brought, self._bytes_expected * 0.9)
         assert self._landing is not None
+        before = self._ledger.bytes_landed
         self._landing.land(deliveries, sent)
+        self._bytes_expected = max(self._ledger.bytes_landed - before, self._bytes_expected * 0.9)

@@ -121,11 +121,15 @@ class Heartbeat(Listener):
         """Put those that are covered into one group; returns when to look at it."""
         group: Group = {}
         when = math.inf
+        before = None
         for entry in entries:
             if self._covers(entry):
                 group[entry] = None
-                entry.lease.group = group
-                when = min(when, self._due_at(entry), entry.lease.until)
+                lease = entry.lease
+                lease.group = group
+                if before is None or (lease.until, lease.next_try) != before:  # most of a group have the same
+                    before = lease.until, lease.next_try
+                    when = min(when, self._due_at(entry), lease.until)
         if not group:
             return math.inf
         self._grouped += 1

@@ -269,6 +269,8 @@ class Ledger:
         self.last_received_at: float | None = None
         self.bytes = 0
         """Memory that the bodies in flight take."""
+        self.bytes_landed = 0
+        """Memory that all bodies since the start have taken."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -310,6 +312,7 @@ class Ledger:
         self._by_message.setdefault(delivery.message.id, entry)
         self._undecided += 1
         self.bytes += size
+        self.bytes_landed += size
         self.last_received_at = received_at
         for landed in self._on_landed:
             landed(entry)

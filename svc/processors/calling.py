@@ -187,7 +187,7 @@ class _Direct:
         self.unit_of_work: UnitOfWork | None = None
 
     async def __call__(self, message: Message | Batch[Any]) -> None:
-        arguments = self._arguments(message)
+        arguments = (message,) if self._prepare is None else self._arguments(message)
         if arguments is None:
             return
         try:

@@ -4,8 +4,8 @@
 They guard against damage and nothing else: whoever can change a message can change its digest. Pure.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
+from hashlib import md5
 from typing import Any
 
 _TEXT, _BINARY = b"\x01", b"\x02"
@@ -14,18 +14,14 @@ _TEXT, _BINARY = b"\x01", b"\x02"
 def damaged(entry: Mapping[str, Any], body: str, attributes: Mapping[str, Mapping[str, Any]]) -> str | None:
     """What of a received message is not what its digests say; None when all is well, or no digest came. `attributes` in SQS's
     form, binary values as bytes."""
+    # `usedforsecurity`: Pythons in FIPS mode refuse it otherwise.
     told = entry.get("MD5OfBody")
-    if told is not None and told != _md5(_utf8(body)):
+    if told is not None and told != md5(_utf8(body), usedforsecurity=False).hexdigest():
         return "its body is not what was sent (MD5OfBody)"
     told = entry.get("MD5OfMessageAttributes") if attributes else None
-    if told is not None and told != _md5(b"".join(_encoded(attributes))):
+    if told is not None and told != md5(b"".join(_encoded(attributes)), usedforsecurity=False).hexdigest():
         return "its attributes are not what was sent (MD5OfMessageAttributes)"
     return None
-
-
-def _md5(data: bytes) -> str:
-    # Not for security: Pythons in FIPS mode refuse it otherwise.
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _encoded(attributes: Mapping[str, Mapping[str, Any]]) -> Iterator[bytes]:

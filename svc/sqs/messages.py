@@ -62,7 +62,10 @@ def _delivery(entry: object) -> Received:
     if type(entry) is not dict and not isinstance(entry, Mapping):  # the first is what JSON makes, and told at once
         raise _Unreadable("it is no object")
     # Without a handle or an id nothing can be done with it; without anything else, the processor can still decide.
-    receipt, message_id = _text(entry, "ReceiptHandle"), _text(entry, "MessageId")
+    get = entry.get
+    receipt, message_id, body = get("ReceiptHandle"), get("MessageId"), get("Body")
+    if not type(receipt) is type(message_id) is type(body) is str:
+        receipt, message_id, body = _text(entry, "ReceiptHandle"), _text(entry, "MessageId"), _text(entry, "Body") or ""
     if not receipt or not message_id:
         raise _Unreadable("it has no ReceiptHandle or no MessageId")
     if not message_id.isprintable() or len(message_id) > 1000:
@@ -79,7 +82,6 @@ def _delivery(entry: object) -> Received:
                 for name, value in native.items()
             }
         )
-    body = _text(entry, "Body") or ""
     if (damage := digests.damaged(entry, body, native)) is not None:
         raise _Unreadable(damage)
     message = received_message(
