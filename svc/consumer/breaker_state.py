@@ -147,7 +147,9 @@ class BreakerMachine:
 
     def snapshot(self, now: float) -> BreakerSnapshot:
         failed = self._probes_failed
-        runs, failures = self._within(math.floor(now * self._parts_a_second)) if self.state is State.CLOSED else (failed, failed)
+        runs, failures = (
+            self._within(math.floor(now * self._parts_a_second)) if self.state is State.CLOSED else (failed, failed)
+        )
         return BreakerSnapshot(self.state, self.since, self.until, runs, failures, self.opened)
 
     def _move(self, event: Event, now: float) -> Event:

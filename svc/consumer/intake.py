@@ -122,12 +122,12 @@ class Intake(Listener):
         return self._receivers > 0 and trio.current_time() < self.last_brought_at + seconds
 
     def landed(self, entry: Entry) -> None:
-        if (group := self._fifo_group(entry)) is not None:
+        if entry.message.group_id is not None and (group := self._fifo_group(entry)) is not None:
             self._waiting.landed(group)
 
     def ended(self, entry: Entry) -> None:
         """A place is free."""
-        if (group := self._fifo_group(entry)) is not None:
+        if entry.message.group_id is not None and (group := self._fifo_group(entry)) is not None:
             self._note_end(entry, group)
         self._wake_up.notify()
 

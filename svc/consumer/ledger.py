@@ -32,6 +32,9 @@ REMEMBERED_MESSAGES = 10_000
 RECENT_ERRORS = 10
 """How many errors the statistics show (SPEC)."""
 
+# Of every message: Python 3.11 looks an Enum's member up in Python, each time.
+_ALWAYS, _LANDED = -math.inf, State.LANDED
+
 
 class Outcome(Enum):
     """How a delivery ended."""
@@ -99,7 +102,7 @@ class Lease:
         """A heartbeat for it is on the wire: a change of visibility sent now could be overtaken by it."""
         self.group: dict[Entry, None] | None = None
         """The entries whose lease is extended together with this one."""
-        self.next_try = -math.inf
+        self.next_try = _ALWAYS
         """Not before then is it extended."""
         self.attempts = 0
         """How many extensions in a row have failed."""
@@ -159,7 +162,7 @@ class Entry:
         """Waiting for its turn, or being processed: it has no fate, and has not ended."""
 
         # Deliveries.
-        self.state = State.LANDED
+        self.state = _LANDED
 
         # Message tasks.
         self.began_at: float | None = None

@@ -141,7 +141,7 @@ class Settlement:
                 batch = [entry for entry in batch if self._may_be_sent(entry, action)]
             if not batch:
                 return
-            with trio.move_on_after(CALL_LIMIT):
+            with trio.CancelScope(relative_deadline=CALL_LIMIT):
                 refused = await self._call(action, batch)
         except QueueError as failure:
             error, may_have_acted = str(failure), isinstance(failure, NoAnswer)

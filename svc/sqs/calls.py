@@ -60,10 +60,10 @@ async def ask(
     may be. `clock`: what counts the seconds, if not Trio's clock. No checkpoint comes after the answer.
     """
     try:
-        with clock.fail_after(seconds) if clock else trio.fail_after(seconds):
+        with clock.move_on_after(seconds) if clock else trio.CancelScope(relative_deadline=seconds):
             return await call(operation, **request)
     except trio.TooSlowError:
-        raise QueueTimeout(f"{doing}: SQS did not answer within {seconds:g} s; {then}") from None
+        pass
     except QueueError:
         raise
     except (answers.ErrorAnswer, answers.OddAnswer) as error:
@@ -72,6 +72,7 @@ async def ask(
         raise answers.failure(doing, _of_client(error), what=what, message=message) from None
     except Exception as error:
         raise _transport_error(doing, error, then) from None
+    raise QueueTimeout(f"{doing}: SQS did not answer within {seconds:g} s; {then}")
 
 
 def _of_client(error: boto.ClientError) -> answers.ErrorAnswer:

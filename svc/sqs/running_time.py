@@ -6,8 +6,9 @@ ours, and to give the call up in that moment strands them until their lease ends
 tick that took much longer than it should counts as two.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
 
 import trio
 
@@ -24,18 +25,9 @@ class RunningTime:
     def __init__(self) -> None:
         self._left: dict[trio.CancelScope, float] = {}
 
-    @contextmanager
-    def fail_after(self, seconds: float) -> Iterator[None]:
-        """As `trio.fail_after`, but for the time that is counted: raises `trio.TooSlowError`, up to a tick later."""
-        scope = trio.CancelScope()
-        self._left[scope] = seconds
-        try:
-            with scope:
-                yield
-        finally:
-            del self._left[scope]
-        if scope.cancelled_caught:
-            raise trio.TooSlowError
+    def move_on_after(self, seconds: float) -> "_Bounded":
+        """As `trio.move_on_after`, but for the time that is counted: up to a tick later."""
+        return _Bounded(self._left, seconds)
 
     async def count(self) -> None:
         """Ends only by cancellation."""
@@ -47,6 +39,27 @@ class RunningTime:
                 self._left[scope] = left - lived
                 if left <= lived:
                     scope.cancel(reason="no answer in time")
+
+
+class _Bounded:
+    """A cancel scope that stands in the list of those whose time is counted."""
+
+    __slots__ = ("_left", "_scope", "_seconds")
+
+    def __init__(self, left: dict[trio.CancelScope, float], seconds: float) -> None:
+        self._left = left
+        self._scope = trio.CancelScope()
+        self._seconds = seconds
+
+    def __enter__(self) -> trio.CancelScope:
+        self._left[self._scope] = self._seconds
+        return self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        del self._left[self._scope]
+        return self._scope.__exit__(kind, error, traceback)
 
 
 @asynccontextmanager
