@@ -24,7 +24,7 @@ from svc.processors import hold
 log = structlog.get_logger(__name__)
 
 # Of every message. Python 3.11 looks an Enum's member up in Python, each time.
-_DECIDED, _ENDED, _LOST = Event.DECIDED, Event.ENDED, Outcome.LOST
+_DECIDED, _ENDED, _LOST, _RECEIVING = Event.DECIDED, Event.ENDED, Outcome.LOST, Mode.RECEIVING
 
 
 class Deliveries(Listener):
@@ -154,7 +154,7 @@ class Deliveries(Listener):
         checkpoint."""
         if first is not None:
             self._copies.setdefault(entry.message.id, []).append(entry)
-        must_run = self._release_would_dead_letter(entry)
+        must_run = self.mode is not _RECEIVING and self._release_would_dead_letter(entry)
         event = landing(
             self.mode,
             finished=self._ledger.is_finished(entry.message.id),
@@ -170,8 +170,6 @@ class Deliveries(Listener):
             self._take(first, Event.COPY_MUST_RUN)
 
     def _release_would_dead_letter(self, entry: Entry) -> bool:
-        if self.mode is Mode.RECEIVING:
-            return False  # nothing is released for a drain
         if self.is_quiet or not had_last_receive(self._policy, entry.message):
             return False
         # Within a FIFO group nothing is processed that comes after something that is released.
