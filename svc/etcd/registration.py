@@ -6,7 +6,8 @@ to, is written at once, though not within half a second of the last write; the f
 changes all the time (`PACE`). Each write is conditional on the key being as this process left it, so that two processes with one
 id find each other out instead of answering for each other.
 
-A registration is kept true: with each renewal of the lease the key is read, and what is not as it was left is written again.
+A registration is kept true: its two keys are watched, and what is not as it was left is written again. They are read too, rarely
+(`LOOK_EVERY`), for the case that the watch has missed something; with each renewal of the lease where there is no watch.
 
 Whatever goes wrong - etcd gone, the lease over, no permission - has one answer: a new connection, a new lease if the old one has
 run out, and the same from the start. Nothing waits for it, except for the fence at the start and after a standstill, and that for
@@ -15,6 +16,7 @@ one attempt.
 
 import contextlib
 import json
+import math
 import os
 import random
 import secrets
@@ -32,6 +34,7 @@ from svc.etcd.connection import connected, within
 from svc.etcd.errors import EtcdError, Trouble
 from svc.etcd.keys import Held, Put
 from svc.etcd.link import Connect, Link
+from svc.etcd.own_keys import OwnKeys
 from svc.maintenance.registration import (
     MEMBERSHIP,
     Acknowledgement,
@@ -54,6 +57,9 @@ PACE = {"draining": 2.0}
 
 USUAL_PACE = 60.0
 """The same in all other phases. A thousand instances at work must not cost etcd more than some writes a second."""
+
+LOOK_EVERY = 30.0
+"""Seconds between two reads of our own keys while they are watched."""
 
 _CALL = 3.0
 """Seconds that one call may take."""
@@ -119,10 +125,11 @@ class Registrar:
         self._denied_delay = min(_DENIED_DELAY, settings.instance_ttl / 3)
         self._lease = self._member_lease = 0
         self._member_revision = 0
-        self._renewed_at = -float("inf")
+        self._renewed_at = -math.inf
         self._revision = 0  # of our key, as we left it; 0: it is not there
         self._said: Acknowledgement | None = None
-        self._wrote_at = self._confirmed_at = -float("inf")
+        self._wrote_at = self._confirmed_at = self._looked_at = -math.inf
+        self._own = OwnKeys(changed.notify)
         self._asked = trio.Event()
         self._registered = False
         self._error: str | None = None
@@ -191,18 +198,50 @@ class Registrar:
                 log.debug("the registration could not be taken away; its lease ends it", error=str(error))
 
     async def _keep(self, connection: Link) -> None:
+        """Keep it true and alive until something goes wrong: raises `Trouble`."""
+        trouble: Trouble | None = None
+        self._looked_at = trio.current_time()
+        async with connection.watch(self._keys(), self._revision + 1) as stream, trio.open_nursery() as nursery:
+            nursery.start_soon(self._own.follow, stream)
+            try:
+                await self._renew(connection)
+            except Trouble as raised:
+                trouble = raised
+            nursery.cancel_scope.cancel(reason="something went wrong")
+        if trouble is not None:
+            raise trouble  # out here, where no nursery wraps it
+
+    async def _renew(self, connection: Link) -> None:
         """Write what changes, and keep the lease alive, until something goes wrong: raises `Trouble`."""
         while True:
             await self._changed.wait(self._next)
-            now = trio.current_time()
-            if self._asked.is_set() or now >= self._confirmed_at + self._settings.instance_ttl / 3:
+            now, asked = trio.current_time(), self._asked.is_set()
+            renew = asked or now >= self._confirmed_at + self._settings.instance_ttl / 3
+            if renew:
                 self._asked = trio.Event()
                 if not await within(self._call, connection.keep_alive, self._lease):
                     raise Trouble("the lease of the registration has run out", "")
+            look = asked or (renew and (not self._own.watched or now >= self._looked_at + LOOK_EVERY))
+            if look or self._mend_at() <= now:
+                self._looked_at = now
+                self._own.look()
                 await self._keep_true(connection)
+            if renew:
                 self._confirmed(now)
             if (due := self._due()) is not None and due <= trio.current_time():
                 await self._write(connection)
+
+    def _mend_at(self) -> float:
+        """When to look what became of our keys; infinite while they are as we left them, for all that is known."""
+        key, member = self._keys()
+        if self._own.changed({key: self._revision, member: self._member_revision}):
+            return max(self._wrote_at, self._renewed_at, self._looked_at) + AT_MOST_EVERY
+        return math.inf
+
+    def _keys(self) -> tuple[str, str]:
+        """That of the registration, and that of the membership."""
+        maintenance_key, id = self._settings.maintenance_key, self._now().id
+        return registrations(maintenance_key) + id, members(maintenance_key) + id
 
     async def _have_lease(self, connection: Link) -> None:
         """The lease that we have, if it has not run out, or a new one."""
@@ -221,8 +260,7 @@ class Registrar:
 
     async def _keep_true(self, connection: Link) -> None:
         """Whatever was done to our keys meanwhile - deleted, overwritten, bound to another lease - they are written again."""
-        maintenance_key, id = self._settings.maintenance_key, self._now().id
-        key, member = registrations(maintenance_key) + id, members(maintenance_key) + id
+        id, (key, member) = self._now().id, self._keys()
         # One that the whole cluster answers for: a member may be behind, and a proxy answers others from its memory.
         held = (await within(self._call, connection.find, [key, member])).keys
         registered = (held[key].mod_revision, held[key].lease) == (self._revision, self._lease)
@@ -252,7 +290,7 @@ class Registrar:
             return trio.current_time()
         keep_alive = self._confirmed_at + self._settings.instance_ttl / 3
         due = self._due()
-        return min(keep_alive, due if due is not None else trio.current_time() + self._pace())
+        return min(keep_alive, self._mend_at(), due if due is not None else trio.current_time() + self._pace())
 
     def _now(self) -> Registration:
         held = self._describe()
@@ -263,21 +301,7 @@ class Registrar:
         now, said = self._describe().acknowledgement, self._said
         if now == said:
             return None
-        only_figures = said is not None and (
-            now.phase,
-            now.quiet,
-            now.revision,
-            now.own_revision,
-            now.keys,
-            now.drain,
-        ) == (
-            said.phase,
-            said.quiet,
-            said.revision,
-            said.own_revision,
-            said.keys,
-            said.drain,
-        )
+        only_figures = said is not None and now == replace(said, in_flight=now.in_flight, receives=now.receives)
         return self._wrote_at + (self._pace() if only_figures else AT_MOST_EVERY)
 
     def _pace(self) -> float:
@@ -298,7 +322,7 @@ class Registrar:
             held = found.keys[key]
             if held.mod_revision and self._is_anothers(held, told.token):
                 log.warning("another process is registered under this id: taking another one", instance=told.id)
-                self._taken, self._revision = True, 0
+                self._taken, self._revision, self._own.watched = True, 0, False  # those of another name are not
             else:
                 self._revision = held.mod_revision  # a write without an answer was done, or the lease has run out
         raise Trouble(
