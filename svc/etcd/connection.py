@@ -12,11 +12,12 @@ import trio
 
 from svc.etcd import messages
 from svc.etcd.errors import CHECK_ENDPOINT, NO_QUORUM, TOKEN_IS_OLD, EtcdError, Trouble
-from svc.etcd.grpc_calls import Call, unary
+from svc.etcd.grpc_calls import Call, begun, unary
 from svc.etcd.grpc_calls import call as grpc_call
 from svc.etcd.http2 import Http2
 from svc.etcd.keys import Found, Held, News, Put, all_in, encoded, news_in, range_end
 from svc.etcd.reach import reach
+from svc.etcd.renewals import Renewals
 from svc.etcd.stream import Stream, watch_requests
 from svc.settings import Endpoint, Settings, printable
 
@@ -146,6 +147,7 @@ class Connection:
         self._to = endpoint
         self._http2: Http2 | None = None
         self._metadata: tuple[tuple[str, str], ...] = ()
+        self._renewals = Renewals(self._begin_renewing)
 
     async def open(self, key: str, nursery: trio.Nursery) -> Found:
         """Connect, authenticate, and read the key. The connection moves its bytes in the nursery, until `close`."""
@@ -230,19 +232,12 @@ class Connection:
 
     async def keep_alive(self, lease: int) -> float:
         """Give a lease its full time again; returns that time in seconds, 0 when there is no such lease any more."""
-        # A call of its own each time: etcd's gRPC proxy answers the first request of a call at once, and later ones when it is
-        # time for its own renewal. It is held open until the answer is there: the proxy does not answer one that is half closed.
-        request = messages.LeaseKeepAliveRequest(ID=lease)
+        return await self._with_a_token(lambda: self._renewals.renew(lease))
 
-        async def ask() -> float:
-            async with grpc_call(self._open, _path("Lease/LeaseKeepAlive"), self._metadata) as keeping:
-                await keeping.send(request.SerializeToString())
-                answer = await keeping.receive()
-            if answer is None:
-                raise Trouble("etcd ended the call", "")
-            return max(float(messages.read("LeaseKeepAliveResponse", answer).TTL), 0.0)  # the proxy says -1 for 0
-
-        return await self._with_a_token(ask)
+    async def _begin_renewing(self) -> tuple[Call, bool]:
+        # One that stays open must leave places for a watch and for the other calls.
+        stays = self._open.places > 2
+        return await begun(self._open, _path("Lease/LeaseKeepAlive"), self._metadata, lasts=stays), stays
 
     async def revoke(self, lease: int) -> None:
         """End a lease, and delete the keys bound to it."""

@@ -31,7 +31,7 @@ class Connection(Protocol):
 
 
 class Exchange:
-    """One request and its answer. Ends as an async context manager: what is not over then is reset."""
+    """One request and its answer. Ends as an async context manager, or by `leave`: what is not over then is reset."""
 
     def __init__(self, connection: "Connection", id: int, *, lasts: bool = False) -> None:
         self.lasts = lasts
@@ -54,6 +54,10 @@ class Exchange:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """It is not needed any more: what is not over is reset. Once only."""
         self._connection.leave(self._id, finished=self.over and self._sent_all)
 
     async def send(self, data: bytes, *, last: bool = False) -> None:

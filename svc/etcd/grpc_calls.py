@@ -24,7 +24,7 @@ _HEADERS = (("content-type", "application/grpc"), ("te", "trailers"), ("user-age
 
 
 class Call:
-    """A call that is open. `call` makes one."""
+    """A call that is open. `call` and `begun` make one."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -50,6 +50,10 @@ class Call:
     def end(self, trouble: Trouble) -> None:
         """Let `receive` raise this next, after what has come already."""
         self._exchange.fail(trouble)
+
+    def leave(self) -> None:
+        """It is not needed any more. Once only."""
+        self._exchange.leave()
 
     def _message(self) -> bytes | None:
         """One that has come whole."""
@@ -86,6 +90,11 @@ class Call:
             raise trouble_of(int(status), printable(unquote(message, errors="replace")[:_LONGEST_WORDS]))
         if self._unread:
             raise Trouble("the answer ends in the middle of a message", CHECK_ENDPOINT)
+
+
+async def begun(connection: Http2, path: str, metadata: Sequence[tuple[str, str]], *, lasts: bool) -> Call:
+    """A call, until its `leave`. `lasts`: as of `call`. Raises `Trouble`."""
+    return Call(await connection.open(path, [*_HEADERS, *metadata], lasts=lasts))
 
 
 @contextlib.asynccontextmanager

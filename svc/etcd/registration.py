@@ -102,8 +102,8 @@ def identity(settings: Settings, name: str | None = None) -> Registration:
 
 class Registrar:
     """`describe` gives the registration as it is; `changed` notifies when that may have changed. `on_settled` is called with the
-    Trio time at which an attempt to register, or to confirm the registration, began that has just ended, and whether etcd has
-    answered: it stands, or is refused."""
+    Trio time at which an attempt to register, or to confirm the registration when asked (`look_again`), began that has just ended,
+    and whether etcd has answered: it stands, or is refused."""
 
     def __init__(
         self,
@@ -227,7 +227,7 @@ class Registrar:
                 self._own.look()
                 await self._keep_true(connection)
             if renew:
-                self._confirmed(now)
+                self._confirmed(now, tell=asked)
             if (due := self._due()) is not None and due <= trio.current_time():
                 await self._write(connection)
 
@@ -276,13 +276,14 @@ class Registrar:
         if not belongs or trio.current_time() >= self._renewed_at + MEMBERSHIP / 4:
             await self._belong(connection)
 
-    def _confirmed(self, began: float) -> None:
+    def _confirmed(self, began: float, *, tell: bool = True) -> None:
         self._confirmed_at = began
         self._registered = True
         if self._told:
             log.info("registered again", instance=self._now().id)
         self._told = False
-        self._on_settled(began, True)
+        if tell:  # a renewal that nobody asked for is no news, and would wake the service up
+            self._on_settled(began, True)
 
     def _next(self) -> float:
         """When there is something to do."""
