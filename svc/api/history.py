@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from svc.consumer.ledger import Counts
+from svc.wakeup import next_tick
 
 EVERY = 5.0
 """Seconds between two samples: fine enough to see a drain of 30 s, coarse enough to cost nothing."""
@@ -51,9 +52,8 @@ class History:
     async def run(self) -> None:
         """Ends only by cancellation."""
         before, since = self._look(), trio.current_time()
-        due = since + self.every
         while True:
-            await trio.sleep_until(due)
+            await trio.sleep_until(next_tick(self.every))  # a beat that was missed is not made up for
             counts, now = self._look(), trio.current_time()
             change = counts - before
             self._samples.append(
@@ -68,5 +68,3 @@ class History:
             )
             self.taken += 1
             before, since = counts, now
-            # On the beat; a beat that was missed is not made up for.
-            due = due + self.every if now < due + self.every else now + self.every

@@ -24,6 +24,7 @@ from svc.etcd.keys import LONGEST_LEASE, Found, Held
 from svc.etcd.link import Connect, Link, Watch
 from svc.etcd.tls import password_in_the_open
 from svc.settings import Settings
+from svc.wakeup import next_tick
 
 __all__ = ["EtcdError", "EtcdSnapshot", "KeyState", "KeyWatcher", "delete", "read", "write"]
 
@@ -34,6 +35,9 @@ _PROBE_EVERY = 5.0
 
 _PROBE_TIMEOUT = 2.0
 """Seconds that such a proof may take. With the interval: a frozen etcd is noticed within 7 s."""
+
+_PROBES_PER_OWN_KEY = 3
+"""Every so many probes (15 s) our own key is read too: what the watch says of the two comes on one stream."""
 
 _PROBES_PER_COMPARISON = 6
 """Every so many probes (30 s) the read is one that the whole cluster answers for, not only the member we are connected
@@ -218,13 +222,16 @@ class KeyWatcher:
         something."""
         missed = False
         for number in itertools.count(1):
-            with trio.move_on_after(_PROBE_EVERY):
+            with trio.move_on_at(next_tick(_PROBE_EVERY)):
                 await self._look.wait()
             asked, self._look = self._look.is_set(), trio.Event()
             alone = number % _PROBES_PER_COMPARISON != 0 and not asked
+            names = list(self._watched)
+            if alone and not missed and number % _PROBES_PER_OWN_KEY != 0:
+                names = [self._main]
             began = trio.current_time()
             try:
-                found = await within(_PROBE_TIMEOUT, connection.find, list(self._watched), serializable=alone)
+                found = await within(_PROBE_TIMEOUT, connection.find, names, serializable=alone)
             except Trouble as trouble:
                 stream.end(trouble)
                 return

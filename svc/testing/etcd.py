@@ -51,6 +51,7 @@ class SimulatedEtcd:
     cut_off: set[str] = field(default_factory=set)
     """The same for these clients alone; `client()` gives them their names."""
     calls: int = 0
+    """As the real connection makes them: a read of two keys is two."""
     lapsed: int = 0
     """Leases that have run out."""
 
@@ -242,7 +243,7 @@ class SimulatedConnection:
     async def _call(self, *names: str) -> None:
         """A call goes to etcd, and an answer comes back; raises `Trouble`."""
         etcd = self._etcd
-        etcd.calls += 1
+        etcd.calls += max(1, len(names))
         await trio.sleep(etcd.rng.uniform(*etcd.latency) if etcd.latency[1] else 0)
         while etcd.is_mute(self._client) and not etcd._away:
             await etcd.changed.wait(lambda: trio.current_time() + 0.5)

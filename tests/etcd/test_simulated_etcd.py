@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any, Self
 
 import pytest
 import trio
@@ -10,6 +11,8 @@ import trio.lowlevel
 from trio.testing import MockClock
 
 from svc.etcd import registration
+from svc.etcd.errors import Trouble
+from svc.etcd.keys import News
 from svc.etcd.registration import Registrar, identity
 from svc.etcd.watcher import KeyWatcher
 from svc.maintenance.registration import (
@@ -171,9 +174,7 @@ async def test_a_member_that_answers_from_behind_changes_nothing(autojump_clock:
         assert one.watcher.snapshot().last_error is None
 
 
-async def test_keys_that_are_deleted_or_overwritten_are_written_again_within_one_renewal(
-    autojump_clock: MockClock,
-) -> None:
+async def test_keys_that_are_deleted_or_overwritten_are_written_again_at_once(autojump_clock: MockClock) -> None:
     etcd = SimulatedEtcd()
     async with Instance(etcd).running() as one:
         for harm in (
@@ -185,7 +186,7 @@ async def test_keys_that_are_deleted_or_overwritten_are_written_again_within_one
             lambda: etcd.expire(etcd.look()[REGISTERED].lease),
         ):
             harm()
-            await trio.sleep(4)  # a renewal comes every three seconds
+            await trio.sleep(registration.AT_MOST_EVERY + 0.3)  # and a second attempt, where the lease has gone
             held = etcd.look()
             assert one.phase == "running"
             assert held[REGISTERED].lease == one.registrar._lease != 0
@@ -193,6 +194,66 @@ async def test_keys_that_are_deleted_or_overwritten_are_written_again_within_one
         writes = etcd._revision
         await trio.sleep(300)
         assert etcd._revision == writes
+
+
+class _OtherWatch:
+    """A watch that says this, and then nothing."""
+
+    def __init__(self, *says: News) -> None:
+        self.says = list(says)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def receive(self) -> News | Trouble:
+        if not self.says:
+            await trio.sleep_forever()
+        return self.says.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("says", "within"),
+    [((News(begins=True),), registration.LOOK_EVERY + 3), ((News(begins=True), News(ended="compacted")), 3.0)],
+)
+async def test_where_the_watch_is_deaf_or_ends_the_keys_are_read(
+    autojump_clock: MockClock, says: tuple[News, ...], within: float
+) -> None:
+    etcd = SimulatedEtcd()
+    one = Instance(etcd)
+
+    @contextlib.asynccontextmanager
+    async def connect(*asked: Any) -> AsyncIterator[Any]:
+        async with etcd.connect(*asked) as (connection, found):
+            connection.watch = lambda *names: _OtherWatch(*says)  # type: ignore[method-assign, assignment, misc, return-value]
+            yield connection, found
+
+    one.registrar._connect = connect
+    async with one.running():
+        await trio.sleep(60)
+        for key in (REGISTERED, MEMBER):
+            etcd.delete(key)
+            began = trio.current_time()
+            while key not in etcd.look():
+                await trio.sleep(0.1)
+            assert within / 10 < trio.current_time() - began <= within + 0.1
+
+
+async def test_what_an_instance_asks_of_etcd_at_rest(autojump_clock: MockClock) -> None:
+    etcd = SimulatedEtcd()
+    async with Instance(etcd).running() as one:
+        await trio.sleep(61)
+        before, settled = etcd.calls, len(one.settled)
+        await trio.sleep(600)
+        renewals, own_looks = 600 // 3, 2 * 600 // 30
+        probes, probes_of_its_own_key = 600 // 5, 600 // 15
+        assert etcd.calls - before == renewals + own_looks + probes + probes_of_its_own_key
+        assert len(one.settled) == settled  # the service is not woken up for what it did not ask
+        one.registrar.look_again()
+        await trio.sleep(0.1)
+        assert len(one.settled) == settled + 1
 
 
 async def test_a_permission_that_is_missing_for_a_while_costs_neither_place_nor_storm(
