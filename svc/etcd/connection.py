@@ -16,7 +16,7 @@ from svc.etcd.grpc_calls import Call, begun, unary
 from svc.etcd.grpc_calls import call as grpc_call
 from svc.etcd.http2 import Http2
 from svc.etcd.keys import Found, Held, News, Put, all_in, encoded, news_in, range_end
-from svc.etcd.reach import reach
+from svc.etcd.reach import listed, reach
 from svc.etcd.renewals import Renewals
 from svc.etcd.stream import Stream, watch_requests
 from svc.settings import Endpoint, Settings, printable
@@ -67,7 +67,7 @@ async def one_shot(settings: Settings, key: str, on: "Callable[[Connection, Foun
                 failed = str(error)
             endpoints.append(endpoints.pop(0))
             await trio.sleep(_TRY_AGAIN)
-    failed = failed or f"etcd {endpoint or _listed(settings.etcd_endpoints)}: no full answer"
+    failed = failed or f"etcd {endpoint or listed(settings.etcd_endpoints)}: no full answer"
     raise EtcdError(
         f"{failed} (Tried for {ONE_SHOT_TIMEOUT:g} s; a change may have been made all the same. Check that etcd is well, then "
         "look at the key before you try again.)"
@@ -142,7 +142,7 @@ class Connection:
     """A connection to one endpoint, with the settings' credentials. Its methods raise `Trouble`."""
 
     def __init__(self, settings: Settings, endpoint: Endpoint) -> None:
-        self.endpoint = _listed([endpoint])
+        self.endpoint = listed([endpoint])
         self._settings = settings
         self._to = endpoint
         self._http2: Http2 | None = None
@@ -346,7 +346,3 @@ async def within(seconds: float, call: Callable[..., Awaitable[T]], *args: Any, 
         if trio.current_time() < began + seconds + _STOOD_STILL:
             break
     raise Trouble(f"no answer within {seconds:g} s", CHECK_ENDPOINT)
-
-
-def _listed(endpoints: Sequence[Endpoint]) -> str:
-    return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, _ in endpoints)

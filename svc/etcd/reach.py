@@ -4,6 +4,8 @@ Each is tried a little after the one before it, unless that failed sooner; the f
 is taken. That it takes connections is not enough: the kernel does that for a member that is frozen.
 """
 
+from collections.abc import Sequence
+
 import trio
 
 from svc.etcd.errors import Trouble
@@ -54,3 +56,8 @@ async def reach(settings: Settings, endpoint: Endpoint, authority: str, theirs: 
         for http2 in tried:
             if http2 is not reached:
                 http2.close()
+
+
+def listed(endpoints: Sequence[Endpoint]) -> str:
+    """Endpoints as they are told."""
+    return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, _ in endpoints)

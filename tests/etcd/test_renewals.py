@@ -17,11 +17,12 @@ class Server:
 
     later: float = 0.0
     most: int = 1_000_000
+    may_stay: bool = True
     calls: list["Call"] = field(default_factory=list)
 
-    async def begin(self) -> "Call":
+    async def begin(self) -> tuple["Call", bool]:
         self.calls.append(Call(self))
-        return self.calls[-1]
+        return self.calls[-1], self.may_stay
 
     @property
     def open(self) -> int:
@@ -74,6 +75,14 @@ async def test_who_answers_late_gets_a_call_for_each_and_is_waited_for_twice(aut
         took.append(trio.current_time() - began)
     assert took == [0, PROMPT, PROMPT, 0, 0]
     assert [call.asked for call in server.calls] == [[1, 2], [2, 3], [3], [4], [5]]
+    assert server.open == 0
+
+
+async def test_where_it_would_take_anothers_place_it_does_not_stay(autojump_clock: MockClock) -> None:
+    server = Server(may_stay=False)
+    renewals = of(server)
+    assert [await renewals.renew(1), await renewals.renew(2)] == [10, 20]
+    assert [call.asked for call in server.calls] == [[1], [2]]
     assert server.open == 0
 
 
