@@ -102,7 +102,7 @@ def identity(settings: Settings, name: str | None = None) -> Registration:
 
 class Registrar:
     """`describe` gives the registration as it is; `changed` notifies when that may have changed. `on_settled` is called with the
-    Trio time at which an attempt to register, or to confirm the registration when asked (`look_again`), began that has just ended,
+    Trio time at which an attempt to register, or to confirm the registration when asked (`look_again`), began that has ended now,
     and whether etcd has answered: it stands, or is refused."""
 
     def __init__(
