@@ -274,7 +274,7 @@ class Http2:
             self._outgoing.notify()
 
     def _end_when_left(self) -> None:
-        if self._goodbye is not None and not self._exchanges:
+        if self._goodbye is not None and all(held.stopped() for held in self._exchanges.values()):
             self._fail(self._goodbye)
 
     def _fail(self, trouble: Trouble) -> None:

@@ -171,17 +171,20 @@ async def test_a_goodbye_lets_the_calls_finish_that_it_has_taken(autojump_clock:
 
 async def test_a_watch_ends_with_the_goodbye_after_what_has_come(autojump_clock: trio.testing.MockClock) -> None:
     slow = Slow()
-    async with talking(slow) as (http2, member), trio.open_nursery() as nursery:
-        async with call(http2, "/w/Watch", (), lasts=True) as watch:
-            await watch.send(b"?")
+    async with talking(slow) as (http2, member), call(http2, "/w/Watch", (), lasts=True) as watch:
+        await watch.send(b"?")
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, http2)
             await trio.testing.wait_all_tasks_blocked()
             await goodbye(member, 2**31 - 1)
             await trio.testing.wait_all_tasks_blocked()
-            assert await watch.receive() == b"news"
-            with pytest.raises(Trouble, match=r"ends the connection \(NO_ERROR\)"):
-                await watch.receive()
-        slow.may.set()
+            assert not member.gone.is_set()
+            slow.may.set()
+        with trio.fail_after(1):
+            await member.gone.wait()  # a watch that nobody reads does not hold the connection
+        assert await watch.receive() == b"news"
+        with pytest.raises(Trouble, match=r"ends the connection \(NO_ERROR\)"):
+            await watch.receive()
 
 
 @pytest.mark.parametrize("code", [ErrorCodes.NO_ERROR, ErrorCodes.ENHANCE_YOUR_CALM])
