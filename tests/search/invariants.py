@@ -53,8 +53,9 @@ strongest form that nothing but the service itself can break:
     in its batch behind one of its group that goes back. A batch is cancelled only by a drain, a stop, or when all its leases are
     lost, and one that is lost is told so. A message is not begun again at its instance while a batch works on it. A drain begins
     at once with what has gathered.
-22. *Threads are alone and known.* Where work cannot be stopped (a plain `def`), no run of a message begins in an instance while
-    an earlier one goes on there, and each drain names those that go on, and is not called drained.
+22. *What goes on is alone and known.* No run of a message begins in an instance while an earlier one goes on there, as one does
+    that ignores its cancellation. Where work cannot be stopped (a plain `def`), each drain names those that go on, and is not
+    called drained.
 23. *Nobody is robbed.* No call by an old receipt that was made when the message had a new holder shortens the lease of that one
     (where the queue lets it). Exempt are duplicates, and errors that are answered after the deed.
 25. *However often it is handed out.* Of the copies of a message, in one answer or in several, one runs at a time in an instance
@@ -322,8 +323,8 @@ class Invariants:
                 if earlier not in witness.gone and earlier not in together:
                     self._violated(f"7 {instance}: a run on {run.receipt} begins, but {earlier} comes before it")
         here = [other for other in witness.runs.get(run.message_id, ()) if other.instance is instance]
-        if self._setup.threads and any(not other.ended for other in here):
-            self._violated(f"22 {instance}: {run.receipt} begins, but a thread is at work on its message here")
+        if any(not other.ended for other in here):
+            self._violated(f"22 {instance}: {run.receipt} begins, but an earlier run of its message goes on here")
         running = sum(
             other.instance is instance and other.until is None and not (other.batch and self._is_lost(other))
             for runs in witness.runs.values()

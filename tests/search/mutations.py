@@ -46,6 +46,7 @@ from .mutations_defects import (
     unconfirmed_is_confirmed,
 )
 from .mutations_time import (
+    begun_beside_its_call,
     begun_beside_its_thread,
     leases_do_not_count_sleep,
     releases_without_answer_are_repeated,
@@ -486,6 +487,7 @@ MUTATIONS: Mapping[str, Spoil] = {
         a_failed_call_is_a_crash,
         defects_are_not_backed_off,
         leases_do_not_count_sleep,
+        begun_beside_its_call,
         begun_beside_its_thread,
         threads_are_forgotten,
         what_a_thread_finished_is_forgotten,

@@ -19,6 +19,15 @@ def begun_beside_its_thread(core: Core) -> None:
     core.worker.tasks._apart_from_its_thread = at_once  # type: ignore[method-assign]
 
 
+def begun_beside_its_call(core: Core) -> None:
+    """A message that comes back is begun, although a call that ignores its cancellation is at work on it."""
+
+    async def at_once(entry: Entry) -> None:
+        return
+
+    core.worker.tasks._apart_from_its_call = at_once  # type: ignore[method-assign]
+
+
 def threads_are_forgotten(core: Core) -> None:
     """A drain asks only for what is in flight: threads that an earlier one left behind are in no report."""
     core.worker.tally._threads = core.worker.threads = Threads(1)

@@ -16,6 +16,7 @@ WITHIN = 150
 
 RARE = {
     "a_lost_item_is_begun_again_beside_its_batch": 300,
+    "begun_beside_its_call": 400,
     "no_release_without_settlement": 700,
     "unconfirmed_extends_the_lease": 1400,
     "membership_ends_with_the_lease": 700,
@@ -53,6 +54,7 @@ FIRST_SEEDS = {
     "places_after_the_receive": 6,
     "defects_are_not_backed_off": 13,
     "leases_do_not_count_sleep": 17,
+    "begun_beside_its_call": 299,
     "begun_beside_its_thread": 31,
     "threads_are_forgotten": 31,
     "what_a_thread_finished_is_forgotten": 1116,
