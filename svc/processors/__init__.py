@@ -15,6 +15,7 @@ from svc.processors.options import Options, options_of, processor
 from svc.processors.shutdown import ShuttingDown
 from svc.processors.simulation import simulated
 from svc.processors.system import System
+from svc.processors.tasks_left import count_tasks, end_what_was_left, started_here
 from svc.processors.threads import ThreadRun, Threads
 from svc.processors.transaction import Parameters, Result, Transaction
 from svc.processors.unit_of_work import (
@@ -67,6 +68,8 @@ __all__ = [
     "UnusableProcessor",
     "asyncio_loop",
     "check",
+    "count_tasks",
+    "end_what_was_left",
     "find",
     "hold",
     "opened",
@@ -77,6 +80,7 @@ __all__ = [
     "sender_context",
     "settings_arguments",
     "simulated",
+    "started_here",
     "system",
     "threads_of",
     "unit_of_work_of",

@@ -20,10 +20,9 @@ import outcome
 import structlog
 import trio
 
-log = structlog.get_logger(__name__)
+from svc.processors.tasks_left import STARTED, count_tasks, end_what_was_left
 
-LEFT_BEHIND_SECONDS = 1.0
-"""How long tasks that a processor left behind may take to end after they were cancelled."""
+log = structlog.get_logger(__name__)
 
 CLOSING_SECONDS = 5.0
 """How long the loop may take to close: its tasks are cancelled, its async generators closed."""
@@ -129,8 +128,7 @@ class AsyncioThread:
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 self._loop = loop = runner.get_loop()
-                loop.set_exception_handler(_log_stray)
-                loop.set_task_factory(_counted)
+                count_tasks(loop)
                 try:
                     runner.run(self._run())
                 finally:
@@ -189,7 +187,7 @@ class _Call:
     # -- in the loop's thread --
 
     def begin(self) -> None:
-        self._context.run(_CALL.set, self)
+        self._context.run(STARTED.set, self.tasks)
         assert self._thread._loop is not None
         self._task = asyncio.Task(self._run(), loop=self._thread._loop, context=self._context)
         self._task.add_done_callback(self._done)
@@ -217,18 +215,7 @@ class _Call:
             self._report(task)
 
     async def _end_what_was_left(self, ended: "asyncio.Task[outcome.Outcome[object]]") -> None:
-        left = set(self.tasks)
-        for task in left:
-            task.cancel("the processor has ended")
-        _, pending = await asyncio.wait(left, timeout=LEFT_BEHIND_SECONDS)
-        names = sorted({getattr(one.get_coro(), "__qualname__", one.get_name()) for one in left})[:10]
-        self._context.run(
-            log.warning,
-            "the processor left tasks behind: they are cancelled",
-            tasks=names,
-            count=len(left),
-            ignored=len(pending),
-        )
+        await end_what_was_left(self.tasks, self._context)
         self._report(ended)
 
     def _report(self, task: "asyncio.Task[outcome.Outcome[object]]") -> None:
@@ -259,20 +246,6 @@ class _Call:
         trio.lowlevel.reschedule(self._waiting, result)
 
 
-_CALL: contextvars.ContextVar[_Call | None] = contextvars.ContextVar("svc_asyncio_call", default=None)
-
-
-def _counted(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> "asyncio.Task[Any]":
-    """The loop's task factory: what a processor starts is counted with its message."""
-    task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
-    context = options.get("context")
-    call = _CALL.get() if context is None else context.get(_CALL)
-    if call is not None:
-        call.tasks.add(task)
-        task.add_done_callback(call.tasks.discard)
-    return task
-
-
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's, where it is installed (extra `uvloop`)."""
     try:
@@ -281,10 +254,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
-
-
-def _log_stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    log.error(
-        "asyncio: a processor's task failed, and nobody waits for it", error=context.get("message"), exc_info=error
-    )

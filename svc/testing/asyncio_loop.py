@@ -2,12 +2,15 @@
 cannot be imported; there, test such processors on the real stack."""
 
 import contextlib
+import contextvars
 import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import outcome
+
+from svc.processors import count_tasks, end_what_was_left, started_here
 
 
 class VirtualAsyncio:
@@ -23,7 +26,8 @@ class VirtualAsyncio:
             raise NotImplementedError(
                 "asyncio processors have no virtual time on this Python (trio-asyncio does not run on 3.14): use svc_stack"
             ) from None
-        async with trio_asyncio.open_loop():
+        async with trio_asyncio.open_loop() as loop:
+            count_tasks(loop)
             yield cls()
 
     async def call(self, function: Callable[..., object], *arguments: object) -> object:
@@ -31,12 +35,16 @@ class VirtualAsyncio:
         import trio_asyncio
 
         async def run() -> outcome.Outcome[object]:
+            started = started_here()
             try:
                 result = function(*arguments)
                 while inspect.isawaitable(result):
                     result = await result
             except (Exception, SystemExit, KeyboardInterrupt) as error:  # raised on, the last two would end the loop
                 return outcome.Error(error)
+            finally:
+                if started:
+                    await end_what_was_left(started, contextvars.copy_context())
             return outcome.Value(result)
 
         ended: outcome.Outcome[object] = await trio_asyncio.aio_as_trio(run)()

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextvars
+import gc
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 
 import pytest
@@ -325,3 +327,37 @@ async def test_a_deadline_cancels_it_and_releases_its_message(autojump_clock: ob
         assert service.released == ["hello"]
         assert len(queue.visible()) == 1
         assert len(seen) == 1
+
+
+@virtual
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("fails_at", [0.2, 1000])
+async def test_a_task_that_it_starts_ends_with_its_message_and_never_the_service(
+    autojump_clock: object, fails_at: float
+) -> None:
+    left: list[asyncio.Task[None]] = []
+
+    async def forgotten() -> None:
+        await asyncio.sleep(fails_at)
+        raise OSError("nobody waits for it")
+
+    @processor(runtime="asyncio")
+    async def handle(message: Message) -> None:
+        left.append(asyncio.create_task(forgotten()))
+        await asyncio.sleep(0.5)
+
+    queue = SimulatedQueue()
+    with capture_logs() as lines:
+        async with SimulatedService(queue, handle) as service:
+            for body in ("first", "second"):
+                queue.put(body)
+            await service.idle()
+            assert sorted(service.processed) == ["first", "second"]
+            assert [task.cancelled() for task in left] == [fails_at == 1000] * 2
+            left.clear()  # and with the last reference, what nobody asked is told
+            gc.collect()
+    told = Counter(line["event"] for line in lines if "task" in line["event"])
+    if fails_at == 1000:
+        assert told == {"the processor left tasks behind: they are cancelled": 2}
+    else:
+        assert told == {"asyncio: a processor's task failed, and nobody waits for it": 2}
