@@ -70,6 +70,8 @@ class Registrar(Protocol):
 
     def look_again(self) -> None: ...
 
+    def blocked(self) -> None: ...
+
     async def run(self) -> None: ...
 
     async def close(self) -> None: ...
@@ -172,6 +174,11 @@ class Core:
                 trio.lowlevel.remove_instrument(suspensions)
             if self.registrar is not None:
                 await self._unregister(self.registrar)
+
+    def blocked(self) -> None:
+        """For another thread: the loop that runs this is blocked."""
+        if self.registrar is not None:
+            self.registrar.blocked()
 
     def _slept(self, seconds: float) -> None:
         try:

@@ -143,12 +143,12 @@ async def run(
             guard = defects.guard
             asyncio_loop = processors.asyncio_loop(process)
             async with (
-                watched(defects) as alive,
+                watched(defects, beat=core.fence.beat, on_blocked=core.blocked),
                 contextlib.nullcontext() if asyncio_loop is None else watched(defects, asyncio_loop),
                 trio.open_nursery() as outermost,
             ):
                 outermost.start_soon(guard, "signals", _watch, told, on_stop_signal, settings.log_level)
-                outermost.start_soon(guard, "watchdog", measure_lag, metrics.lagged, alive)
+                outermost.start_soon(guard, "watchdog", measure_lag, metrics.lagged)
                 outermost.start_soon(guard, "backlog", backlog.run)
                 if inbox is not None:
                     outermost.start_soon(guard, "database", inbox.forget_old)

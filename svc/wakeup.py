@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 import trio
 
+REST = 5.0
+"""Seconds between two looks of what has nothing to look at: an idle process does little but wake up."""
+
 
 class WakeUp:
     def __init__(self) -> None:
@@ -45,7 +48,7 @@ class WakeUp:
 
 
 def next_tick(every: float) -> float:
-    """The next multiple of `every` seconds on Trio's clock. Parts that look at something once a second look in the same moment,
+    """The next multiple of `every` seconds on Trio's clock. Parts that look at something now and then look in the same moment,
     so that an idle process wakes up once for all of them."""
     now = trio.current_time()
     until = (now // every + 1) * every

@@ -37,6 +37,7 @@ FILES = {
     "pytest_plugin": "testing",
     "__init__": "shared",
     "wakeup": "shared",
+    "loop_state": "shared",
     "backoff": "shared",
     "defects": "shared",
     "signals": "shared",

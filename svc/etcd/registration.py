@@ -148,6 +148,9 @@ class Registrar:
         self._asked.set()
         self._changed.notify()
 
+    def blocked(self) -> None:
+        """The loop is blocked: nothing can be done in it."""
+
     async def run(self) -> None:
         """Keep the registration until cancelled. etcd's troubles never end it."""
         failures = 0

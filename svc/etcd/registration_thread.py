@@ -1,8 +1,8 @@
 """The registration in a thread and an event loop of its own: it does not stand behind what blocks the service's loop.
 
 A processor that computes for a minute on the loop would let the lease lapse, and whoever waits for the fleet would count without
-it. Here the service's loop hands over what there is to say, and a sign of life once a second; when the sign stays away, the
-thread says so itself: phase `blocked`, with the messages in flight as they are, and keeps the lease alive. (What holds Python's
+it. Here the service's loop hands over what there is to say. When it is blocked, of which the watchdog tells (`blocked`), the thread
+says so itself: phase `blocked`, with the messages in flight as they are, and keeps the lease alive. (What holds Python's
 interpreter lock all the while stops this thread too; then the membership remains.)
 
 Only for real time: both loops have one clock.
@@ -19,15 +19,13 @@ import trio
 from svc.etcd.registration import Registrar, RegistrarSnapshot
 from svc.maintenance.registration import Registration
 from svc.settings import Settings
-from svc.wakeup import WakeUp, next_tick
+from svc.wakeup import REST, WakeUp, next_tick
 
 log = structlog.get_logger(__name__)
 
-SIGN = 1.0
-"""Seconds between two signs of life of the service's loop."""
-
-BLOCKED = 2.5
-"""Seconds without one after which the loop counts as blocked."""
+FIGURES = {"draining": 1.0}
+"""Seconds between two looks of the service's loop whether the messages in flight alone are news, by phase; else `REST`. All other
+news is handed over at once."""
 
 ENDING = 2.0
 """Seconds that the thread may take to end."""
@@ -47,7 +45,6 @@ class RegistrarThread:
         self._changed = changed
         self._on_settled = on_settled
         self._told = describe()
-        self._sign_at = 0.0
         self._is_blocked = False
         self._theirs = WakeUp()  # of the thread's loop
         self._registrar = Registrar(settings, self._now, self._theirs, self._settled)
@@ -65,6 +62,10 @@ class RegistrarThread:
         """Confirm the registration now: this process may have been given up. Does not wait."""
         self._in_thread(self._registrar.look_again)
 
+    def blocked(self) -> None:
+        """For another thread: the service's loop is blocked. It says itself when it goes on."""
+        self._in_thread(self._blocked)
+
     async def run(self) -> None:
         """Keep the registration until cancelled."""
         self._ours = trio.lowlevel.current_trio_token()
@@ -76,7 +77,7 @@ class RegistrarThread:
         thread.start()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._give_signs)
+                nursery.start_soon(self._give_news)
                 await ended.wait()
                 nursery.cancel_scope.cancel(reason="the thread has ended")
         finally:
@@ -99,14 +100,17 @@ class RegistrarThread:
     def _hand_over(self) -> bool:
         """Whether that is news to the thread."""
         before, was_blocked = self._told, self._is_blocked
-        self._told, self._sign_at = self._describe(), trio.current_time()
+        self._told = self._describe()
         return was_blocked or self._told != before
 
-    async def _give_signs(self) -> None:
+    async def _give_news(self) -> None:
         while True:
-            if self._hand_over():
-                self._in_thread(self._sign)
-            await self._changed.wait(lambda: next_tick(SIGN))
+            self._look_for_news()
+            await self._changed.wait(lambda: next_tick(FIGURES.get(self._told.acknowledgement.phase, REST)))
+
+    def _look_for_news(self) -> None:
+        if self._hand_over():
+            self._in_thread(self._news)
 
     def _in_thread(self, do: Callable[[], object]) -> None:
         if self._thread is not None:
@@ -129,17 +133,17 @@ class RegistrarThread:
         if self._over:
             return
         with self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._registrar.run)
-                while True:
-                    await trio.sleep_until(max(self._sign_at + BLOCKED, trio.current_time() + SIGN))
-                    blocked = trio.current_time() - self._sign_at >= BLOCKED
-                    if blocked and not self._is_blocked:
-                        self._is_blocked = True
-                        self._theirs.notify()
+            await self._registrar.run()
 
-    def _sign(self) -> None:
-        """The service's loop lives. It may have news."""
+    def _blocked(self) -> None:
+        self._is_blocked = True
+        self._theirs.notify()
+        assert self._ours is not None
+        with contextlib.suppress(trio.RunFinishedError):
+            self._ours.run_sync_soon(self._look_for_news)  # as soon as it goes on
+
+    def _news(self) -> None:
+        """The service's loop lives, and may have said something."""
         self._is_blocked = False
         self._theirs.notify()
 

@@ -21,16 +21,17 @@ from collections.abc import Callable
 import structlog
 import trio
 
-from svc.wakeup import next_tick
+from svc.wakeup import REST, next_tick
 
 log = structlog.get_logger(__name__)
 
 STALL = 2.5
-"""Seconds without a tick after which the process counts as having stood still. Above what a busy event loop takes, and below the
-time in which the shortest lease (`INSTANCE_TTL`, 5 s) can run out: it is renewed every third of it, so 3.3 s are always left."""
+"""Seconds without a tick, or a beat, after which the process counts as having stood still. Above what a busy event loop takes,
+and below the time in which the shortest lease (`INSTANCE_TTL`, 5 s) can run out: it is renewed every third of it, so 3.3 s are
+always left."""
 
 TICK = 1.0
-"""Seconds between two ticks."""
+"""Seconds between two ticks, where nothing else beats."""
 
 PATIENCE = 30.0
 """Seconds that an etcd which answers looks may take to answer a registration; then it is done without."""
@@ -56,6 +57,7 @@ class Fence:
         self._look = look
         self._on_open = on_open
         self._ticked_at = clock()
+        self._is_beaten = False
         self._closed_at: float | None = trio.current_time()
         # Since it closed: when a registration was answered; whether one was tried; when etcd was seen to answer looks.
         self._registered_at: float | None = None
@@ -81,6 +83,16 @@ class Fence:
             self._closed_at = trio.current_time()
             self._registered_at, self._tried, self._answers_since = None, False, None
             self._check()
+
+    def beat(self) -> Callable[[], None] | None:
+        """For another thread, once a second: this process runs. Saves the loop most ticks. When it has not run meanwhile, the one
+        that it needs is returned."""
+        self._is_beaten = True
+        now = self._clock()
+        if now - self._ticked_at > self._stall:
+            return self.tick
+        self._ticked_at = now
+        return None
 
     def registered(self, began: float, answered: bool) -> None:
         """An attempt to register, or to confirm the registration, that began then (Trio time) has ended: the registration stands,
@@ -115,5 +127,5 @@ class Fence:
     async def run(self) -> None:
         """Tick for ever."""
         while self._stall < math.inf:
-            await trio.sleep_until(next_tick(TICK))
+            await trio.sleep_until(next_tick(REST if self._is_beaten else TICK))
             self.tick()

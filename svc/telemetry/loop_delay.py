@@ -8,18 +8,31 @@ from collections.abc import Callable
 
 import trio
 
-from svc.wakeup import next_tick
+from svc.loop_state import loop_state
+from svc.wakeup import REST, next_tick
 
 EVERY = 1.0
 """Seconds between two looks: a hold-up that is longer than this is never missed."""
 
+_IDLE = 10
+"""Passes of the loop in a second up to which it counts as idle. Then it is looked at once in `REST` seconds: to wake up more
+often is most of what an idle process does."""
 
-async def measure_lag(
-    tell: Callable[[float], None], alive: Callable[[], None] = lambda: None, *, every: float = EVERY
-) -> None:
-    """Tell each lag in seconds, and with it that the loop is alive. Ends only by cancellation."""
+
+async def measure_lag(tell: Callable[[float], None], *, every: float = EVERY) -> None:
+    """Tell each lag in seconds, one for each `every` seconds. Ends only by cancellation."""
+    state = loop_state()
+    looks = 1
     while True:
-        due = next_tick(every)
+        passes, state.longest = state.passes, 0.0
+        due = next_tick(every * looks)
+        looks = max(1, round((due - trio.current_time()) / every))
         await trio.sleep_until(due)
-        alive()
-        tell(max(0.0, trio.current_time() - due))
+        lag = max(0.0, trio.current_time() - due)
+        held_up = state.longest if state.longest > every else 0.0  # between two looks that are far apart
+        for _ in range(looks - 1):
+            tell(held_up)
+            held_up = 0.0
+        tell(lag)
+        idle = state.passes - passes <= _IDLE * every * looks and lag < every
+        looks = max(1, round(REST / every)) if idle else 1

@@ -47,6 +47,9 @@ class SimulatedRegistrar:
         self._asked = True
         self._changed.notify()
 
+    def blocked(self) -> None:
+        """Simulated loops are not."""
+
     async def run(self) -> None:
         """Keep the registration until cancelled."""
         try:

@@ -4,7 +4,9 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from svc.loop_state import loop_state
 from svc.maintenance.fence import PATIENCE, STALL, TICK, Fence
+from svc.wakeup import REST
 
 
 class Parts:
@@ -131,6 +133,34 @@ async def test_it_ticks_by_itself(autojump_clock, nursery) -> None:
     await trio.sleep(60)
     assert asked == []
     assert TICK < STALL
+
+
+async def test_beaten_by_another_thread_it_closes_when_the_beat_stays_away(autojump_clock, nursery) -> None:
+    parts = Parts()
+    await opened(parts)
+    nursery.start_soon(parts.fence.run)
+    for _ in range(60):
+        assert parts.fence.beat() is None
+        parts.time += 1
+        await trio.sleep(1)
+    assert parts.asked == []
+    parts.time += STALL + 0.1
+    tick = parts.fence.beat()  # whoever comes first: the beat must not hide it
+    assert tick is not None
+    assert parts.fence.beat() is not None
+    assert not parts.fence.is_open
+    tick()
+    assert parts.asked == ["check"]
+    assert parts.fence.beat() is None
+
+
+async def test_beaten_it_wakes_nobody_up_but_now_and_then(autojump_clock, nursery) -> None:
+    fence, state = Fence(stall=STALL, clock=lambda: 0.0), loop_state()
+    fence.beat()
+    nursery.start_soon(fence.run)
+    passes = state.passes
+    await trio.sleep(100)
+    assert state.passes - passes <= 2 * 100 / REST + 2  # one of two is this clock's
 
 
 async def test_simulated_time_knows_no_standstill(autojump_clock) -> None:

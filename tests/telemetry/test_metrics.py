@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from svc import Batch, Message, processor
 from svc.core import Core
 from svc.database.figures import DatabaseStatistics, PoolStatistics
+from svc.loop_state import loop_state
 from svc.settings import load
 from svc.telemetry import scaling_metrics
 from svc.telemetry.backlog import BacklogFigures
@@ -21,6 +22,7 @@ from svc.telemetry.loop_delay import measure_lag
 from svc.telemetry.metrics import Metrics
 from svc.telemetry.task_protection import ProtectionSnapshot
 from svc.testing import EPOCH, Fault, ScriptedQueue, SimulatedQueue, SimulatedService, SimulatedSwitch
+from svc.wakeup import REST
 
 REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference" / "metrics.md"
 
@@ -191,6 +193,23 @@ async def test_the_event_loop_s_lag_is_what_a_sleeper_oversleeps() -> None:
         nursery.cancel_scope.cancel()
     assert lags[0] >= 0.2  # due after 0.2 s, woken after 0.4 s at the earliest
     assert samples(metrics)["svc_event_loop_lag_seconds_sum"] == pytest.approx(sum(lags))
+
+
+async def test_an_idle_loop_is_looked_at_rarely_and_no_hold_up_is_missed(autojump_clock) -> None:
+    lags: list[float] = []
+    state = loop_state()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(measure_lag, lags.append)
+        await trio.sleep(10)
+        passes = state.passes
+        await trio.sleep(600)
+        assert state.passes - passes <= 2 * 600 / REST + 2  # one of two is this clock's
+        assert len(lags) == 610
+        assert not any(lags)
+        state.longest = 3.0  # it stood for so long, between two looks
+        await trio.sleep(10)
+        assert sum(lags) == 3.0
+        nursery.cancel_scope.cancel()
 
 
 # -- names, units, labels --
