@@ -1,7 +1,7 @@
 """The registration in a thread and an event loop of its own: it does not stand behind what blocks the service's loop.
 
 A processor that computes for a minute on the loop would let the lease lapse, and whoever waits for the fleet would count without
-it. Here the service's loop hands over what there is to say. When it is blocked, of which the watchdog tells (`blocked`), the thread
+it. Here the service's loop hands over what there is to say. When it is blocked, as the watchdog finds out (`blocked`), the thread
 says so itself: phase `blocked`, with the messages in flight as they are, and keeps the lease alive. (What holds Python's
 interpreter lock all the while stops this thread too; then the membership remains.)
 

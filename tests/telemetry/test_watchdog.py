@@ -18,8 +18,9 @@ async def wait_until(condition, seconds: float = 20) -> None:
 
 
 async def test_a_blocked_loop_is_told_once_with_its_stack_and_its_end() -> None:
+    blocks: list[float] = []
     with capture_logs() as lines:
-        async with watched(Defects(), limit=0.2, every=0.05):
+        async with watched(Defects(), limit=0.2, every=0.05, on_blocked=lambda: blocks.append(time.monotonic())):
             await trio.sleep(0.1)
             began = time.monotonic()
             while not lines and time.monotonic() < began + 20:
@@ -33,6 +34,8 @@ async def test_a_blocked_loop_is_told_once_with_its_stack_and_its_end() -> None:
     assert "time.sleep" in first["stack"]
     assert second["event"] == "the event loop runs again"
     assert 0.5 <= second["blocked_seconds"] <= blocked + 0.2
+    assert len(blocks) > 2  # again and again: who listens may have begun to later
+    assert began <= blocks[0] <= blocks[-1] <= began + blocked + 0.2
 
 
 async def test_a_loop_that_runs_is_not_told_and_the_thread_ends() -> None:
