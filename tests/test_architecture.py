@@ -37,7 +37,6 @@ FILES = {
     "pytest_plugin": "testing",
     "__init__": "shared",
     "wakeup": "shared",
-    "loop_state": "shared",
     "backoff": "shared",
     "defects": "shared",
     "signals": "shared",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import trio
 
-from svc.loop_state import loop_state
+from svc.telemetry.loop_state import loop_state
 from svc.wakeup import REST, next_tick
 
 EVERY = 1.0

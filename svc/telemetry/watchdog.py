@@ -24,7 +24,7 @@ import structlog
 import trio
 
 from svc.defects import Defects
-from svc.loop_state import LoopState, loop_state
+from svc.telemetry.loop_state import LoopState, loop_state
 
 log = structlog.get_logger(__name__)
 

@@ -4,8 +4,8 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from svc.loop_state import loop_state
 from svc.maintenance.fence import PATIENCE, STALL, TICK, Fence
+from svc.telemetry.loop_state import loop_state
 from svc.wakeup import REST
 
 

@@ -4,8 +4,8 @@ import pytest
 import trio
 import trio.testing
 
-from svc.loop_state import loop_state
 from svc.sqs import running_time
+from svc.telemetry.loop_state import loop_state
 
 
 async def test_a_deadline_is_met_to_the_tick(autojump_clock: trio.testing.MockClock) -> None:

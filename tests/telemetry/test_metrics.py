@@ -14,11 +14,11 @@ from trio.testing import MockClock
 from svc import Batch, Message, processor
 from svc.core import Core
 from svc.database.figures import DatabaseStatistics, PoolStatistics
-from svc.loop_state import loop_state
 from svc.settings import load
 from svc.telemetry import scaling_metrics
 from svc.telemetry.backlog import BacklogFigures
 from svc.telemetry.loop_delay import measure_lag
+from svc.telemetry.loop_state import loop_state
 from svc.telemetry.metrics import Metrics
 from svc.telemetry.task_protection import ProtectionSnapshot
 from svc.testing import EPOCH, Fault, ScriptedQueue, SimulatedQueue, SimulatedService, SimulatedSwitch

@@ -7,7 +7,7 @@ import trio
 from structlog.testing import capture_logs
 
 from svc.defects import Defects
-from svc.loop_state import loop_state
+from svc.telemetry.loop_state import loop_state
 from svc.telemetry.watchdog import watched
 
 

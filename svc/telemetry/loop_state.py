@@ -8,7 +8,7 @@ import time
 
 import trio
 
-_STATE: "trio.lowlevel.RunVar[LoopState]" = trio.lowlevel.RunVar("svc.loop_state")
+_STATE: "trio.lowlevel.RunVar[LoopState]" = trio.lowlevel.RunVar("svc.telemetry.loop_state")
 
 
 class LoopState(trio.abc.Instrument):
