@@ -151,14 +151,13 @@ def test_what_decides_touches_no_foreign_library_and_no_wall_clock() -> None:
 
 def test_no_primitive_of_trio_outlives_a_run() -> None:
     """An event, a lock or a limiter at the top of a module would be shared by two event loops: the service's, and the
-    registration's in its thread."""
+    registration's in its thread. (A `RunVar` has a value in each.)"""
     for path in modules():
         for statement in tree(path).body:
             if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
                 made = [call for call in ast.walk(statement.value) if isinstance(call, ast.Call)]
-                assert not any(ast.unparse(call.func).startswith(("trio.", "WakeUp")) for call in made), (
-                    f"{path}:{statement.lineno}"
-                )
+                called = {ast.unparse(call.func) for call in made} - {"trio.lowlevel.RunVar"}
+                assert not any(name.startswith(("trio.", "WakeUp")) for name in called), f"{path}:{statement.lineno}"
 
 
 def test_circles_within_a_suite_are_none() -> None:

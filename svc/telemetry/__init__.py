@@ -6,6 +6,6 @@ Begin reading at `logs.py` or `metrics.py`. The names below are the modules that
 """
 
 __all__ = [
-    "backlog", "cloudwatch", "instance_name", "logs", "loop_delay", "loop_state", "metrics", "scaling_metrics", "task_protection", "tracing",
+    "backlog", "cloudwatch", "instance_name", "logs", "loop_delay", "metrics", "scaling_metrics", "task_protection", "tracing",
     "watchdog",
 ]  # fmt: skip
