@@ -16,6 +16,11 @@ from svc.processors import count_tasks, end_what_was_left, started_here
 class VirtualAsyncio:
     """Stands in for `svc.processors.asyncio_thread.AsyncioThread`. Made by `opened()`."""
 
+    def __init__(self, loop: Any) -> None:
+        # trio-asyncio would look for it in the context of the task that calls: but a message's task may have been started by one
+        # that does not know of the loop, or knows another instance's.
+        self._loop = loop
+
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls) -> AsyncIterator["VirtualAsyncio"]:
@@ -28,11 +33,10 @@ class VirtualAsyncio:
             ) from None
         async with trio_asyncio.open_loop() as loop:
             count_tasks(loop)
-            yield cls()
+            yield cls(loop)
 
     async def call(self, function: Callable[..., object], *arguments: object) -> object:
         """Run the function in the loop and return what it returns, or raise what it raises."""
-        import trio_asyncio
 
         async def run() -> outcome.Outcome[object]:
             started = started_here()
@@ -47,7 +51,7 @@ class VirtualAsyncio:
                     await end_what_was_left(started, contextvars.copy_context())
             return outcome.Value(result)
 
-        ended: outcome.Outcome[object] = await trio_asyncio.aio_as_trio(run)()
+        ended: outcome.Outcome[object] = await self._loop.run_aio_coroutine(run())
         return ended.unwrap()
 
     def entered(self, manager: AbstractAsyncContextManager[Any]) -> AbstractAsyncContextManager[Any]:

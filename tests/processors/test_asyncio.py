@@ -15,6 +15,7 @@ import trio
 from structlog.testing import capture_logs
 
 from svc import Message, Reject, Retry, processor
+from svc.consumer.queue import Received
 from svc.defects import Defects
 from svc.processors import UnusableProcessor, asyncio_loop, check, opened
 from svc.processors.asyncio_thread import LoopEnded
@@ -361,3 +362,29 @@ async def test_a_task_that_it_starts_ends_with_its_message_and_never_the_service
         assert told == {"the processor left tasks behind: they are cancelled": 2}
     else:
         assert told == {"asyncio: a processor's task failed, and nobody waits for it": 2}
+
+
+@virtual
+@pytest.mark.expects_errors
+async def test_a_message_is_worked_on_whoever_starts_it(autojump_clock: object) -> None:
+    """A copy takes the place of one that is lost in the task of whoever finds that out, which need not know of the loop."""
+    worked: list[int] = []
+
+    @processor(runtime="asyncio")
+    async def handle(message: Message) -> None:
+        worked.append(message.receive_count)
+        await asyncio.sleep(5)
+
+    queue = SimulatedQueue()
+    message_id = queue.put("twice")
+    async with SimulatedService(queue, handle) as service:
+        await trio.sleep(1)
+        copy = Received(Message(message_id, "twice", receive_count=2), "its receipt")
+        worker = service.core.worker
+        worker.deliveries.land([copy], trio.current_time())
+        first = worker.ledger.at_work_on(message_id)
+        assert first is not None
+        worker.ledger.lose(first, "the machine has slept")
+        await trio.sleep(1)
+        assert worked == [1, 2]
+        service.crash()
