@@ -170,6 +170,15 @@ def _function(project: Project, define: str) -> list[str]:
     ]
 
 
+_NO_VIRTUAL_TIME = [
+    "pytestmark = pytest.mark.skipif(",
+    "    sys.version_info >= (3, 14),",
+    '    reason="processors on asyncio have no virtual time on 3.14: no trio-asyncio",',
+    ")",
+    "",
+]
+
+
 def _test(project: Project) -> str:
     put, imported = COMBINATIONS[project.envelopes]
     limit = "" if project.concurrency is None else f", MAX_CONCURRENCY={project.concurrency}"
@@ -177,6 +186,8 @@ def _test(project: Project) -> str:
     lines = [f"from {project.module} import handle", ""]
     if imported:
         lines.insert(0, f"from svc.testing import {imported}\n")
+    if project.runtime == "asyncio":
+        lines = ["import sys", "", "import pytest", *([] if imported else [""]), *lines, *_NO_VIRTUAL_TIME]
     lines += [
         "",
         "async def test_a_message_is_processed(svc_queue, svc_service, autojump_clock):",

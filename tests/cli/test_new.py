@@ -58,7 +58,8 @@ def test_a_new_project_s_tests_pass_and_its_texts_name_it(tmp_path: Path) -> Non
     assert said.exit_code == 0, said.output
     folder = tmp_path / "order-mails"
     assert "MESSAGE_PROCESSOR=order_mails:handle" in said.output
-    assert "3 passed" in run("-m", "pytest", "-q", cwd=folder)
+    there_is_virtual_time = sys.version_info < (3, 14)  # for asyncio
+    assert ("3 passed" if there_is_virtual_time else "3 skipped") in run("-m", "pytest", "-q", cwd=folder)
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in str(path)} >= {
         "order_mails.py", "tests/test_order_mails.py", "sample.json", "Dockerfile", "compose.yml", "README.md", "pyproject.toml",
         ".gitignore", ".dockerignore",
@@ -105,7 +106,9 @@ def test_every_project_is_typed_and_its_tests_pass(tmp_path: Path) -> None:
     modules = [f"{project.name}/{project.module}.py" for project in EVERY]
     run("-m", "mypy", "--strict", "--python-version", "3.11", *modules, cwd=tmp_path)
     for project in EVERY[::5]:  # every runtime, every envelope, with and without batches
-        assert " passed" in run("-m", "pytest", "-q", cwd=tmp_path / project.name)
+        there_is_virtual_time = project.runtime != "asyncio" or sys.version_info < (3, 14)
+        told = " passed" if there_is_virtual_time else " skipped"
+        assert told in run("-m", "pytest", "-q", cwd=tmp_path / project.name)
 
 
 @pytest.mark.parametrize("name", ["json", "tests", "trio", "Orders", "7up", "class", "a.b", "bücher", "-x", "a-"])

@@ -1,6 +1,7 @@
 """A processor's call that goes on although its message is out of our hands: the message is not begun beside it."""
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -59,6 +60,7 @@ async def test_a_call_on_trio_ends_in_the_moment_in_which_its_lease_is_lost(auto
     )
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="trio-asyncio does not run on Python 3.14")
 @pytest.mark.parametrize("hops", [0, 1])
 async def test_a_call_on_asyncio_ends_in_the_moment_in_which_its_lease_is_lost(autojump_clock, hops: int) -> None:
     may_end: dict[str, asyncio.Event] = {}
