@@ -41,7 +41,7 @@ FIRST_SEEDS = {
     "receive_before_registration": 87,
     "quiet_with_work_in_hands": 8,
     "quiet_but_for_last_receives": 117,
-    "membership_ends_with_the_lease": 523,
+    "membership_ends_with_the_lease": 943,
     "leave_poison_to_the_queue": 29,
     "group_ends_with_its_poison": 116,
     "no_release_without_settlement": 315,
