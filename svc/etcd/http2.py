@@ -264,7 +264,7 @@ class Http2:
         if (ended := self.trouble or self._goodbye) is not None:
             return ended
         if self._exchanges and not self.takes_one_more() and all(held.lasts for held in self._exchanges.values()):
-            said = f"the other side takes no more than {self.places} calls at a time, and a watch holds the last place"
+            said = f"the other side limits calls at a time to {self.places}, and a watch holds the last place"
             return Trouble(said, CHECK_ENDPOINT)
         return None
 

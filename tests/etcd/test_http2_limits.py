@@ -45,7 +45,7 @@ async def test_a_call_does_not_wait_for_the_end_of_a_watch(autojump_clock: trio.
             member.h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
             await member.flush()
             await trio.testing.wait_all_tasks_blocked()
-            with pytest.raises(Trouble, match="no more than 1 calls at a time, and a watch holds the last place"):
+            with pytest.raises(Trouble, match="limits calls at a time to 1, and a watch holds the last place"):
                 await ask(http2, seconds=1)
         assert await ask(http2) == b"yes"
 
