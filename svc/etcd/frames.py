@@ -22,6 +22,10 @@ SMALL = 256
 AT_ONCE, A_SECOND = 5000, 500
 """How many such frames may come. A call takes about five, its pings and windows included."""
 
+LATE = 128
+"""Frames of data for a call that we have given up which are no flood: its window of a megabyte, in pieces of 8 KiB, may be on its
+way when the other side hears of it."""
+
 _HEADER = 9
 """Bytes (RFC 9113, 4.1)."""
 
@@ -47,9 +51,14 @@ class Frames:
         self._is_open = is_open
         self._unread = bytearray()
         self._left, self._counted_at = float(AT_ONCE), trio.current_time()
+        self._late = 0  # frames that may come for calls that we have given up
 
     def add(self, data: bytes | bytearray) -> None:
         self._unread += data
+
+    def given_up(self) -> None:
+        """A call is no longer open, because we want no more of its answer."""
+        self._late += LATE
 
     def what_else(self) -> str | None:
         """What the first bytes are, if they cannot be those of HTTP/2: it begins with settings. (h2 would wait for the end of
@@ -86,7 +95,12 @@ class Frames:
 
     def _count(self, kind: int, id: int, length: int) -> None:
         if kind == _DATA:
-            self._left -= length < SMALL or not self._is_open(id)
+            if length >= SMALL and self._is_open(id):
+                return
+            if length >= SMALL and self._late:
+                self._late -= 1
+                return
+            self._left -= 1
         else:
             self._left -= 1 + length // (_SETTING if kind == _SETTINGS else SMALL)
         if self._left < 0:

@@ -160,6 +160,7 @@ class Http2:
             return
         self.read_by_us(id, exchange.owed)
         if not finished:
+            self._frames.given_up()
             with contextlib.suppress(H2Error):  # the other side was quicker
                 self._h2.reset_stream(id, ErrorCodes.CANCEL)
         self._flush()

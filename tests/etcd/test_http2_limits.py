@@ -14,7 +14,7 @@ from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame, SettingsFrame, W
 from svc.etcd import messages
 from svc.etcd.connection import connected
 from svc.etcd.errors import Trouble
-from svc.etcd.frames import A_SECOND, AT_ONCE
+from svc.etcd.frames import A_SECOND, AT_ONCE, LATE, SMALL
 from svc.etcd.grpc_calls import call, unary
 from svc.etcd.watcher import KeyWatcher
 from svc.settings import load
@@ -254,4 +254,26 @@ async def test_many_small_frames_in_their_time_are_no_flood(autojump_clock: trio
         await trio.sleep(AT_ONCE / A_SECOND + 1)
         assert await watch.receive() == b"x" * crumbs  # kept in one piece: a frame of one byte costs no more than that
         assert watch.owed == 0
+        assert await ask(http2) == b"yes"
+
+
+async def test_what_was_on_its_way_for_calls_that_we_gave_up_is_no_flood(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    left, frames = AT_ONCE // LATE + 10, LATE - 10
+
+    async def answer(member: Member, id: int, path: str) -> None:
+        if path == PATH:
+            await good(member, id, path)
+            return
+        await member.headers(id)
+        await trio.sleep(1)
+        await member.stream.send_all(frame(DataFrame, id, data=bytes(SMALL)) * frames)
+
+    async with talking(answer) as (http2, _):
+        for _ in range(left):
+            with trio.move_on_after(0.5 / left):
+                await unary(http2, "/a/Range", (), [b"?"])
+        await trio.sleep(2)
+        assert left * frames > AT_ONCE
         assert await ask(http2) == b"yes"
