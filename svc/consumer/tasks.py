@@ -68,9 +68,8 @@ class MessageTasks(Listener):
         self._nursery: trio.Nursery | None = None
         self.running: dict[Entry, None] = {}
         """Calls of the processor that have not ended, whatever became of their message meanwhile."""
-        self._outlived: dict[
-            str, Entry
-        ] = {}  # by message id: those whose message is out of our hands; nearly always empty
+        # By message id, those of them whose message is out of our hands. Nearly always empty.
+        self._outlived: dict[str, Entry] = {}
         self._batches: Batches | None = None
         if isinstance(process, Batching):
             self._batches = Batches(
