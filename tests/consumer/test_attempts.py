@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from svc.consumer.attempts import LONGEST, Attempts
 from svc.maintenance.handler import DrainOutcome
 from svc.processors import Message
 from svc.testing import SimulatedQueue
@@ -138,3 +139,24 @@ async def test_the_places_of_a_cut_receive_are_those_of_the_next(autojump_clock)
             service.maintenance("off")
         await service.idle()
         assert service.processed == ["x"] * 3
+
+
+def test_one_that_was_kept_needs_as_many_places_as_before_and_is_asked_for_once():
+    attempts = Attempts()
+    kept = attempts.next(5, 0.0)
+    attempts.keep(kept, 5, 30.0)
+    assert attempts.next(4, 1.0).id != kept.id
+    assert attempts.next(6, 1.0).id == kept.id
+    assert attempts.next(6, 1.0).id != kept.id
+
+
+def test_it_is_kept_as_long_as_something_may_lie_there_and_no_longer_than_the_queue_knows_it():
+    attempts = Attempts()
+    kept = attempts.next(5, 0.0)
+    attempts.keep(kept, 5, 30.0)
+    assert attempts.next(5, 30.0).id != kept.id
+    for asked_at in (100.0, 200.0):  # asking again makes it no younger
+        attempts.keep(kept, 5, asked_at + 1000)
+        kept = attempts.next(5, asked_at)
+    attempts.keep(kept, 5, 1000.0)
+    assert attempts.next(5, LONGEST).id != kept.id

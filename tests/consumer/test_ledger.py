@@ -296,3 +296,28 @@ async def test_finished_messages_are_remembered_the_oldest_forgotten_first(autoj
     assert [ledger.is_finished(name) for name in ("again", "old", "0", "one more")] == [False, True, True, True]
     ledger.remember("and one more")
     assert [ledger.is_finished(name) for name in ("0", "1", "old")] == [False, True, True]
+
+
+async def test_listeners_are_told_in_their_order_of_what_they_listen_to(autojump_clock, ledger: Ledger) -> None:
+    heard: list[str] = []
+
+    class Named(Listener):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def landed(self, entry: Entry) -> None:
+            heard.append(self.name)
+
+    class OfEnds(Named):
+        landed = Listener.landed
+
+        def ended(self, entry: Entry) -> None:
+            heard.append(f"{self.name}, its end")
+
+    ledger.listen(Named("b"), OfEnds("c"))
+    ledger.listen(Named("d"))
+    ledger.listen(OfEnds("z"), Named("a"), first=True)
+    entry = land(ledger)
+    assert heard == ["a", "b", "d"]
+    ledger.lose(entry, "the test takes it")
+    assert heard[3:] == ["z, its end", "c, its end"]

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from svc.consumer.queue import Received
-from svc.processors import Message, processor
+from svc.processors import Message, Retry, processor
 from svc.testing import Fault, SimulatedQueue
 from svc.testing.service import SimulatedService
 
@@ -161,3 +161,19 @@ async def test_what_was_lost_and_comes_back_waits_for_its_call(autojump_clock) -
         await service.idle()
         assert service.core.worker.ledger.counts().lost == 1
         assert (work.began, work.most) == ([0], 1)
+
+
+async def test_what_is_lost_when_its_call_has_ended_waits_for_nothing(autojump_clock) -> None:
+    queue = SimulatedQueue(faults=[Fault("error", "change_visibility", end=6)])
+    began: list[float] = []
+
+    async def asks_for_a_retry(message: Message) -> None:
+        began.append(trio.current_time())
+        if len(began) == 1:
+            raise Retry("once more")
+
+    queue.put("once")
+    async with SimulatedService(queue, asks_for_a_retry, SQS_VISIBILITY_TIMEOUT_SECONDS=5) as service:
+        await service.idle()
+        assert service.core.worker.ledger.counts().lost == 1
+        assert began == [0, 5]

@@ -183,6 +183,20 @@ async def test_why_a_lease_is_not_extended_is_told(autojump_clock, what: str, wh
     assert why in lost["error"]
 
 
+@pytest.mark.parametrize("refused", [0, 1])
+async def test_the_one_of_a_group_whose_lease_is_not_extended_has_its_next_attempt_in_time(
+    autojump_clock, refused: int
+) -> None:
+    queue = SimulatedQueue(faults=[Fault("partial", "change_visibility", nth=1, entries=(refused,))])
+    for name in "ab":
+        queue.put(name)
+    async with SimulatedService(queue, work(35)) as service:
+        await service.idle()
+        assert queue.calls["receive"] <= 3  # they came together
+        counts = service.core.worker.statistics().counts
+        assert (counts.processed, counts.lost) == (2, 0)
+
+
 class NamedWrongly(SimulatedQueue):
     """A FIFO queue behind a URL that does not end in .fifo."""
 

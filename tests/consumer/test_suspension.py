@@ -226,3 +226,16 @@ async def test_a_copy_does_not_wait_for_a_retry_whose_time_has_come_in_the_sleep
         await trio.sleep(5)
         assert began == [0, pytest.approx(3.1)]  # when the first delivery is settled
         service.crash()
+
+
+async def test_what_was_finished_before_the_sleep_is_deleted_after_it(autojump_clock, machine: Machine) -> None:
+    async def work(message: Message) -> None:
+        await trio.sleep(5 if message.body == "done" else 100)
+
+    done, _ = machine.queue.put("done"), machine.queue.put("long")  # for whose end the delete waits a little
+    async with machine.service(work) as service:
+        await service.at_work("long", seconds=5.05)
+        machine.sleep(600)
+        assert await service.outcome("done") == "processed"
+        await service.wait_for(lambda: machine.queue.deleted == [done])
+        service.core.manager.stop()
