@@ -29,10 +29,10 @@ async def measure_lag(tell: Callable[[float], None], *, every: float = EVERY) ->
         looks = max(1, round((due - trio.current_time()) / every))
         await trio.sleep_until(due)
         lag = max(0.0, trio.current_time() - due)
-        held_up = state.longest if state.longest > every else 0.0  # between two looks that are far apart
-        for _ in range(looks - 1):
-            tell(held_up)
-            held_up = 0.0
-        tell(lag)
         idle = state.passes - passes <= _IDLE * every * looks and lag < every
+        if looks > 1 and state.longest > every:  # between two looks that are far apart; and it may be what made this one late
+            lag = max(lag, state.longest)
+        for _ in range(looks - 1):
+            tell(0.0)
+        tell(lag)
         looks = max(1, round(REST / every)) if idle else 1

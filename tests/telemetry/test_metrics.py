@@ -22,7 +22,7 @@ from svc.telemetry.loop_state import loop_state
 from svc.telemetry.metrics import Metrics
 from svc.telemetry.task_protection import ProtectionSnapshot
 from svc.testing import EPOCH, Fault, ScriptedQueue, SimulatedQueue, SimulatedService, SimulatedSwitch
-from svc.wakeup import REST
+from svc.wakeup import REST, next_tick
 
 REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference" / "metrics.md"
 
@@ -209,6 +209,11 @@ async def test_an_idle_loop_is_looked_at_rarely_and_no_hold_up_is_missed(autojum
         state.longest = 3.0  # it stood for so long, between two looks
         await trio.sleep(10)
         assert sum(lags) == 3.0
+        await trio.sleep_until(next_tick(REST) - 1)
+        state.longest = 3.0
+        autojump_clock.jump(3.0)  # it stands from before the look until after it
+        await trio.sleep(10)
+        assert sum(lags) == 6.0  # one hold-up, told once
         nursery.cancel_scope.cancel()
 
 

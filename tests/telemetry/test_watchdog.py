@@ -95,3 +95,15 @@ async def test_another_loop_is_asked() -> None:
     loop = _OtherLoop()
     async with watched(Defects(), loop, every=0.05):
         await wait_until(lambda: loop.questions > 2)
+
+
+async def test_the_longest_stretch_at_work_is_known() -> None:
+    state = loop_state()
+    assert loop_state() is state
+    await trio.sleep(0)
+    state.longest = 0.0
+    time.sleep(0.2)  # noqa: ASYNC251 - this is what it is about
+    await trio.sleep(0)
+    time.sleep(0.01)  # noqa: ASYNC251
+    await trio.sleep(0)
+    assert state.longest >= 0.2
