@@ -232,7 +232,11 @@ async def test_where_the_watch_is_deaf_or_ends_the_keys_are_read(
 
     one.registrar._connect = connect
     async with one.running():
-        await trio.sleep(60)
+        await trio.sleep(30)
+        before = etcd.calls
+        await trio.sleep(30)
+        renewals, probes = 30 // 3, 30 // 5
+        assert etcd.calls - before <= 3 * renewals + 2 * probes  # two keys with each renewal at most
         for key in (REGISTERED, MEMBER):
             etcd.delete(key)
             began = trio.current_time()
@@ -285,6 +289,23 @@ async def test_two_with_one_id_find_each_other_out(autojump_clock: MockClock) ->
             key.replace("members", "instances") for key in etcd.below(members(KEY))
         }
         assert first.registrar.snapshot().id == "a"
+
+
+async def test_whose_id_is_taken_while_it_is_registered_has_all_under_another_one_within_one_renewal(
+    autojump_clock: MockClock,
+) -> None:
+    etcd = SimulatedEtcd()
+    async with Instance(etcd).running() as one:
+        await trio.sleep(40)
+        etcd.put(REGISTERED, replace(one.base, token="of another").value(), 77)
+        await trio.sleep(3.5)
+        taken = f"{REGISTERED}~{one.base.token[:6]}"
+        held = etcd.look()
+        assert held[taken].lease == one.registrar._lease
+        assert held[taken.replace("instances", "members")].lease == one.registrar._member_lease
+        etcd.delete(taken)
+        await trio.sleep(3.5)
+        assert taken in etcd.look()
 
 
 async def test_a_clean_stop_leaves_nothing_even_when_the_lease_had_run_out(autojump_clock: MockClock) -> None:
