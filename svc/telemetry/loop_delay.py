@@ -30,7 +30,9 @@ async def measure_lag(tell: Callable[[float], None], *, every: float = EVERY) ->
         await trio.sleep_until(due)
         lag = max(0.0, trio.current_time() - due)
         idle = state.passes - passes <= _IDLE * every * looks and lag < every
-        if looks > 1 and state.longest > every:  # between two looks that are far apart; and it may be what made this one late
+        if (
+            looks > 1 and state.longest > every
+        ):  # between two looks that are far apart; and it may be what made this one late
             lag = max(lag, state.longest)
         for _ in range(looks - 1):
             tell(0.0)

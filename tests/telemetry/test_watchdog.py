@@ -100,10 +100,10 @@ async def test_another_loop_is_asked() -> None:
 async def test_the_longest_stretch_at_work_is_known() -> None:
     state = loop_state()
     assert loop_state() is state
-    await trio.sleep(0)
+    await trio.lowlevel.checkpoint()
     state.longest = 0.0
     time.sleep(0.2)  # noqa: ASYNC251 - this is what it is about
-    await trio.sleep(0)
+    await trio.lowlevel.checkpoint()
     time.sleep(0.01)  # noqa: ASYNC251
-    await trio.sleep(0)
+    await trio.lowlevel.checkpoint()
     assert state.longest >= 0.2
