@@ -38,6 +38,18 @@ async def test_calls_that_are_sent_together_need_no_more_than_one_place(autojump
             assert await unary(http2, PATH, (), [b"a", b"b", b"c"]) == [large] * 3
 
 
+@pytest.mark.parametrize("places", [1, 2, 3])
+async def test_answers_stand_in_the_order_of_their_requests(
+    places: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def answer(member: Member, id: int, path: str) -> None:
+        await member.good(id, [str(id).encode()])
+
+    async with talking(answer, {SettingCodes.MAX_CONCURRENT_STREAMS: places}) as (http2, _):
+        with trio.fail_after(1):
+            assert await unary(http2, PATH, (), [b"?"] * 5) == [b"1", b"3", b"5", b"7", b"9"]
+
+
 async def test_a_call_does_not_wait_for_the_end_of_a_watch(autojump_clock: trio.testing.MockClock) -> None:
     async with talking(good, {SettingCodes.MAX_CONCURRENT_STREAMS: 2}) as (http2, member):
         async with call(http2, "/w/Watch", (), lasts=True):
@@ -277,3 +289,22 @@ async def test_what_was_on_its_way_for_calls_that_we_gave_up_is_no_flood(
         await trio.sleep(2)
         assert left * frames > AT_ONCE
         assert await ask(http2) == b"yes"
+
+
+@pytest.mark.parametrize(("frames", "size"), [(AT_ONCE + 1, 1), (LATE + AT_ONCE + 1, SMALL)])
+async def test_a_call_that_we_gave_up_long_ago_is_no_way_for_a_flood(
+    frames: int, size: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def answer(member: Member, id: int, path: str) -> None:
+        await member.headers(id)
+        await trio.sleep(1000)  # what might come in so long a time may not come at once
+        await member.stream.send_all(frame(DataFrame, id, data=bytes(size)) * frames)
+
+    async with talking(answer) as (http2, _):
+        with trio.move_on_after(0.5):
+            await unary(http2, PATH, (), [b"?"])
+        await trio.sleep(999)
+        assert http2.trouble is None
+        with trio.fail_after(2):
+            await http2.changed.wait_until(lambda: http2.trouble is not None)
+        assert "floods the connection with frames that say nothing" in str(http2.trouble)
