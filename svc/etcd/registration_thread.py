@@ -105,12 +105,9 @@ class RegistrarThread:
 
     async def _give_news(self) -> None:
         while True:
-            self._look_for_news()
+            if self._hand_over():
+                self._in_thread(self._news)
             await self._changed.wait(lambda: next_tick(FIGURES.get(self._told.acknowledgement.phase, REST)))
-
-    def _look_for_news(self) -> None:
-        if self._hand_over():
-            self._in_thread(self._news)
 
     def _in_thread(self, do: Callable[[], object]) -> None:
         if self._thread is not None:
@@ -140,7 +137,7 @@ class RegistrarThread:
         self._theirs.notify()
         assert self._ours is not None
         with contextlib.suppress(trio.RunFinishedError):
-            self._ours.run_sync_soon(self._look_for_news)  # as soon as it goes on
+            self._ours.run_sync_soon(self._changed.notify)  # as soon as it goes on
 
     def _news(self) -> None:
         """The service's loop lives, and may have said something."""

@@ -57,7 +57,7 @@ class Fence:
         self._look = look
         self._on_open = on_open
         self._ticked_at = clock()
-        self._is_beaten = False
+        self._beaten_at = -math.inf
         self._closed_at: float | None = trio.current_time()
         # Since it closed: when a registration was answered; whether one was tried; when etcd was seen to answer looks.
         self._registered_at: float | None = None
@@ -87,8 +87,7 @@ class Fence:
     def beat(self) -> Callable[[], None] | None:
         """For another thread, once a second: this process runs. Saves the loop most ticks. When it has not run meanwhile, the one
         that it needs is returned."""
-        self._is_beaten = True
-        now = self._clock()
+        self._beaten_at = now = self._clock()
         if now - self._ticked_at > self._stall:
             return self.tick
         self._ticked_at = now
@@ -127,5 +126,6 @@ class Fence:
     async def run(self) -> None:
         """Tick for ever."""
         while self._stall < math.inf:
-            await trio.sleep_until(next_tick(REST if self._is_beaten else TICK))
+            is_beaten = self._clock() - self._beaten_at < self._stall
+            await trio.sleep_until(next_tick(REST if is_beaten else TICK))
             self.tick()

@@ -163,6 +163,17 @@ async def test_beaten_it_wakes_nobody_up_but_now_and_then(autojump_clock, nurser
     assert state.passes - passes <= 2 * 100 / REST + 2  # one of two is this clock's
 
 
+async def test_when_the_beat_has_ended_it_ticks_by_itself_again(autojump_clock, nursery) -> None:
+    closed: list[float] = []
+    fence = Fence(stall=STALL, check=lambda: closed.append(trio.current_time()))
+    nursery.start_soon(fence.run)
+    for _ in range(10):
+        fence.beat()
+        await trio.sleep(1)
+    await trio.sleep(100)
+    assert len(closed) <= 1
+
+
 async def test_simulated_time_knows_no_standstill(autojump_clock) -> None:
     fence = Fence()
     fence.registered(trio.current_time(), True)
