@@ -15,12 +15,12 @@ from svc.backoff import redelivery
 from svc.consumer.ledger import PROCESSED, RELEASED, Action, Entry, Fate, Ledger, Outcome
 from svc.consumer.queue import RedrivePolicy, had_last_receive, is_fifo
 from svc.consumer.settlement import Settlement
-from svc.processors import Reject, Retry, ThreadRun
+from svc.processors import Reject, Retry
 
 log = structlog.get_logger(__name__)
 
-BESIDE_A_THREAD = (5.0, 60.0)
-"""Seconds for which a message whose own thread goes on is given back: after its first receive, and at most."""
+BESIDE_ITSELF = (5.0, 60.0)
+"""Seconds for which a message whose own thread or call goes on is given back: after its first receive, and at most."""
 
 
 class Verdicts(Protocol):
@@ -111,17 +111,12 @@ class Fates:
         log.error("message failed", receive_count=receives, visible_again_in_seconds=after, exc_info=error)
         self._settlement.settle(entry, _visible_again(Outcome.FAILED, after))
 
-    def put_off(self, entry: Entry, thread: ThreadRun) -> bool:
-        """A thread that was left behind with this message goes on: the message is not begun beside it. It goes back, for another
-        instance or for later; but not after its last receive (False), for the next one would dead-letter it."""
+    def put_off(self, entry: Entry) -> bool:
+        """A thread, or a call, that was left behind with this message goes on: the message is not begun beside it. It goes back,
+        for another instance or for later; but not after its last receive (False), for the next one would dead-letter it."""
         if had_last_receive(self._policy, entry.message):
             return False
-        if not thread.told:
-            thread.told = True
-            log.warning(
-                "a message has come back while its thread goes on: it is given back until that ends", thread=thread.name
-            )
-        first, cap = BESIDE_A_THREAD
+        first, cap = BESIDE_ITSELF
         after = redelivery(entry.message.receive_count, first=first, cap=cap, rng=self._rng)
         self._settlement.settle(entry, _visible_again(Outcome.RELEASED, after))
         return True

@@ -4,10 +4,12 @@ On a standard queue every message has a task; on a FIFO queue every message grou
 goes on to the next only when the one before is settled. However a task ends, its message has a fate afterwards.
 """
 
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
 
+import structlog
 import trio
 from structlog.contextvars import STRUCTLOG_KEY_PREFIX
 
@@ -25,6 +27,12 @@ from svc.wakeup import WakeUp
 
 LOGGED_ID = ContextVar[str](f"{STRUCTLOG_KEY_PREFIX}message_id")
 """Every log line from within a message's task names it. Set by itself: `bind_contextvars` costs a message ten times as much."""
+
+log = structlog.get_logger(__name__)
+
+PATIENCE = 60.0
+"""Seconds that a message which has come back waits for the end of a call of its own that ignores its cancellation. Then it goes
+back, for another instance or for later."""
 
 _LOST = Outcome.LOST  # of every message: Python 3.11 looks an Enum's member up in Python, each time
 
@@ -197,19 +205,38 @@ class MessageTasks(Listener):
         if (thread := self._threads.at_work_on(message_id)) is None or not entry.is_undecided:
             return
         LOGGED_ID.set(message_id)
-        if self._fates.put_off(entry, thread):
-            return
-        await self._wait_apart(entry, self._threads.changed, lambda: self._threads.at_work_on(message_id) is None)
+        if not thread.told:
+            thread.told = True
+            log.warning(
+                "a message has come back while its thread goes on, and is not begun beside it", thread=thread.name
+            )
+        if not self._fates.put_off(entry):
+            await self._wait_apart(entry, self._threads.changed, lambda: self._threads.at_work_on(message_id) is None)
 
     async def _apart_from_its_call(self, entry: Entry) -> None:
-        """The same for a call that goes on, which may be over in this very moment: its message may be finished then."""
+        """The same for a call that goes on. It is waited for at first: it may be over in this very moment, or soon, and has
+        finished its message then."""
         message_id = entry.message.id
-        if message_id in self._outlived and entry.is_undecided:
-            await self._wait_apart(entry, self._ledger.changed, lambda: message_id not in self._outlived)
 
-    async def _wait_apart(self, entry: Entry, changed: WakeUp, is_over: Callable[[], bool]) -> None:
+        def is_over() -> bool:
+            return message_id not in self._outlived
+
+        if is_over() or not entry.is_undecided:
+            return
+        LOGGED_ID.set(message_id)
+        await self._wait_apart(entry, self._ledger.changed, is_over, patience=PATIENCE)
+        if is_over() or not entry.is_undecided:
+            return
+        log.warning("a message has come back while its call goes on, cancelled, and is not begun beside it")
+        if not self._fates.put_off(entry):
+            await self._wait_apart(entry, self._ledger.changed, is_over)
+
+    async def _wait_apart(
+        self, entry: Entry, changed: WakeUp, is_over: Callable[[], bool], *, patience: float = math.inf
+    ) -> None:
         try:
-            await changed.wait_until(lambda: not entry.is_undecided or is_over())
+            with trio.CancelScope(relative_deadline=patience):
+                await changed.wait_until(lambda: not entry.is_undecided or is_over())
         except trio.Cancelled:
             if entry.is_undecided:
                 self._settlement.settle(entry, RELEASED)

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from svc.consumer.queue import Received
+from svc.consumer.tasks import PATIENCE
 from svc.processors import Message, Retry, processor
 from svc.testing import Fault, SimulatedQueue
 from svc.testing.service import SimulatedService
@@ -118,6 +120,30 @@ async def test_a_copy_is_worked_on_when_the_call_before_it_has_failed(autojump_c
         await trio.sleep(40)
         assert (work.began, work.most) == ([0, 20], 1)
         service.crash()
+
+
+@pytest.mark.parametrize("last_receive", [False, True])
+async def test_a_call_that_never_ends_keeps_its_message_from_nobody_else(autojump_clock, last_receive: bool) -> None:
+    policy = {"dead_letters": SimulatedQueue("dead"), "max_receive_count": 2} if last_receive else {}
+    queue, work = SimulatedQueue(**policy), Work(5000)
+    message_id = queue.put("twice")
+    with capture_logs() as logs:
+        async with SimulatedService(queue, work, SQS_VISIBILITY_TIMEOUT_SECONDS=30) as service:
+            ledger = service.core.worker.ledger
+            await trio.sleep(1)
+            lose(service, message_id)
+            await trio.sleep(30 + PATIENCE - 2)
+            assert queue.receive_count(message_id) == 2
+            assert ledger.counts().in_flight == 1
+            await trio.sleep(2)
+            told = [line for line in logs if line["event"].startswith("a message has come back while its call goes on")]
+            assert len(told) == 1
+            # After its last receive it would be dead-lettered.
+            assert ledger.counts().in_flight == last_receive
+            assert ledger.counts().released == (not last_receive)
+            await trio.sleep(1000)
+            assert work.most == 1
+            service.crash()
 
 
 @pytest.mark.parametrize("last_receive", [False, True])

@@ -14,7 +14,7 @@ import structlog
 import trio
 import trio.testing
 
-from svc.consumer.fates import BESIDE_A_THREAD
+from svc.consumer.fates import BESIDE_ITSELF
 from svc.consumer.worker import LAST_RELEASE, LATE
 from svc.core import Core
 from svc.defects import PartFailed
@@ -308,7 +308,7 @@ class World:
         retries += failures * BACKED_OFF[setup.retry_backoff]
         if setup.threads:
             # What came back beside its own thread was put off, as often as it was received.
-            retries += sum(rounds) * (BESIDE_A_THREAD[1] + setup.visibility)
+            retries += sum(rounds) * (BESIDE_ITSELF[1] + setup.visibility)
         if setup.breaker != "off":
             # After each failure a pause, and then no more than a few messages at once: the work is done as good as one by one.
             retries += sum(rounds) * (PAUSE + min(setup.wait, 20))
