@@ -1,6 +1,8 @@
 """The ledger by itself: what it counts, remembers and tells at each step of a delivery."""
 
+from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -64,12 +66,14 @@ def land(ledger: Ledger, name: str = "m", body: str = "", **given: object) -> En
 
 async def test_what_a_delivery_brings_with_it(autojump_clock, ledger: Ledger) -> None:
     assert (len(ledger), list(ledger), ledger.undecided, ledger.bytes, ledger.last_received_at) == (0, [], 0, 0, None)
+    assert ledger.bytes_landed == 0
     receive = object()
     told = Told(ledger)
     entry = land(ledger, "a", "four", receive=receive)
     assert (entry.received_at, entry.landed_at, entry.lease.until, entry.receive) == (90, 100, 120, receive)
     assert entry.hidden_until == 130  # the lease, as if it ran from the answer on
     assert (entry.fate, entry.ended, entry.began_at, entry.scope, entry.done, entry.attempts) == (None,) * 5 + (0,)
+    assert (entry.is_undecided, entry.worked_until) == (True, None)
     lease = entry.lease
     assert (lease.extending, lease.group, lease.next_try, lease.attempts, lease.error) == (
         False, None, -float("inf"), 0, "",
@@ -79,8 +83,9 @@ async def test_what_a_delivery_brings_with_it(autojump_clock, ledger: Ledger) ->
     assert entry.delivery.receipt in ledger
     assert "another" not in ledger
     assert (ledger.undecided, ledger.last_received_at) == (2, 95)
-    assert ledger.bytes == entry.delivery.size + another.delivery.size > 16
-    assert told.heard == [("landed", "a", 1), ("landed", "b", 2)]
+    assert ledger.bytes == ledger.bytes_landed == entry.delivery.size + another.delivery.size > 16
+    assert land(ledger, "c", landed_at=99.0).landed_at == 99
+    assert told.heard == [("landed", "a", 1), ("landed", "b", 2), ("landed", "c", 3)]
 
 
 async def test_one_receipt_stands_there_once(autojump_clock, ledger: Ledger) -> None:
@@ -258,6 +263,28 @@ async def test_sleep_ends_every_lease_as_much_earlier(autojump_clock, ledger: Le
     assert [ledger.deferred_count(now) for now in (150.5, 190)] == [1, 0]
 
 
+async def test_sleep_makes_retries_due_as_much_earlier_and_changes_no_other_fate(
+    autojump_clock, ledger: Ledger
+) -> None:
+    waits, released, undecided = land(ledger, "a"), land(ledger, "b"), land(ledger, "c")
+    ledger.decide(waits, replace(FAILED, after=50, due=150.0))
+    ledger.decide(released, RELEASED)
+    ledger.slept(30)
+    assert waits.fate == replace(FAILED, after=50, due=120.0)
+    assert released.fate is RELEASED
+    assert undecided.fate is None
+    assert [entry.is_undecided for entry in ledger] == [False, False, True]
+
+
+def test_a_copy_waits_for_the_rest_of_the_time_and_what_is_due_may_be_worked_on() -> None:
+    fate = replace(FAILED, after=50, due=150.0)
+    assert fate.of_a_copy(120.5) == replace(fate, after=30)
+    assert fate.of_a_copy(151) == replace(fate, after=0)
+    assert RELEASED.of_a_copy(120) is RELEASED
+    assert [fate.allows_work(now) for now in (149.9, 150, 151)] == [False, True, True]
+    assert not PROCESSED.allows_work(1)
+
+
 async def test_sleep_is_counted_when_something_ends_after_it(autojump_clock, ledger: Ledger) -> None:
     """What is visible by then is not counted as postponed."""
     ledger.slept(25)
@@ -321,3 +348,20 @@ async def test_listeners_are_told_in_their_order_of_what_they_listen_to(autojump
     assert heard == ["a", "b", "d"]
     ledger.lose(entry, "the test takes it")
     assert heard[3:] == ["z, its end", "c, its end"]
+
+
+async def test_a_listener_may_hold_what_it_does_in_an_attribute(autojump_clock, ledger: Ledger) -> None:
+    heard: list[str] = []
+    listener = SimpleNamespace(
+        landed=lambda entry: heard.append("landed"),
+        decided=lambda entry: heard.append("decided"),
+        ended=lambda entry: heard.append("ended"),
+    )
+    ledger.listen(listener)
+    entry = land(ledger)
+    ledger.decide(entry, PROCESSED)
+    ledger.end(entry, Outcome.PROCESSED)
+    assert heard == ["landed", "decided", "ended"]
+    undecided = land(ledger)
+    ledger.end(undecided, Outcome.LOST)
+    assert undecided.is_undecided is False
